@@ -1,0 +1,156 @@
+"""The ports of a backend: what an adapter of a queue, topic or stream service must offer the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from gateway.core.message import Message
+from gateway.core.outcome import Outcome, Result
+
+NO_CAPTURES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request of the service takes; each backend states its own, with the source."""
+
+    batch_entries: int
+    """Entries in one `send` at most."""
+    batch_bytes: int
+    """Sum of `Entry.size` in one `send` at most."""
+    entry_bytes: int
+    """`Entry.size` at most; `encode` raises `TooLarge` over it."""
+    receive_entries: int = 10
+    """Deliveries of one `receive` at most."""
+    max_wait: float = 20.0
+    """Seconds that one `receive` may wait for a message."""
+    max_hold: float = 12 * 3600.0
+    """Seconds that a delivery may stay with one consumer, renewals included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One place in a backend that a message goes to, or a queue lives in.
+
+    `kind` is the adapter's folder name (`sqs`), `name` the resource as the adapter knows it (a name, an ARN or a URL).
+    `queue` is the hub's name of a queue that lives there, and empty for a mere destination.
+    `options` are the adapter's own, checked when the configuration was read; `captures` are what the rule's pattern took
+    out of the legacy name, for the templates in them.
+    """
+
+    kind: str
+    name: str
+    queue: str = ""
+    options: object = None
+    captures: Mapping[str, str] = field(default=NO_CAPTURES, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSpec:
+    """How a queue was asked for, in AMQP's terms. `arguments` are RabbitMQ's `x-` arguments."""
+
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def virtual(self) -> bool:
+        """Whether the queue lives in the memory of this gateway and makes nothing in AWS."""
+        return self.exclusive or self.auto_delete or not self.durable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """Approximate message counts of a queue."""
+
+    ready: int
+    unsettled: int
+    delayed: int
+
+
+class Answerable(Protocol):
+    """Somebody who waits for the result of a publish: a connection, or the merge of several targets."""
+
+    def answer(self, token: object, result: Result) -> None:
+        """Called exactly once for each token, from the event loop; must not raise."""
+
+
+class Entry:
+    """One message as it will be sent: encoded once, kept unchanged through every retry.
+
+    `payload` is the adapter's; `size` counts towards the service's byte limits; entries with equal `key` stay in order.
+    The other fields belong to the sender.
+    """
+
+    __slots__ = ("attempts", "deadline", "key", "payload", "size", "token", "waiter")
+
+    def __init__(self, payload: object, size: int, key: str | None = None) -> None:
+        self.payload = payload
+        self.size = size
+        self.key = key
+        self.attempts = 0
+        self.deadline = 0.0
+        self.token: object = None
+        self.waiter: Answerable | None = None
+
+
+class Received:
+    """One message that a backend handed out. `receipt` is opaque to the hub; `attempt` counts from 1."""
+
+    __slots__ = ("attempt", "message", "receipt")
+
+    def __init__(self, message: Message, receipt: str, attempt: int = 1) -> None:
+        self.message = message
+        self.receipt = receipt
+        self.attempt = attempt
+
+
+class Backend(Protocol):
+    """A service that keeps messages. One object serves all its queues or streams; a gateway has one for each kind.
+
+    Called only from the event loop. Coroutines raise nothing but `BackendError` (and pass on cancellation): for the whole
+    request; what concerns one entry is in that entry's `Result`. Retries, batching, back-off and concurrency are the
+    hub's: a backend makes one attempt.
+    """
+
+    limits: Limits
+
+    def home(self, queue: str, spec: QueueSpec) -> Target:
+        """The target of a hub queue that no rule maps. Pure; raises `Invalid` when the service cannot have it."""
+
+    def encode(self, target: Target, message: Message) -> Entry:
+        """Build what will be sent. Pure; raises `Invalid` or `TooLarge`."""
+
+    async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
+        """Send one batch within `limits`; one result for each entry, in their order.
+
+        Returns only after the service answered for every entry. An ACCEPTED result means that the service has stored it.
+        """
+
+    async def receive(self, target: Target, limit: int, wait: float, visibility: float) -> Sequence[Received]:
+        """Take at most `limit` messages (1 to `limits.receive_entries`), waiting at most `wait` seconds for the first.
+
+        They stay hidden from others for `visibility` seconds, then come back unless extended or settled.
+        """
+
+    async def settle(self, target: Target, receipts: Sequence[str], outcome: Outcome) -> Sequence[Result]:
+        """End deliveries: ACCEPTED and REJECTED delete them, RELEASED makes them visible at once.
+
+        At most `limits.batch_entries` receipts. A delivery that is no longer ours gives `ReceiptExpired`.
+        """
+
+    async def extend(self, target: Target, receipts: Sequence[str], visibility: float) -> Sequence[Result]:
+        """Hide deliveries for `visibility` seconds from now. At most `limits.batch_entries` receipts."""
+
+    async def ensure(self, target: Target, spec: QueueSpec) -> None:
+        """Find the resource, or create it where that is allowed. Raises `NotFound`, `AccessDenied`, …; idempotent."""
+
+    async def depth(self, target: Target) -> Depth:
+        """Approximate counts of a queue."""
+
+    async def aclose(self) -> None:
+        """Close connections; requests in flight are abandoned. Idempotent."""

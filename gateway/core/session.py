@@ -1,0 +1,210 @@
+"""The port of a protocol: a session takes bytes and a clock, and gives commands and bytes.
+
+A session does no I/O and knows no event loop. The connection that hosts it calls its methods from one thread, executes the
+commands they return in order, and then writes `data_to_send()`. Commands with a `token` are answered by exactly one
+`answer(token, result)`, possibly before the next command is executed, possibly much later and in any order among
+publishes. Control commands (all but `Publish` and `Settle`) are executed one after the other, each after the one
+before it was answered.
+
+A session never raises for what a peer sends: it answers with its protocol's own error and a `Close` command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from gateway.core.auth import Credentials
+from gateway.core.backend import QueueSpec, Received
+from gateway.core.errors import MqliftError
+from gateway.core.message import Message
+from gateway.core.outcome import Outcome, Result
+
+
+class Publish:
+    """Route a message. With a token of None nobody waits for the result, and none is given."""
+
+    __slots__ = ("message", "token")
+
+    def __init__(self, message: Message, token: object = None) -> None:
+        self.message = message
+        self.token = token
+
+
+class Settle:
+    """End deliveries that `deliver` left with the session. Never answered."""
+
+    __slots__ = ("deliveries", "outcome")
+
+    def __init__(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        self.deliveries = deliveries
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Who is this? Answered ACCEPTED, or REJECTED with `NotAuthorized`."""
+
+    credentials: Credentials
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Be the only connection with this client id; another one that is, here, is told by `taken_over()` first."""
+
+    client_id: str
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareQueue:
+    """Have a queue of this name. A virtual one belongs to this connection and ends with it."""
+
+    queue: str
+    spec: QueueSpec
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Route from an exchange to a queue by a pattern of words, `*` (one word) and `#` (any number)."""
+
+    queue: str
+    exchange: str
+    pattern: str
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """Undo a `Bind`. ACCEPTED also when there was none."""
+
+    queue: str
+    exchange: str
+    pattern: str
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class Consume:
+    """Deliver a queue's messages to this session as `deliver(tag, …)`, with at most `prefetch` unsettled at a time."""
+
+    tag: str
+    queue: str
+    prefetch: int
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop a `Consume`. What is unsettled stays with the session, which may still settle it."""
+
+    tag: str
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Write what is left to send, then close the connection. `error` is None for an orderly end."""
+
+    reason: str
+    error: MqliftError | None = None
+
+
+Command: TypeAlias = Publish | Settle | Authenticate | Claim | DeclareQueue | Bind | Unbind | Consume | Cancel | Close
+
+NO_COMMANDS: Sequence[Command] = ()
+
+
+class Delivery:
+    """One message on its way to one consumer, until it is settled exactly once.
+
+    `redelivered`: it may have been delivered before. `attempt` counts from 1.
+    """
+
+    __slots__ = ("attempt", "due", "message", "receipt", "settled", "source", "subscription")
+
+    def __init__(self, received: Received, source: DeliverySource) -> None:
+        self.message = received.message
+        self.receipt = received.receipt
+        self.attempt = received.attempt
+        self.source = source
+        self.settled = False
+        self.due = 0.0
+        self.subscription: object = None
+
+    @property
+    def redelivered(self) -> bool:
+        return self.attempt > 1
+
+
+class DeliverySource(Protocol):
+    """The queue that a delivery came from."""
+
+    name: str
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Take the consumer's word. Returns at once; the backend is told in a batch."""
+
+
+class Session(Protocol):
+    """One connection's protocol state. `now` is always the event loop's clock, in seconds."""
+
+    deadline: float
+    """When `tick` has to be called next; infinity for never. Read after every other call."""
+
+    established: bool
+    """Whether the peer has been let in. A connection that takes too long for it is closed."""
+
+    def receive_data(self, data: bytes, now: float) -> Sequence[Command]:
+        """Bytes from the peer, cut anywhere."""
+
+    def answer(self, token: object, result: Result, now: float) -> Sequence[Command]:
+        """The result of a command."""
+
+    def deliver(self, tag: str, delivery: Delivery) -> bool:
+        """Encode a delivery. True: the session holds it until it returns a `Settle` for it, or ends.
+
+        False: the connection settles it as accepted as soon as the bytes have gone to the operating system.
+        """
+
+    def tick(self, now: float) -> Sequence[Command]:
+        """Time has passed `deadline`: send heart-beats, give up on a silent peer."""
+
+    def reading(self, active: bool, now: float) -> None:
+        """The connection stopped (False) or went on (True) reading: a peer that is not read is not silent."""
+
+    def data_to_send(self) -> bytes:
+        """Take what is to be written."""
+
+    def unsettled(self) -> Sequence[Delivery]:
+        """What the session still holds; the connection releases it when it ends."""
+
+    def taken_over(self) -> Sequence[Command]:
+        """Another connection has claimed the client id: say so, publish what the protocol asks for, and close."""
+
+    def shutdown(self) -> Sequence[Command]:
+        """The gateway stops: say so if the protocol can, publish what it asks for, and close."""
+
+    def connection_lost(self) -> Sequence[Command]:
+        """The socket is gone. Only `Publish` without token (a will) is executed from here on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionContext:
+    """What a new session is told about where it lives."""
+
+    peer: str
+    """Address and port of the peer, for error texts and log lines."""
+    server: str
+    """Name and version of this product."""
+    settings: object
+    """The protocol's own settings, checked."""
+
+
+class SessionFactory(Protocol):
+    """How a protocol folder offers itself: `session.open_session`."""
+
+    def __call__(self, context: SessionContext, now: float) -> Session: ...
