@@ -37,8 +37,8 @@ class Target:
 
     `kind` is the adapter's folder name (`sqs`), `name` the resource as the adapter knows it (a name, an ARN or a URL).
     `queue` is the hub's name of a queue that lives there, and empty for a mere destination.
-    `options` are the adapter's own, checked when the configuration was read; `captures` are what the rule's pattern took
-    out of the legacy name, for the templates in them.
+    `options` are the adapter's own, checked when the configuration was read; `captures` are what the rule's pattern
+    took out of the legacy name, for the templates in them.
     """
 
     kind: str
@@ -112,9 +112,9 @@ class Received:
 class Backend(Protocol):
     """A service that keeps messages. One object serves all its queues or streams; a gateway has one for each kind.
 
-    Called only from the event loop. Coroutines raise nothing but `BackendError` (and pass on cancellation): for the whole
-    request; what concerns one entry is in that entry's `Result`. Retries, batching, back-off and concurrency are the
-    hub's: a backend makes one attempt.
+    Called only from the event loop. Coroutines raise nothing but `BackendError`, for the whole request (and pass on
+    cancellation); what concerns one entry is in that entry's `Result`. Retries, batching, back-off and concurrency are
+    the hub's: a backend makes one attempt.
     """
 
     limits: Limits
@@ -128,7 +128,7 @@ class Backend(Protocol):
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
         """Send one batch within `limits`; one result for each entry, in their order.
 
-        Returns only after the service answered for every entry. An ACCEPTED result means that the service has stored it.
+        Returns only after the service answered for every entry; ACCEPTED means that the service has stored it.
         """
 
     async def receive(self, target: Target, limit: int, wait: float, visibility: float) -> Sequence[Received]:
@@ -148,6 +148,9 @@ class Backend(Protocol):
 
     async def ensure(self, target: Target, spec: QueueSpec) -> None:
         """Find the resource, or create it where that is allowed. Raises `NotFound`, `AccessDenied`, …; idempotent."""
+
+    async def probe(self, target: Target) -> None:
+        """Find the resource without creating it. Raises `NotFound`, `AccessDenied`, `CredentialsInvalid`, …"""
 
     async def depth(self, target: Target) -> Depth:
         """Approximate counts of a queue."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 HeaderValue: TypeAlias = (
-    "None | bool | int | float | str | bytes | Decimal | datetime | list[HeaderValue] | dict[str, HeaderValue]"
+    "bool | int | float | str | bytes | Decimal | datetime | list[HeaderValue] | dict[str, HeaderValue] | None"
 )
 Headers: TypeAlias = Mapping[str, HeaderValue]
 

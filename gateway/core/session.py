@@ -1,10 +1,10 @@
 """The port of a protocol: a session takes bytes and a clock, and gives commands and bytes.
 
-A session does no I/O and knows no event loop. The connection that hosts it calls its methods from one thread, executes the
-commands they return in order, and then writes `data_to_send()`. Commands with a `token` are answered by exactly one
-`answer(token, result)`, possibly before the next command is executed, possibly much later and in any order among
-publishes. Control commands (all but `Publish` and `Settle`) are executed one after the other, each after the one
-before it was answered.
+A session does no I/O and knows no event loop. The connection that hosts it calls its methods from one thread,
+executes the commands they return in order, and then writes `data_to_send()`. Commands with a `token` are answered by
+exactly one `answer(token, result)`, possibly before the next command is executed, possibly much later and in any
+order among publishes. Control commands (all but `Publish` and `Settle`) are executed one after the other, each after
+the one before it was answered; commands that follow one wait behind it.
 
 A session never raises for what a peer sends: it answers with its protocol's own error and a `Close` command.
 """
