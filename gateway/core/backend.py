@@ -150,7 +150,7 @@ class Backend(Protocol):
         """Find the resource, or create it where that is allowed. Raises `NotFound`, `AccessDenied`, …; idempotent."""
 
     async def probe(self, target: Target) -> None:
-        """Find the resource without creating it. Raises `NotFound`, `AccessDenied`, `CredentialsInvalid`, …"""
+        """Find the resource without creating it. Raises `NotFound`, `AccessDenied`, or `CredentialsInvalid`."""
 
     async def depth(self, target: Target) -> Depth:
         """Approximate counts of a queue."""
