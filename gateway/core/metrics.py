@@ -1,0 +1,70 @@
+"""Every metric of the gateway, in one registry that the composition root owns.
+
+Updated for batches, reads and requests, never for single messages: a counter of prometheus-client takes a lock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+BATCH_BUCKETS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 25, 100, 250, 500)
+LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+
+
+class Metrics:
+    """All metrics, by name. Labels are few and closed: never a client id, a topic or anything else a peer chooses.
+
+    `destination` is a resource in AWS (`sqs:orders`); their number is bounded by the configuration and by what may be
+    created.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"mqlift_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"mqlift_{name}", text, labels, registry=registry)
+
+        self.registry = registry
+        self.connections = gauge("connections", "Open connections", "protocol")
+        self.connections_total = counter("connections_opened", "Connections accepted", "protocol")
+        self.connections_refused = counter("connections_refused", "Connections refused", "protocol", "reason")
+        self.protocol_errors = counter("protocol_errors", "Connections closed for what the peer sent", "protocol")
+        self.logins_refused = counter("logins_refused", "Peers that were not let in", "protocol")
+        self.takeovers = counter("takeovers", "Connections closed because their client id connected again")
+        self.received_bytes = counter("received_bytes", "Bytes read from clients", "protocol")
+        self.sent_bytes = counter("sent_bytes", "Bytes written to clients", "protocol")
+        self.reading_paused = gauge("reading_paused", "Connections not read, for back-pressure", "protocol")
+
+        self.publishes = counter("publishes", "Messages published by clients", "protocol")
+        self.publish_results = counter("publish_results", "What became of published messages", "outcome")
+        self.unrouted = counter("unrouted", "Messages published that no queue and no rule wanted")
+        self.inflight = gauge("inflight_messages", "Published messages that wait for the backend")
+        self.inflight_bytes = gauge("inflight_bytes", "Bytes of published messages that wait for the backend")
+
+        self.entries = counter("entries", "Entries answered by the backend", "destination", "outcome")
+        self.retries = counter("entry_retries", "Entries sent again", "destination")
+        self.throttles = counter("throttles", "Requests or entries that the backend throttled", "destination")
+        self.batch_entries = Histogram(
+            "mqlift_batch_entries", "Entries in a request", ["destination"], registry=registry, buckets=BATCH_BUCKETS
+        )
+
+        self.deliveries = counter("deliveries", "Messages handed to consumers", "queue")
+        self.redeliveries = counter("redeliveries", "Messages handed out that had been received before", "queue")
+        self.settlements = counter("settlements", "Deliveries ended by consumers", "queue", "outcome")
+        self.settle_failures = counter("settle_failures", "Settlements that the backend refused", "queue")
+        self.renewals = counter("visibility_renewals", "Deliveries whose visibility was extended", "queue")
+        self.unsettled = gauge("unsettled_deliveries", "Deliveries that clients hold", "queue")
+        self.polls = gauge("polls", "Receive requests under way", "queue")
+        self.dropped = counter("virtual_queue_dropped", "Messages dropped from a full virtual queue of a slow consumer")
+
+        self.aws_calls = counter("aws_calls", "Requests to AWS", "service", "action", "outcome")
+        self.aws_seconds = Histogram(
+            "mqlift_aws_call_seconds",
+            "Time of a request to AWS, long polls included",
+            ["service", "action"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
