@@ -1,0 +1,1 @@
+"""Benchmarks: an SQS endpoint that answers instantly, load that is not the bottleneck, and comparisons beside them."""

@@ -1,0 +1,274 @@
+"""The load generator: `python -m tests.bench.load publish|paced|probe|consume|idle …`, one JSON line on standard output.
+
+It runs as a process of its own, on another core than the gateway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypedDict, TypeVar
+
+import orjson
+import uvloop
+
+from tests.bench.control import Control
+from tests.bench.endpoint import Stats
+from tests.bench.machine import Sample, Window, resident_bytes
+from tests.bench.mqtt_load import IdleConnection, LoadError, MqttConnection, PacedPublisher, Publisher
+from tests.bench.probe import Probe, send_request
+from tests.bench.stomp_load import Consumer, Seen
+
+SETUP_TIMEOUT = 60.0
+DRAIN_TIMEOUT = 60.0
+"""Seconds for everything that was sent to be answered, after the load has stopped."""
+DRAIN_POLL = 0.05
+CONNECTING_AT_A_TIME = 100
+"""Under the usual backlog of a listener."""
+HOST = "127.0.0.1"
+
+
+class Published(TypedDict):
+    window: Window
+    messages: int
+    """Published and acknowledged over the whole run, warm-up included."""
+
+
+class Consumed(TypedDict):
+    window: Window
+    messages: int
+    distinct: int
+    endpoint: Stats
+
+
+class Latency(TypedDict):
+    """Milliseconds."""
+
+    messages: int
+    median: float
+    p99: float
+    maximum: float
+    late: float
+    """How far the generator itself was behind its schedule, 99th percentile."""
+
+
+class Idle(TypedDict):
+    connections: int
+    before: int
+    """Bytes."""
+    after: int
+
+
+class Options(argparse.Namespace):
+    """What the command line gave."""
+
+    kind: str
+    port: int
+    endpoint: int
+    connections: int
+    window: int
+    payload_bytes: int
+    rate: int
+    prefetch: int
+    queue: str
+    warmup: float
+    duration: float
+    watch: int
+
+
+ConnectionT = TypeVar("ConnectionT", bound=MqttConnection)
+
+
+class Paced(Protocol):
+    """Something that sends one message when it is told to."""
+
+    def publish(self) -> None: ...
+
+
+async def connect(port: int, connections: Sequence[ConnectionT]) -> Sequence[ConnectionT]:
+    """Connect all, a few at a time. Raises `LoadError` when one is refused."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(SETUP_TIMEOUT):
+        for start in range(0, len(connections), CONNECTING_AT_A_TIME):
+            some = connections[start : start + CONNECTING_AT_A_TIME]
+            await asyncio.gather(*(loop.create_connection(lambda c=c: c, HOST, port) for c in some))  # type: ignore[misc]
+            await asyncio.gather(*(connection.established for connection in some))
+    return connections
+
+
+def topic_of(number: int) -> str:
+    return f"bench/device-{number}/telemetry"
+
+
+async def measured(options: Options, messages: Callable[[], int]) -> Window:
+    """Wait for the warm-up and the duration, and count what happened in the latter."""
+    await asyncio.sleep(options.warmup)
+    start = Sample.take(messages(), options.watch)
+    await asyncio.sleep(options.duration)
+    return start.until(Sample.take(messages(), options.watch))
+
+
+async def publish(options: Options) -> Published:
+    """QoS 1 publishes as fast as the window allows."""
+    publishers = await connect(
+        options.port,
+        [
+            Publisher(f"load-{number}", topic_of(number), options.payload_bytes, options.window)
+            for number in range(options.connections)
+        ],
+    )
+    for publisher in publishers:
+        publisher.start()
+    window = await measured(options, lambda: sum(publisher.acked for publisher in publishers))
+    for publisher in publishers:
+        publisher.stop()
+    async with asyncio.timeout(DRAIN_TIMEOUT):
+        await asyncio.gather(*(publisher.ended for publisher in publishers))
+    for publisher in publishers:
+        publisher.close()
+    return {"window": window, "messages": sum(publisher.acked for publisher in publishers)}
+
+
+async def pace(options: Options, senders: Callable[[], Paced]) -> list[float]:
+    """Send at an even rate for warm-up and duration; returns how late each message was, in seconds."""
+    interval = 1 / options.rate
+    late = []
+    start = time.perf_counter()
+    for number in range(int((options.warmup + options.duration) * options.rate)):
+        due = start + number * interval
+        while (wait := due - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        late.append(-wait)
+        senders().publish()
+    return late
+
+
+def latency_of(options: Options, round_trips: list[float], late: list[float]) -> Latency:
+    return {
+        "messages": len(round_trips),
+        "median": statistics.median(round_trips) * 1000,
+        "p99": statistics.quantiles(round_trips, n=100)[98] * 1000,
+        "maximum": max(round_trips) * 1000,
+        "late": statistics.quantiles(late[int(options.warmup * options.rate) :], n=100)[98] * 1000,
+    }
+
+
+async def paced(options: Options) -> Latency:
+    """QoS 1 publishes at an even rate, from PUBLISH to PUBACK."""
+    publishers = await connect(
+        options.port,
+        [
+            PacedPublisher(f"paced-{number}", topic_of(number), options.payload_bytes)
+            for number in range(options.connections)
+        ],
+    )
+    turn = 0
+
+    def next_publisher() -> Paced:
+        nonlocal turn
+        turn += 1
+        return publishers[turn % len(publishers)]
+
+    late = await pace(options, next_publisher)
+    for publisher in publishers:
+        publisher.stop()
+    async with asyncio.timeout(DRAIN_TIMEOUT):
+        await asyncio.gather(*(publisher.ended for publisher in publishers))
+    for publisher in publishers:
+        publisher.close()
+    warm = int(options.warmup * options.rate / len(publishers))
+    return latency_of(options, [each for publisher in publishers for each in publisher.round_trips[warm:]], late)
+
+
+async def probe(options: Options) -> Latency:
+    """Bare requests to the endpoint at the same rate."""
+    loop = asyncio.get_running_loop()
+    request = send_request(options.payload_bytes)
+    idle: list[Probe] = []
+    probes = [Probe(request, idle) for _ in range(options.connections)]
+    await asyncio.gather(*(loop.create_connection(lambda p=p: p, HOST, options.port) for p in probes))  # type: ignore[misc]
+    idle.extend(probes)
+    late = await pace(options, idle.pop)
+    async with asyncio.timeout(DRAIN_TIMEOUT):
+        while len(idle) < len(probes):
+            await asyncio.sleep(DRAIN_POLL)
+    for each in probes:
+        each.close()
+    warm = int(options.warmup * options.rate / len(probes))
+    return latency_of(options, [trip for each in probes for trip in each.round_trips[warm:]], late)
+
+
+async def consume(options: Options) -> Consumed:
+    """Consumers over an endless supply; when it is stopped, all that was handed out has to be acknowledged."""
+    loop = asyncio.get_running_loop()
+    seen = Seen()
+    consumers = [Consumer(options.queue, options.prefetch, seen) for _ in range(options.connections)]
+    await asyncio.gather(*(loop.create_connection(lambda c=c: c, HOST, options.port) for c in consumers))  # type: ignore[misc]
+    window = await measured(options, lambda: seen.messages)
+    endpoint = Control(options.endpoint)
+    await asyncio.to_thread(endpoint.stop_supply)
+    async with asyncio.timeout(DRAIN_TIMEOUT):
+        stats = await asyncio.to_thread(endpoint.stats)
+        while stats["deleted"] < stats["received"]:
+            raise_failed([consumer.ended for consumer in consumers])
+            await asyncio.sleep(DRAIN_POLL)
+            stats = await asyncio.to_thread(endpoint.stats)
+    for consumer in consumers:
+        consumer.close()
+    await asyncio.gather(*(consumer.ended for consumer in consumers))
+    return {"window": window, "messages": seen.messages, "distinct": seen.distinct, "endpoint": stats}
+
+
+def raise_failed(waiters: Sequence[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            waiter.result()
+
+
+async def idle(options: Options) -> Idle:
+    """Connections that do nothing but answer one ping; the watched process is weighed before and after."""
+    before = resident_bytes(options.watch)
+    connections = await connect(
+        options.port, [IdleConnection(f"idle-device-{number:05d}") for number in range(options.connections)]
+    )
+    for connection in connections:
+        connection.ping()
+    async with asyncio.timeout(SETUP_TIMEOUT):
+        await asyncio.gather(*(connection.ponged for connection in connections))
+    after = resident_bytes(options.watch)
+    for connection in connections:
+        connection.close()
+    return {"connections": len(connections), "before": before, "after": after}
+
+
+KINDS = {"publish": publish, "paced": paced, "probe": probe, "consume": consume, "idle": idle}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Load for the benchmarks.")
+    parser.add_argument("kind", choices=sorted(KINDS))
+    parser.add_argument("--port", type=int, required=True, help="the gateway's listener, or the endpoint (probe)")
+    parser.add_argument("--watch", type=int, required=True, help="process whose CPU and memory are measured")
+    parser.add_argument("--endpoint", type=int, default=0, help="port of the endpoint (consume)")
+    parser.add_argument("--connections", type=int, default=10)
+    parser.add_argument("--window", type=int, default=100, help="unacknowledged publishes of a connection")
+    parser.add_argument("--payload-bytes", type=int, default=200)
+    parser.add_argument("--rate", type=int, default=1000, help="messages a second over all connections (paced, probe)")
+    parser.add_argument("--prefetch", type=int, default=100, help="unacknowledged deliveries of a consumer")
+    parser.add_argument("--queue", default="bench")
+    parser.add_argument("--warmup", type=float, default=1.0, help="seconds")
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds")
+    options = parser.parse_args(namespace=Options())
+    try:
+        result = uvloop.run(KINDS[options.kind](options))
+    except (LoadError, OSError, TimeoutError) as error:
+        sys.exit(f"load: {options.kind}: {type(error).__name__}: {error}")
+    sys.stdout.write(orjson.dumps(result).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What the benchmarks read from the machine: CPU seconds and resident memory of processes, and what it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TypedDict
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PACKAGES = ("aiobotocore", "botocore", "aiohttp", "httptools", "orjson", "uvloop")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that a process has used, its ended children not counted (proc(5), `stat`, 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process (proc(5), `smaps_rollup`)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    match = re.search(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)
+    if match is None:
+        raise OSError(f"no Rss in /proc/{pid}/smaps_rollup")
+    return int(match[1]) * 1024
+
+
+class Window(TypedDict):
+    """What happened between two moments of a run, warm-up and draining left out."""
+
+    seconds: float
+    messages: int
+    cpu: float
+    """CPU seconds of the watched process."""
+    load_cpu: float
+    """CPU seconds of the load generator itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Time, messages and CPU at one moment."""
+
+    at: float
+    messages: int
+    cpu: float
+    load_cpu: float
+
+    @classmethod
+    def take(cls, messages: int, watched: int) -> Sample:
+        return cls(time.monotonic(), messages, cpu_seconds(watched), time.process_time())
+
+    def until(self, end: Sample) -> Window:
+        return {
+            "seconds": end.at - self.at,
+            "messages": end.messages - self.messages,
+            "cpu": end.cpu - self.cpu,
+            "load_cpu": end.load_cpu - self.load_cpu,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Which cores run what. With one core only, both are the same, and figures are not comparable."""
+
+    gateway: int
+    load: int
+
+    @classmethod
+    def choose(cls) -> Cores:
+        allowed = sorted(os.sched_getaffinity(0))
+        return cls(allowed[0], allowed[-1])
+
+    @property
+    def shared(self) -> bool:
+        return self.gateway == self.load
+
+
+def cpu_model() -> str:
+    """The processor's name (proc(5), `cpuinfo`; ARM kernels give none)."""
+    match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return match[1] if match else platform.machine()
+
+
+def describe() -> list[tuple[str, str]]:
+    """The machine and the versions that figures depend on, as name and value."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    rows = [
+        ("CPU", cpu_model()),
+        ("Cores", f"{os.cpu_count()}, usable {len(os.sched_getaffinity(0))}"),
+        ("Memory", f"{memory / 2**30:.0f} GiB"),
+        ("Kernel", f"{platform.system()} {platform.release()}"),
+        ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
+    ]
+    return rows + [(name, metadata.version(name)) for name in PACKAGES]
