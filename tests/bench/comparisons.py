@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
 
 import orjson
 import uvloop
@@ -20,9 +20,6 @@ from aiobotocore.session import get_session
 
 from tests.bench.machine import Sample, Window
 from tests.bench.payload import telemetry
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 BATCH = 10
 CLIENT_CONFIG = {"max_pool_connections": 100, "retries": {"max_attempts": 1}}
@@ -99,7 +96,8 @@ async def measure(options: Options) -> Window:
     async def work(turn: Turn) -> None:
         nonlocal done
         while running:
-            done += await turn()
+            messages = await turn()  # apart from the sum: `done += await …` would read `done` before it waits
+            done += messages
 
     async with open_client(options.port) as client:
         url = (await client.get_queue_url(QueueName="bench"))["QueueUrl"]

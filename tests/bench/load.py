@@ -1,6 +1,6 @@
-"""The load generator: `python -m tests.bench.load publish|paced|probe|consume|idle …`, one JSON line on standard output.
+"""The load generator: `python -m tests.bench.load publish|paced|probe|consume|idle …`.
 
-It runs as a process of its own, on another core than the gateway.
+It runs as a process of its own, on another core than the gateway, and writes one line of JSON to standard output.
 """
 
 from __future__ import annotations
@@ -89,13 +89,16 @@ class Paced(Protocol):
     def publish(self) -> None: ...
 
 
+async def attach(port: int, protocol: asyncio.Protocol) -> None:
+    await asyncio.get_running_loop().create_connection(lambda: protocol, HOST, port)
+
+
 async def connect(port: int, connections: Sequence[ConnectionT]) -> Sequence[ConnectionT]:
     """Connect all, a few at a time. Raises `LoadError` when one is refused."""
-    loop = asyncio.get_running_loop()
     async with asyncio.timeout(SETUP_TIMEOUT):
         for start in range(0, len(connections), CONNECTING_AT_A_TIME):
             some = connections[start : start + CONNECTING_AT_A_TIME]
-            await asyncio.gather(*(loop.create_connection(lambda c=c: c, HOST, port) for c in some))  # type: ignore[misc]
+            await asyncio.gather(*(attach(port, connection) for connection in some))
             await asyncio.gather(*(connection.established for connection in some))
     return connections
 
@@ -140,9 +143,8 @@ async def pace(options: Options, senders: Callable[[], Paced]) -> list[float]:
     start = time.perf_counter()
     for number in range(int((options.warmup + options.duration) * options.rate)):
         due = start + number * interval
-        while (wait := due - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        late.append(-wait)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        late.append(time.perf_counter() - due)
         senders().publish()
     return late
 
@@ -186,16 +188,16 @@ async def paced(options: Options) -> Latency:
 
 async def probe(options: Options) -> Latency:
     """Bare requests to the endpoint at the same rate."""
-    loop = asyncio.get_running_loop()
     request = send_request(options.payload_bytes)
-    idle: list[Probe] = []
+    idle: asyncio.Queue[Probe] = asyncio.Queue()
     probes = [Probe(request, idle) for _ in range(options.connections)]
-    await asyncio.gather(*(loop.create_connection(lambda p=p: p, HOST, options.port) for p in probes))  # type: ignore[misc]
-    idle.extend(probes)
-    late = await pace(options, idle.pop)
+    await asyncio.gather(*(attach(options.port, each) for each in probes))
+    for each in probes:
+        idle.put_nowait(each)
+    late = await pace(options, idle.get_nowait)
     async with asyncio.timeout(DRAIN_TIMEOUT):
-        while len(idle) < len(probes):
-            await asyncio.sleep(DRAIN_POLL)
+        for _ in probes:
+            await idle.get()
     for each in probes:
         each.close()
     warm = int(options.warmup * options.rate / len(probes))
@@ -204,10 +206,9 @@ async def probe(options: Options) -> Latency:
 
 async def consume(options: Options) -> Consumed:
     """Consumers over an endless supply; when it is stopped, all that was handed out has to be acknowledged."""
-    loop = asyncio.get_running_loop()
     seen = Seen()
     consumers = [Consumer(options.queue, options.prefetch, seen) for _ in range(options.connections)]
-    await asyncio.gather(*(loop.create_connection(lambda c=c: c, HOST, options.port) for c in consumers))  # type: ignore[misc]
+    await asyncio.gather(*(attach(options.port, consumer) for consumer in consumers))
     window = await measured(options, lambda: seen.messages)
     endpoint = Control(options.endpoint)
     await asyncio.to_thread(endpoint.stop_supply)
@@ -265,7 +266,7 @@ def main() -> None:
     options = parser.parse_args(namespace=Options())
     try:
         result = uvloop.run(KINDS[options.kind](options))
-    except (LoadError, OSError, TimeoutError) as error:
+    except (LoadError, OSError, TimeoutError, asyncio.QueueEmpty) as error:
         sys.exit(f"load: {options.kind}: {type(error).__name__}: {error}")
     sys.stdout.write(orjson.dumps(result).decode() + "\n")
 

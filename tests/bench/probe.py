@@ -27,7 +27,7 @@ def send_request(payload_bytes: int) -> bytes:
 class Probe(asyncio.Protocol):
     """One connection with at most one request under way, kept in `idle` between requests."""
 
-    def __init__(self, request: bytes, idle: list[Probe]) -> None:
+    def __init__(self, request: bytes, idle: asyncio.Queue[Probe]) -> None:
         self._request = request
         self._idle = idle
         self._transport: asyncio.Transport | None = None
@@ -50,7 +50,7 @@ class Probe(asyncio.Protocol):
         if length and len(body) == int(length):
             self.round_trips.append(time.perf_counter() - self._sent_at)
             self._answer = b""
-            self._idle.append(self)
+            self._idle.put_nowait(self)
 
     def close(self) -> None:
         if self._transport is not None:
