@@ -14,6 +14,9 @@ log = structlog.get_logger("mqlift.health")
 MAX_PROBLEMS: Final = 1_000
 """Problems that are remembered at once; more of them are the same outage, told by those."""
 
+FAILURES_TO_REPORT: Final = 3
+"""Failed requests in a row that make a problem of what may be a single lost packet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -40,6 +43,11 @@ class Health:
     def ready(self) -> bool:
         """Whether new connections are welcome: not draining, and no problem that stops everything."""
         return not self.draining and not any(problem.fatal for problem in self._problems.values())
+
+    def is_fatal(self, resource: str) -> bool:
+        """Whether this resource has a problem that stops everything."""
+        problem = self._problems.get(resource)
+        return problem is not None and problem.fatal
 
     def report(self, resource: str, error: MqliftError) -> None:
         """Remember a problem; a log line only when it is new or has changed."""

@@ -124,7 +124,7 @@ class Delivery:
     `redelivered`: it may have been delivered before. `attempt` counts from 1.
     """
 
-    __slots__ = ("attempt", "due", "message", "receipt", "settled", "source", "subscription")
+    __slots__ = ("attempt", "due", "held_until", "message", "receipt", "settled", "source", "subscription")
 
     def __init__(self, received: Received, source: DeliverySource) -> None:
         self.message = received.message
@@ -133,6 +133,7 @@ class Delivery:
         self.source = source
         self.settled = False
         self.due = 0.0
+        self.held_until = 0.0
         self.subscription: object = None
 
     @property

@@ -1,0 +1,331 @@
+"""Batches of requests to one destination: bounded in flight, retried entry by entry, in order for each key.
+
+The sender and the settler are thin layers over it. Nothing here is done for each entry that could be done for a batch:
+no task, no future, no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from gateway.core.errors import BackendError, Unavailable
+from gateway.core.outcome import Outcome, Result
+
+log = structlog.get_logger("mqlift.batcher")
+
+
+class Batchable(Protocol):
+    """What the batcher needs to know of an entry. `deadline` is on the event loop's clock, in seconds."""
+
+    size: int
+    key: str | None
+    attempts: int
+    deadline: float
+
+
+E = TypeVar("E", bound=Batchable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPolicy:
+    """How a destination is called. Times in seconds."""
+
+    requests: int = 64
+    """Requests under way at once, at most."""
+    partial_requests: int = 8
+    """A batch that is not full is sent only while fewer requests than this are under way; otherwise it fills up until
+    one of them is answered. Keeps the latency low when there is little to do, and the batches full when there is much.
+    """
+    linger: float = 0.0
+    """How long a batch that is not full waits for more, for fewer and so cheaper requests."""
+    timeout: float = 30.0
+    """After this long an entry that could not be sent is given back."""
+    backoff_base: float = 0.05
+    backoff_cap: float = 5.0
+
+    def backoff(self, attempt: int) -> float:
+        """Capped exponential back-off with full jitter, after the `attempt`-th failure, from 1.
+
+        https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        """
+        ceiling = min(self.backoff_cap, self.backoff_base * 2 ** min(attempt - 1, 16))
+        return random.uniform(0, ceiling)  # noqa: S311 - spreads retries, keeps no secret
+
+
+class Line(Generic[E]):
+    """Entries that wait, first come first served; of those with one key, only the first is let forward.
+
+    The next of a key follows when the one before is `done`, so that neither two requests side by side nor a retry can
+    change their order. (A service answers for each entry of a batch, so two of a key in one batch could swap too.)
+    """
+
+    __slots__ = ("_behind", "_ready", "ready_bytes")
+
+    def __init__(self) -> None:
+        self._ready: deque[E] = deque()
+        self._behind: dict[str, deque[E] | None] = {}
+        self.ready_bytes = 0
+
+    @property
+    def ready(self) -> int:
+        """Entries that may be sent now."""
+        return len(self._ready)
+
+    def put(self, entry: E) -> None:
+        key = entry.key
+        if key is not None:
+            if key in self._behind:
+                behind = self._behind[key]
+                if behind is None:
+                    behind = self._behind[key] = deque()
+                behind.append(entry)
+                return
+            self._behind[key] = None
+        self._ready.append(entry)
+        self.ready_bytes += entry.size
+
+    def put_back(self, entries: Sequence[E]) -> None:
+        """Entries to be sent again, ahead of the others and in the order they had."""
+        self._ready.extendleft(reversed(entries))
+        self.ready_bytes += sum(entry.size for entry in entries)
+
+    def done(self, entry: E) -> None:
+        """The entry will not come again: let the next of its key forward."""
+        key = entry.key
+        if key is None:
+            return
+        behind = self._behind[key]
+        if behind:
+            follower = behind.popleft()
+            self._ready.append(follower)
+            self.ready_bytes += follower.size
+        else:
+            del self._behind[key]
+
+    def take(self, entries: int, size: int) -> list[E]:
+        """The next batch: at least one entry, at most `entries` of them and, from the second on, `size` bytes."""
+        ready = self._ready
+        if len(ready) <= entries and self.ready_bytes <= size:
+            batch = list(ready)
+            ready.clear()
+            self.ready_bytes = 0
+            return batch
+        batch = [ready.popleft()]
+        total = batch[0].size
+        while ready and len(batch) < entries and total + ready[0].size <= size:
+            entry = ready.popleft()
+            total += entry.size
+            batch.append(entry)
+        self.ready_bytes -= total
+        return batch
+
+    def take_expired(self, now: float) -> list[E]:
+        """The entries at the head whose deadline has passed."""
+        expired = []
+        while self._ready and self._ready[0].deadline <= now:
+            entry = self._ready.popleft()
+            self.ready_bytes -= entry.size
+            expired.append(entry)
+        return expired
+
+
+class Batcher(Generic[E]):
+    """Owns every request to one destination, from `put` to `done(entry, result)`, which is called once for each.
+
+    `send` makes one attempt for one batch and returns a result for each entry; it raises only `BackendError`, for all
+    of them.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[E]], Awaitable[Sequence[Result]]],
+        done: Callable[[Sequence[E], Sequence[Result]], None],
+        *,
+        batch_entries: int,
+        batch_bytes: int,
+        policy: BatchPolicy,
+    ) -> None:
+        self._send = send
+        self._done = done
+        self._entries = batch_entries
+        self._bytes = batch_bytes
+        self._policy = policy
+        self._loop = asyncio.get_running_loop()
+        self._line: Line[E] = Line()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._active = 0
+        self._allowed = policy.requests
+        self._resume_at = 0.0
+        self._throttled = 0
+        self._wake: asyncio.Handle | None = None
+        self._retries: dict[asyncio.TimerHandle, list[E]] = {}
+        self._idle: asyncio.Future[None] | None = None
+        self._closed = False
+        self.held = 0
+        """Entries that are not done."""
+        self.retries = 0
+        """Entries sent again, since the start."""
+        self.throttles = 0
+        """Requests in which the destination asked for less, since the start."""
+
+    def put(self, entry: E) -> None:
+        """Take an entry. The first request leaves at the end of this turn of the loop, with all that came in it."""
+        entry.deadline = self._loop.time() + self._policy.timeout
+        self.held += 1
+        self._line.put(entry)
+        if self._wake is None:
+            self._schedule()
+
+    async def drain(self) -> None:
+        """Wait until everything that was put is done."""
+        while self.held:
+            if self._idle is None:
+                self._idle = self._loop.create_future()
+            await asyncio.shield(self._idle)
+
+    async def aclose(self) -> None:
+        """Abandon requests and retries; every entry that was not answered is released."""
+        self._closed = True
+        tasks = list(self._requests)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._wake is not None:
+            self._wake.cancel()
+        retries, self._retries = self._retries, {}
+        for timer, entries in retries.items():
+            timer.cancel()
+            self._finish(entries, _stopped(entries))
+        self._give_up()
+
+    def _give_up(self) -> None:
+        while self._line.ready:
+            entries = self._line.take(self._entries, self._bytes)
+            self._finish(entries, _stopped(entries))
+        self._wake = None
+
+    @property
+    def _full(self) -> bool:
+        return self._line.ready >= self._entries or self._line.ready_bytes >= self._bytes
+
+    def _schedule(self) -> None:
+        if self._closed:
+            self._wake = self._loop.call_soon(self._give_up)
+        elif self._policy.linger and not self._full:
+            self._wake = self._loop.call_later(self._policy.linger, self._pump)
+        else:
+            self._wake = self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Start as many requests as there are slots and batches for."""
+        self._wake = None
+        now = self._loop.time()
+        expired = self._line.take_expired(now)
+        if expired:
+            self._finish(expired, _too_late(expired))
+        if now < self._resume_at:
+            self._wake = self._loop.call_at(self._resume_at, self._pump)
+            return
+        while self._line.ready and self._active < self._allowed:
+            if self._active >= self._policy.partial_requests and not self._full:
+                break
+            batch = self._line.take(self._entries, self._bytes)
+            self._active += 1
+            request = self._loop.create_task(self._request(batch))
+            self._requests.add(request)
+            request.add_done_callback(self._requests.discard)
+
+    async def _request(self, batch: list[E]) -> None:
+        try:
+            results = await self._attempt(batch)
+        except asyncio.CancelledError:
+            self._finish(batch, _stopped(batch))
+            raise
+        finally:
+            self._active -= 1
+        self._sort_out(batch, results)
+
+    async def _attempt(self, batch: list[E]) -> Sequence[Result]:
+        try:
+            return await self._send(batch)
+        except BackendError as error:
+            if error.permanent and len(batch) > 1:
+                # The service refused the whole request; find out whose fault it is, so that one bad entry fails alone.
+                return [(await self._attempt([entry]))[0] for entry in batch]
+            outcome = Outcome.REJECTED if error.permanent else Outcome.RELEASED
+            return [Result(outcome, error)] * len(batch)
+        except Exception:
+            # A bug in a backend: publishers still have to be answered, and an operator has to see it.
+            log.exception("request_failed_unexpectedly")
+            return [Result(Outcome.RELEASED, Unavailable("internal error, see the gateway's log"))] * len(batch)
+
+    def _sort_out(self, batch: list[E], results: Sequence[Result]) -> None:
+        """Entries that may still succeed are sent again, exactly as they are; the others are done."""
+        if all(result.outcome is Outcome.ACCEPTED for result in results):
+            self._allowed = min(self._policy.requests, self._allowed + 1)
+            self._throttled = 0
+            self._finish(batch, results)
+            return
+        now = self._loop.time()
+        delay = self._policy.backoff(1 + max(entry.attempts for entry in batch))
+        done: list[E] = []
+        done_results: list[Result] = []
+        again: list[E] = []
+        for entry, result in zip(batch, results, strict=True):
+            entry.attempts += 1
+            error = result.error
+            if isinstance(error, BackendError) and error.retriable and now + delay < entry.deadline:
+                again.append(entry)
+            else:
+                done.append(entry)
+                done_results.append(result)
+        if any(isinstance(result.error, BackendError) and result.error.throttled for result in results):
+            self._slow_down(now)
+        if again:
+            self._retry_at(now + delay, again)
+        self._finish(done, done_results)
+
+    def _slow_down(self, now: float) -> None:
+        """Half the requests, after a pause that grows with every throttled request in a row."""
+        self.throttles += 1
+        self._throttled += 1
+        self._allowed = max(1, self._allowed // 2)
+        self._resume_at = max(self._resume_at, now + self._policy.backoff(self._throttled))
+
+    def _retry_at(self, when: float, entries: list[E]) -> None:
+        self.retries += len(entries)
+
+        def retry() -> None:
+            del self._retries[timer]
+            self._line.put_back(entries)
+            if self._wake is None:
+                self._wake = self._loop.call_soon(self._pump)
+
+        timer = self._loop.call_at(when, retry)
+        self._retries[timer] = entries
+
+    def _finish(self, entries: Sequence[E], results: Sequence[Result]) -> None:
+        for entry in entries:
+            self._line.done(entry)
+        self.held -= len(entries)
+        if self._line.ready and self._wake is None:
+            self._schedule()
+        self._done(entries, results)
+        if not self.held and self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+
+
+def _stopped(entries: Sequence[object]) -> list[Result]:
+    return [Result(Outcome.RELEASED, Unavailable("the gateway is stopping"))] * len(entries)
+
+
+def _too_late(entries: Sequence[object]) -> list[Result]:
+    return [Result(Outcome.RELEASED, Unavailable("the backend did not take it in time"))] * len(entries)

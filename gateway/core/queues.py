@@ -1,0 +1,160 @@
+"""The two kinds of queue: one that lives in a backend, and one that lives in this gateway's memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.core.backend import Answerable, Received, Target
+from gateway.core.message import Message
+from gateway.core.metrics import Metrics
+from gateway.core.outcome import ACCEPTED, Outcome
+from gateway.core.receiver import Receiver
+from gateway.core.sender import Publisher, Sender
+from gateway.core.session import Delivery
+from gateway.core.settler import Settler
+from gateway.core.subscription import Consumer, Subscription, Turns
+
+log = structlog.get_logger("mqlift.queues")
+
+VIRTUAL_QUEUE_MESSAGES: Final = 1_000
+"""Messages that wait for a slow live subscriber, at most; Mosquitto's `max_queued_messages` has the same default."""
+
+VIRTUAL_QUEUE_BYTES: Final = 16 * 1024 * 1024
+"""Bytes that wait for a slow live subscriber, at most."""
+
+
+class Sink(Protocol):
+    """Somewhere that a routed message goes."""
+
+    def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        """Take a message; exactly one `waiter.answer(token, …)` follows, at once or later."""
+
+
+class Destination:
+    """A rule's target: a resource of a backend, with the rule's options."""
+
+    __slots__ = ("_sender", "_target")
+
+    def __init__(self, sender: Sender, target: Target) -> None:
+        self._sender = sender
+        self._target = target
+
+    def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        self._sender.put(self._target, message, publisher, waiter, token)
+
+
+class BackendQueue:
+    """A durable queue: its messages live in a backend, whoever publishes and consumes them."""
+
+    def __init__(self, target: Target, sender: Sender, receiver: Receiver, settler: Settler) -> None:
+        self.name = target.queue
+        self.target = target
+        self._sender = sender
+        self._receiver = receiver
+        self._settler = settler
+
+    def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        self._sender.put(self.target, message, publisher, waiter, token)
+
+    def consume(self, tag: str, consumer: Consumer, prefetch: int) -> Subscription:
+        subscription = Subscription(tag, self._receiver, consumer, prefetch)
+        self._receiver.subscribe(subscription)
+        return subscription
+
+    async def stop_polling(self) -> None:
+        """No more deliveries; what consumers hold can still be settled."""
+        await self._receiver.aclose()
+
+    async def drain(self) -> None:
+        """Wait until AWS has answered for every settlement."""
+        await self._settler.drain()
+
+    async def aclose(self) -> None:
+        await self._receiver.aclose()
+        await self._settler.aclose()
+
+
+class VirtualQueue:
+    """A queue of one connection: in memory, bounded, gone with its owner. No call to AWS.
+
+    A message for a consumer that does not keep up is dropped when the queue is full, and counted, as brokers do for
+    live subscribers: it must hold up neither its publishers nor the gateway's memory.
+    """
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self.name = name
+        self._loop = asyncio.get_running_loop()
+        self._turns = Turns()
+        self._waiting: deque[Delivery] = deque()
+        self._bytes = 0
+        self._dropped = metrics.dropped
+        self._dropping = False
+        self._wake: asyncio.Handle | None = None
+
+    def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:  # noqa: ARG002 - Sink
+        delivery = Delivery(Received(message, ""), self)
+        subscription = None if self._waiting else self._turns.next()
+        if subscription is not None:
+            subscription.hand(delivery)
+        else:
+            self._keep(delivery)
+        waiter.answer(token, ACCEPTED)
+
+    def consume(self, tag: str, consumer: Consumer, prefetch: int) -> Subscription:
+        subscription = Subscription(tag, self, consumer, prefetch)
+        self._turns.add(subscription)
+        self.wake()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._turns.remove(subscription)
+
+    def wake(self) -> None:
+        if self._waiting and self._wake is None:
+            self._wake = self._loop.call_soon(self._hand_out)
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """End a delivery, once: a released one goes back to the head, marked redelivered."""
+        if delivery.settled:
+            return
+        delivery.settled = True
+        subscription = delivery.subscription
+        if isinstance(subscription, Subscription):
+            subscription.held -= 1
+        if outcome is Outcome.RELEASED:
+            again = Delivery(Received(delivery.message, "", delivery.attempt + 1), self)
+            self._waiting.appendleft(again)
+            self._bytes += len(again.message.body)
+        self.wake()
+
+    def close(self) -> None:
+        """Drop what waits."""
+        if self._wake is not None:
+            self._wake.cancel()
+        self._waiting.clear()
+
+    def _keep(self, delivery: Delivery) -> None:
+        size = len(delivery.message.body)
+        if len(self._waiting) >= VIRTUAL_QUEUE_MESSAGES or self._bytes + size > VIRTUAL_QUEUE_BYTES:
+            self._dropped.inc()
+            if not self._dropping:
+                self._dropping = True
+                log.warning("slow_consumer", queue=self.name, waiting=len(self._waiting), bytes=self._bytes)
+            return
+        self._waiting.append(delivery)
+        self._bytes += size
+
+    def _hand_out(self) -> None:
+        self._wake = None
+        while self._waiting:
+            subscription = self._turns.next()
+            if subscription is None:
+                return
+            delivery = self._waiting.popleft()
+            self._bytes -= len(delivery.message.body)
+            subscription.hand(delivery)
+        self._dropping = False

@@ -1,0 +1,488 @@
+"""One client's connection: bytes between a socket and a session, commands between the session and the broker.
+
+Nothing here knows a protocol. Reads are parsed as they come; writes are joined and leave once for each turn of the
+event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import structlog
+
+from gateway.core.broker import Broker
+from gateway.core.errors import MqliftError, NotAuthorized
+from gateway.core.flow import Watermark
+from gateway.core.metrics import Metrics
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.session import (
+    Authenticate,
+    Bind,
+    Cancel,
+    Claim,
+    Close,
+    Command,
+    Consume,
+    DeclareQueue,
+    Delivery,
+    Publish,
+    Session,
+    Settle,
+    Unbind,
+)
+from gateway.core.subscription import Subscription
+
+log = structlog.get_logger("mqlift.connection")
+
+LINGER: Final = 5.0
+"""Seconds that a peer has to read the last bytes of a connection that is being closed."""
+
+UNSENT_BYTES: Final = 1024 * 1024
+"""Answers that wait for a peer that does not read, before it is not read any more either. Deliveries stop long before,
+at the first byte that waits; but its acknowledgements are still taken, or both sides could wait for each other."""
+
+STUCK: Final = 60.0
+"""Seconds after which a peer that sends and never reads its answers is cut off."""
+
+_COMMAND: Final = "a command waits for the backend"
+_UNSENT: Final = "the peer does not read"
+_SHUTDOWN: Final = "the gateway stops"
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """What one connection may ask of the gateway."""
+
+    connect_timeout: float = 10.0
+    """Seconds from accepting the socket to being let in."""
+    inflight: int = 2_000
+    """Published messages without a result before the connection is not read any more."""
+
+
+class ConnectionMetrics:
+    """The metrics of one listener's connections, with their labels resolved once."""
+
+    __slots__ = (
+        "connections",
+        "errors",
+        "logins_refused",
+        "opened",
+        "paused",
+        "publishes",
+        "received",
+        "results",
+        "sent",
+    )
+
+    def __init__(self, metrics: Metrics, protocol: str) -> None:
+        self.connections = metrics.connections.labels(protocol)
+        self.opened = metrics.connections_total.labels(protocol)
+        self.errors = metrics.protocol_errors.labels(protocol)
+        self.logins_refused = metrics.logins_refused.labels(protocol)
+        self.received = metrics.received_bytes.labels(protocol)
+        self.sent = metrics.sent_bytes.labels(protocol)
+        self.paused = metrics.reading_paused.labels(protocol)
+        self.publishes = metrics.publishes.labels(protocol)
+        self.results = [metrics.publish_results.labels(outcome.name.lower()) for outcome in Outcome]
+
+
+class Connection(asyncio.Protocol):
+    """Hosts one session from `connection_made` to `connection_lost`; the broker's publisher, consumer and owner."""
+
+    __slots__ = (
+        "_broker",
+        "_client_id",
+        "_closing",
+        "_commands",
+        "_control",
+        "_due",
+        "_flush_handle",
+        "_handshake_ends",
+        "_limits",
+        "_loop",
+        "_lost",
+        "_metrics",
+        "_on_lost",
+        "_on_made",
+        "_open_session",
+        "_pauses",
+        "_published",
+        "_results",
+        "_session",
+        "_stuck_at",
+        "_subscriptions",
+        "_timer",
+        "_transport",
+        "_unwritten",
+        "_write_paused",
+        "inflight",
+        "number",
+    )
+
+    def __init__(
+        self,
+        open_session: Callable[[str, float], Session],
+        broker: Broker,
+        metrics: ConnectionMetrics,
+        limits: ConnectionLimits,
+        on_made: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self.number = next(_numbers)
+        self.inflight = 0
+        """Published messages without a result."""
+        self._open_session = open_session
+        self._broker = broker
+        self._metrics = metrics
+        self._limits = limits
+        self._on_made = on_made
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._client_id = ""
+        self._published = 0
+        self._results = [0] * len(Outcome)
+        self._closing = False
+        self._lost = False
+        self._write_paused = False
+        self._stuck_at = float("inf")
+        # Made when needed: most connections are idle most of the time.
+        self._pauses: set[object] | None = None
+        self._commands: deque[Command] | None = None
+        self._subscriptions: dict[str, Subscription] | None = None
+        self._unwritten: list[Delivery] | None = None
+        self._control: asyncio.Task[None] | None = None
+        self._flush_handle: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = float("inf")
+
+    # The socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        # Told as soon as a single byte stays behind: a delivery counts as written only when all of it has gone.
+        self._transport.set_write_buffer_limits(high=1, low=0)
+        now = self._loop.time()
+        self._session = self._open_session(_peer(transport), now)
+        self._handshake_ends = now + self._limits.connect_timeout
+        self._metrics.opened.inc()
+        self._metrics.connections.inc()
+        self._on_made(self)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._metrics.received.inc(len(data))
+        commands = self._session.receive_data(data, self._loop.time())
+        if commands:
+            self._execute(commands)
+        self._flush_soon()
+
+    def eof_received(self) -> bool:
+        return False  # nobody could be answered on a half-closed connection: close it
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        for subscription in self._consuming():
+            subscription.blocked = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._stuck_at = float("inf")
+        self._settle_written()
+        for subscription in self._consuming():
+            subscription.unblock()
+        self.resume(_UNSENT)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = self._closing = True
+        for handle in (self._timer, self._flush_handle, self._control):
+            if handle is not None:
+                handle.cancel()
+        if self._pauses:
+            self._metrics.paused.dec()
+        for command in self._session.connection_lost():
+            if isinstance(command, Publish):
+                self._publish(command)
+        self._run(self._commands or deque())
+        for reason in self._pauses or ():
+            if isinstance(reason, Watermark):
+                reason.forget(self)
+        for subscription in self._consuming():
+            subscription.cancel()
+        for delivery in [*self._session.unsettled(), *(self._unwritten or ())]:
+            delivery.source.settle(delivery, Outcome.RELEASED)
+        self._broker.disconnected(self, self._client_id)
+        self._metrics.connections.dec()
+        self._count()
+        log.debug("connection_lost", connection=self.number, problem=str(exc) if exc else None)
+        self._on_lost(self)
+
+    # What the broker calls
+
+    def answer(self, token: object, result: Result) -> None:
+        """The result of a publish."""
+        self.inflight -= 1
+        self._results[result.outcome] += 1
+        if self._pauses and self.inflight <= self._limits.inflight // 2:
+            self.resume(self)
+        if token is None or self._lost:
+            return
+        commands = self._session.answer(token, result, self._loop.time())
+        if commands:
+            self._execute(commands)
+        if self._flush_handle is None:
+            self._flush_soon()
+
+    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
+        """One message for the peer."""
+        if not self._session.deliver(subscription.tag, delivery):
+            if self._unwritten is None:
+                self._unwritten = []
+            self._unwritten.append(delivery)
+        if self._flush_handle is None:
+            self._flush_soon()
+
+    def pause(self, reason: object) -> None:
+        """Stop reading the socket: its buffers fill, and the peer has to wait."""
+        if self._pauses is None:
+            self._pauses = set()
+        if not self._pauses and not self._lost:
+            self._metrics.paused.inc()
+            self._session.reading(False, self._loop.time())
+            self._transport.pause_reading()
+        self._pauses.add(reason)
+
+    def resume(self, reason: object) -> None:
+        """A reason to pause is over; read again when it was the last one."""
+        if not self._pauses or reason not in self._pauses:
+            return
+        self._pauses.discard(reason)
+        if not self._pauses and not self._lost:
+            self._metrics.paused.dec()
+            self._session.reading(True, self._loop.time())
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def taken_over(self) -> None:
+        """Another connection has claimed the client id."""
+        self._client_id = ""
+        self._end(self._session.taken_over())
+
+    # What the listener calls
+
+    def stop_reading(self) -> None:
+        """Take nothing more from the peer; answers and settlements still go out."""
+        self.pause(_SHUTDOWN)
+
+    def shutdown(self) -> None:
+        """The gateway stops: end the session as its protocol asks for, then close."""
+        self._end(self._session.shutdown())
+
+    def abort(self) -> None:
+        """Close at once, without waiting for the peer to read."""
+        self._closing = True
+        self._transport.abort()
+
+    # Commands
+
+    def _execute(self, commands: Sequence[Command]) -> None:
+        if self._commands is None:
+            self._run(deque(commands))
+        else:
+            self._commands.extend(commands)  # behind the one that waits for the backend
+
+    def _run(self, commands: deque[Command]) -> None:
+        """Execute commands in order; at one that has to wait, keep the rest and stop reading until it is answered."""
+        while commands:
+            command = commands.popleft()
+            if isinstance(command, Settle):
+                for delivery in command.deliveries:
+                    delivery.source.settle(delivery, command.outcome)
+            elif self._closing:
+                continue  # nobody can be answered; but what a consumer settled, it settled
+            elif isinstance(command, Publish):
+                self._publish(command)
+            elif isinstance(command, Close):
+                self._close(command)
+            elif isinstance(command, Authenticate | DeclareQueue):
+                self._commands = commands
+                self.pause(_COMMAND)
+                self._control = self._loop.create_task(self._wait_for(command))
+                self._control.add_done_callback(self._waited)
+                return
+            else:
+                commands.extendleft(reversed(self._perform(command)))
+
+    def _publish(self, command: Publish) -> None:
+        self._published += 1
+        self.inflight += 1
+        self._broker.publish(command.message, self, command.token)
+        if self.inflight >= self._limits.inflight:
+            self.pause(self)
+
+    async def _wait_for(self, command: Authenticate | DeclareQueue) -> None:
+        """Execute a command that may take a while, then those behind it."""
+        result = ACCEPTED
+        try:
+            if isinstance(command, Authenticate):
+                await self._broker.authenticate(command.credentials)
+            else:
+                await self._broker.declare_queue(command.queue, command.spec, self)
+        except NotAuthorized as error:
+            self._metrics.logins_refused.inc()
+            result = Result(Outcome.REJECTED, error)
+        except MqliftError as error:
+            result = Result(Outcome.RELEASED, error)
+        self._control = None
+        followers = deque(self._session.answer(command.token, result, self._loop.time()))
+        followers.extend(self._commands or ())
+        self._commands = None
+        self.resume(_COMMAND)
+        self._run(followers)
+        self._flush_soon()
+
+    def _waited(self, control: asyncio.Task[None]) -> None:
+        if not control.cancelled() and (error := control.exception()) is not None:
+            log.error("command_failed_unexpectedly", connection=self.number, exc_info=error)
+            self.abort()
+
+    def _perform(self, command: Claim | Bind | Unbind | Consume | Cancel) -> Sequence[Command]:
+        """Execute a command that is done at once; gives what the session answers to its result."""
+        result = ACCEPTED
+        try:
+            match command:
+                case Claim(client_id):
+                    self._client_id = client_id
+                    self._broker.claim(client_id, self)
+                case Bind(queue, exchange, pattern):
+                    self._broker.bind(queue, exchange, pattern)
+                case Unbind(queue, exchange, pattern):
+                    self._broker.unbind(queue, exchange, pattern)
+                case Consume(tag, queue, prefetch):
+                    self._consume(tag, queue, prefetch)
+                case Cancel(tag):
+                    self._cancel(tag)
+        except MqliftError as error:
+            result = Result(Outcome.REJECTED, error)
+        return self._session.answer(command.token, result, self._loop.time())
+
+    def _consume(self, tag: str, queue: str, prefetch: int) -> None:
+        subscription = self._broker.consume(tag, queue, self, prefetch)
+        subscription.blocked = self._write_paused
+        if self._subscriptions is None:
+            self._subscriptions = {}
+        self._subscriptions[tag] = subscription
+
+    def _cancel(self, tag: str) -> None:
+        subscription = self._subscriptions.pop(tag, None) if self._subscriptions else None
+        if subscription is not None:
+            subscription.cancel()
+
+    def _consuming(self) -> list[Subscription]:
+        return list(self._subscriptions.values()) if self._subscriptions else []
+
+    def _close(self, command: Close) -> None:
+        if command.error is not None:
+            self._metrics.errors.inc()
+            log.info("connection_refused", connection=self.number, reason=command.reason, problem=str(command.error))
+        else:
+            log.debug("connection_closed", connection=self.number, reason=command.reason)
+        self._flush()
+        self._closing = True
+        self._transport.close()
+        self._set_timer(self._loop.time() + LINGER)
+
+    def _end(self, commands: Sequence[Command]) -> None:
+        """Execute a session's last commands, whatever it was waiting for."""
+        if self._control is not None:
+            self._control.cancel()
+        waiting, self._commands = self._commands, None
+        self._run(deque(commands))
+        self._run(waiting or deque())
+
+    # Writing
+
+    def _flush_soon(self) -> None:
+        if self._flush_handle is None and not self._lost:
+            self._flush_handle = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what has gathered in this turn of the event loop, and do what is due once for each turn."""
+        self._flush_handle = None
+        data = self._session.data_to_send()
+        if data and not self._closing:
+            self._metrics.sent.inc(len(data))
+            self._transport.write(data)
+        if self._write_paused:
+            if self._transport.get_write_buffer_size() > UNSENT_BYTES and self._stuck_at == float("inf"):
+                self._stuck_at = self._loop.time() + STUCK
+                self.pause(_UNSENT)
+        elif self._unwritten:
+            self._settle_written()
+        self._count()
+        self._arm()
+
+    def _settle_written(self) -> None:
+        """What the operating system has taken is delivered, for a consumer that does not acknowledge."""
+        unwritten, self._unwritten = self._unwritten, None
+        for delivery in unwritten or ():
+            delivery.source.settle(delivery, Outcome.ACCEPTED)
+
+    def _count(self) -> None:
+        if self._published:
+            self._metrics.publishes.inc(self._published)
+            self._published = 0
+        for outcome, count in enumerate(self._results):
+            if count:
+                self._metrics.results[outcome].inc(count)
+                self._results[outcome] = 0
+
+    # Time
+
+    def _arm(self) -> None:
+        """See that the timer goes off by the next deadline. A later one is left alone until then: activity is free."""
+        due = min(self._session.deadline, self._stuck_at)
+        if not self._session.established:
+            due = min(due, self._handshake_ends)
+        if due < self._due and not self._closing:
+            self._set_timer(due)
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._loop.call_at(due, self._time_passed)
+
+    def _time_passed(self) -> None:
+        self._timer = None
+        self._due = float("inf")
+        now = self._loop.time()
+        if self._closing:
+            self._transport.abort()
+        elif now >= self._stuck_at:
+            self._cut("the peer sends and does not read")
+        elif not self._session.established and now >= self._handshake_ends:
+            self._cut("the peer did not connect in time")
+        else:
+            if now >= self._session.deadline:
+                self._execute(self._session.tick(now))
+                self._flush_soon()
+            self._arm()
+
+    def _cut(self, reason: str) -> None:
+        self._metrics.errors.inc()
+        log.info("connection_refused", connection=self.number, reason=reason)
+        self.abort()
+
+
+def _peer(transport: asyncio.BaseTransport) -> str:
+    name = transport.get_extra_info("peername")
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
