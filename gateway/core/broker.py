@@ -187,15 +187,22 @@ class Broker:
             for sender in list(self._senders.values()):
                 await sender.recheck()
 
-    async def stop_polling(self) -> None:
-        """No more deliveries from backends. What consumers hold can still be settled."""
-        await asyncio.gather(*(queue.stop_polling() for queue in self._durable.values()))
+    def stop_polling(self) -> None:
+        """No new polls. What consumers hold can still be settled."""
+        for queue in self._durable.values():
+            queue.stop_polling()
+
+    async def answered(self) -> None:
+        """Wait until every publish has its result."""
+        await asyncio.gather(*(sender.drain() for sender in self._senders.values()))
 
     async def drain(self) -> None:
-        """Wait until every publish and every settlement has its answer."""
-        await asyncio.gather(
-            *(sender.drain() for sender in self._senders.values()), *(queue.drain() for queue in self._durable.values())
-        )
+        """Wait until every poll has ended, and every publish and every settlement has its answer.
+
+        A poll that is cut off may already have messages on their way to it, which would stay hidden for the visibility
+        timeout; so this may take as long as a long poll.
+        """
+        await asyncio.gather(self.answered(), *(queue.drain() for queue in self._durable.values()))
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""

@@ -65,12 +65,13 @@ class BackendQueue:
         self._receiver.subscribe(subscription)
         return subscription
 
-    async def stop_polling(self) -> None:
-        """No more deliveries; what consumers hold can still be settled."""
-        await self._receiver.aclose()
+    def stop_polling(self) -> None:
+        """No new polls; what consumers hold can still be settled."""
+        self._receiver.stop()
 
     async def drain(self) -> None:
-        """Wait until AWS has answered for every settlement."""
+        """Wait for the polls under way, and until the backend has answered for every settlement."""
+        await self._receiver.finish()
         await self._settler.drain()
 
     async def aclose(self) -> None:

@@ -118,11 +118,19 @@ class Receiver:
                 self.wake()
         self._settler.settle(delivery, outcome)
 
-    async def aclose(self) -> None:
-        """Stop polling; polls under way are abandoned, what they had taken comes back after its visibility timeout."""
+    def stop(self) -> None:
+        """No new polls. What those under way still bring is released when nobody takes it."""
         self._closed = True
         if self._wake is not None:
             self._wake.cancel()
+
+    async def finish(self) -> None:
+        """Wait for the polls under way, after `stop`."""
+        await asyncio.gather(*self._polls, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Abandon polls under way: what the service takes for their answers comes back after its visibility timeout."""
+        self.stop()
         tasks = [*self._polls, *([self._renewal] if self._renewal else [])]
         for task in tasks:
             task.cancel()
