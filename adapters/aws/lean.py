@@ -1,0 +1,257 @@
+"""The lean transport: our own signature and connections for the services that speak JSON over HTTP.
+
+It makes a call in a small part of the processor time that aiobotocore takes (docs/performance.md). Everything that
+differs from one AWS setup to another (credentials, endpoints, certificates) still comes from aiobotocore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+import orjson
+import structlog
+
+from adapters.aws.api import Observer
+from adapters.aws.endpoint import Endpoint
+from adapters.aws.errors import classify, short_code
+from adapters.aws.http import Answer, ExchangeFailed
+from adapters.aws.observed import observed
+from adapters.aws.pool import Pool
+from adapters.aws.sdk import SdkClient, translated
+from adapters.aws.session import AwsSession
+from adapters.aws.sigv4 import Keys, Signer
+from gateway.core.errors import BackendError, ConfigError, CredentialsInvalid, Unavailable
+
+SKEW_LIMIT: Final = 240.0
+"""Seconds between AWS's clock and ours that are taken for the reason of a refused signature: AWS allows 300."""
+
+_SKEW_CODES = frozenset(
+    {
+        "InvalidSignatureException",
+        "RequestExpired",
+        "RequestInTheFuture",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+    }
+)
+
+log = structlog.get_logger(__name__)
+
+
+class JsonService(NamedTuple):
+    """How a service speaks AWS's JSON protocol."""
+
+    target_prefix: str
+    content_type: str
+
+
+JSON_SERVICES = {
+    "dynamodb": JsonService("DynamoDB_20120810", "application/x-amz-json-1.0"),
+    "firehose": JsonService("Firehose_20150804", "application/x-amz-json-1.1"),
+    "kinesis": JsonService("Kinesis_20131202", "application/x-amz-json-1.1"),
+    "sqs": JsonService("AmazonSQS", "application/x-amz-json-1.0"),
+}
+"""From the `metadata` of botocore's service models. Other services go through aiobotocore."""
+
+
+class Route:
+    """One service in one region: who signs, and which connections are used. Long polls have their own ones."""
+
+    __slots__ = ("polls", "pool", "signer", "target_prefix")
+
+    def __init__(self, service: JsonService, signer: Signer, pool: Pool, polls: Pool) -> None:
+        self.target_prefix = service.target_prefix
+        self.signer = signer
+        self.pool = pool
+        self.polls = polls
+
+
+class LeanClient:
+    """`AwsClient` with our own HTTP. Services without a JSON protocol are called through aiobotocore."""
+
+    def __init__(self, session: AwsSession, observe: Observer, clock: Callable[[], float] = time.time) -> None:
+        """`clock` is the time of day, in seconds since 1970."""
+        self.region = session.region
+        self._session = session
+        self._observe = observe
+        self._clock = clock
+        self._clock_offset = 0.0
+        self._credentials = session.credentials
+        self._read_timeout = session.settings.read_timeout
+        self._routes: dict[tuple[str, str], Route] = {}
+        self._opening = asyncio.Lock()
+        self._tls: ssl.SSLContext | None = None
+        self._sdk = SdkClient(session, observe)
+        self._closed = False
+
+    async def open(self, services: Iterable[str]) -> None:
+        """Resolve the endpoints of these services in our region. Raises `ConfigError`."""
+        for service in services:
+            if service in JSON_SERVICES:
+                await self._open_route(service, self.region)
+
+    async def call(
+        self,
+        service: str,
+        action: str,
+        body: bytes,
+        *,
+        resource: str = "",
+        region: str | None = None,
+        read_timeout: float | None = None,
+    ) -> bytes:
+        """As `AwsClient.call`."""
+        where = region or self.region
+        if service in JSON_SERVICES:
+            attempt = self._attempt(service, action, body, resource, where, read_timeout)
+        else:
+            attempt = self._sdk.attempt(service, action, body, resource, where, read_timeout)
+        return await observed(self._observe, service, action, attempt)
+
+    async def caller(self) -> str:
+        """As `AwsClient.caller`."""
+        return await self._sdk.caller()
+
+    async def aclose(self) -> None:
+        """As `AwsClient.aclose`."""
+        self._closed = True
+        for route in self._routes.values():
+            await route.pool.aclose()
+            await route.polls.aclose()
+        await self._sdk.aclose()
+
+    # --- one call
+
+    async def _attempt(
+        self, service: str, action: str, body: bytes, resource: str, region: str, read_timeout: float | None
+    ) -> bytes:
+        try:
+            route = self._routes.get((service, region)) or await self._late_route(service, action, region)
+            keys = self._credentials.current() or await self._credentials.load()
+            answer = await self._exchange(route, action, keys, body, read_timeout)
+            if answer.status >= 300 and self._corrects_clock(answer):
+                answer = await self._exchange(route, action, keys, body, read_timeout)
+        except ExchangeFailed as error:
+            raise Unavailable(str(error), resource=resource, action=f"{service}:{action}") from error
+        except BackendError as error:
+            raise type(error)(error.problem, resource=resource, action=f"{service}:{action}") from error
+        if answer.status < 300:
+            return answer.body or b"{}"
+        code, message = _fault(answer)
+        refusal = classify(service, action, code, message, resource, status=answer.status)
+        if isinstance(refusal, CredentialsInvalid):
+            self._credentials.refused(keys)
+        raise refusal
+
+    async def _exchange(self, route: Route, action: str, keys: Keys, body: bytes, read_timeout: float | None) -> Answer:
+        target = f"{route.target_prefix}.{action}".encode()
+        head = route.signer.head(keys, target, body, self._clock() + self._clock_offset)
+        if read_timeout is None:
+            return await route.pool.exchange(head + body, self._read_timeout)
+        pool = route.polls if read_timeout > self._read_timeout else route.pool
+        return await pool.exchange(head + body, read_timeout)
+
+    def _corrects_clock(self, answer: Answer) -> bool:
+        """Take over AWS's time when a signature was refused for ours. False: there is nothing to correct."""
+        code = short_code(_fault(answer)[0])
+        date = _date(answer)
+        if code not in _SKEW_CODES or date is None:
+            return False
+        offset = date - self._clock()
+        if abs(offset - self._clock_offset) < SKEW_LIMIT:
+            return False
+        log.warning("aws_clock_skew", seconds=round(offset), code=code)
+        self._clock_offset = offset
+        return True
+
+    # --- endpoints
+
+    async def _late_route(self, service: str, action: str, region: str) -> Route:
+        """Open a route that was not opened at the start."""
+        try:
+            with translated(service, action, ""):
+                return await self._open_route(service, region)
+        except ConfigError as error:
+            raise BackendError(str(error)) from error
+
+    async def _open_route(self, service: str, region: str) -> Route:
+        async with self._opening:
+            if self._closed:
+                raise Unavailable("the client is closed")
+            key = (service, region)
+            if key not in self._routes:
+                self._routes[key] = self._route(service, await self._session.endpoint(service, region))
+            return self._routes[key]
+
+    def _route(self, service: str, endpoint: Endpoint) -> Route:
+        variable = endpoint.proxy_variable()
+        if variable is not None:
+            raise ConfigError(
+                "aws.transport",
+                f"lean does not go through the proxy in {variable}",
+                f"set aws.transport: aiobotocore or add {endpoint.host} to NO_PROXY",
+            )
+        json_service = JSON_SERVICES[service]
+        signer = Signer(
+            service=service,
+            region=endpoint.region,
+            host=endpoint.authority,
+            path=endpoint.path,
+            content_type=json_service.content_type,
+        )
+        return Route(json_service, signer, self._pool(endpoint), self._pool(endpoint))
+
+    def _pool(self, endpoint: Endpoint) -> Pool:
+        if endpoint.tls and self._tls is None:
+            self._tls = tls_context(Path(self._session.ca_bundle))
+        settings = self._session.settings
+        return Pool(
+            endpoint.host,
+            endpoint.port,
+            self._tls if endpoint.tls else None,
+            max_connections=settings.max_connections,
+            connect_timeout=settings.connect_timeout,
+        )
+
+
+def tls_context(ca_bundle: Path) -> ssl.SSLContext:
+    """Trust the authorities in a PEM file, or in a directory that was hashed for OpenSSL. Raises `ConfigError`."""
+    try:
+        if ca_bundle.is_dir():
+            context = ssl.create_default_context(capath=str(ca_bundle))
+        else:
+            context = ssl.create_default_context(cafile=str(ca_bundle))
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError("aws.ca_bundle", f"{ca_bundle} cannot be used: {error}", "name a PEM file") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _fault(answer: Answer) -> tuple[str, str]:
+    """Return code and message of an error answer, empty where it does not say (a load balancer's HTML, say)."""
+    try:
+        fault = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        fault = None
+    said = cast("dict[str, object]", fault) if isinstance(fault, dict) else {}
+    # x-amzn-query-error: `AWS.SimpleQueueService.NonExistentQueue;Sender`, from services that spoke another protocol.
+    query_code = answer.header("x-amzn-query-error").partition(";")[0]
+    code = said.get("__type") or query_code or answer.header("x-amzn-errortype")
+    return str(code), str(said.get("message") or said.get("Message") or "")
+
+
+def _date(answer: Answer) -> float | None:
+    """Return the time of an answer, in seconds since 1970."""
+    try:
+        date: datetime = parsedate_to_datetime(answer.header("date"))
+    except ValueError:
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

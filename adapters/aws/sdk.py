@@ -1,0 +1,133 @@
+"""The aiobotocore transport: for services without a JSON protocol, for HTTP proxies, and for doubt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import cast
+
+import aiohttp
+import orjson
+from botocore import xform_name
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from botocore.parsers import ResponseParserError
+
+from adapters.aws.api import Observer
+from adapters.aws.errors import classify
+from adapters.aws.observed import observed
+from adapters.aws.session import AwsSession, SdkServiceClient
+from adapters.aws.shapes import to_json, to_python
+from gateway.core.errors import BackendError, CredentialsInvalid, Invalid, Unavailable
+
+_CLASSES: tuple[tuple[tuple[type[Exception], ...], type[BackendError]], ...] = (
+    ((ParamValidationError,), Invalid),
+    ((NoCredentialsError, PartialCredentialsError, CredentialRetrievalError), CredentialsInvalid),
+    ((HTTPClientError, ResponseParserError, aiohttp.ClientError), Unavailable),
+)
+
+
+class SdkClient:
+    """`AwsClient` over aiobotocore. Long polls have a client, and so connections, of their own."""
+
+    def __init__(self, session: AwsSession, observe: Observer) -> None:
+        self.region = session.region
+        self._session = session
+        self._observe = observe
+        self._clients: dict[tuple[str, str, bool], SdkServiceClient] = {}
+        self._opening = asyncio.Lock()
+        self._open = AsyncExitStack()
+        self._closed = False
+
+    async def call(
+        self,
+        service: str,
+        action: str,
+        body: bytes,
+        *,
+        resource: str = "",
+        region: str | None = None,
+        read_timeout: float | None = None,
+    ) -> bytes:
+        """As `AwsClient.call`."""
+        attempt = self.attempt(service, action, body, resource, region or self.region, read_timeout)
+        return await observed(self._observe, service, action, attempt)
+
+    async def attempt(
+        self, service: str, action: str, body: bytes, resource: str, region: str, read_timeout: float | None
+    ) -> bytes:
+        """Make a call without counting it."""
+        usual = self._session.settings.read_timeout
+        limit = usual if read_timeout is None else read_timeout
+        keys = self._session.credentials.current()
+        try:
+            with translated(service, action, resource):
+                client = await self._client(service, region, limit > usual)
+                async with asyncio.timeout(limit):
+                    return await _invoke(client, action, body)
+        except CredentialsInvalid:
+            if keys is not None:
+                self._session.credentials.refused(keys)
+            raise
+
+    async def caller(self) -> str:
+        """As `AwsClient.caller`."""
+        answer = await self.call("sts", "GetCallerIdentity", b"{}", resource="the credentials")
+        return str(orjson.loads(answer)["Arn"])
+
+    async def aclose(self) -> None:
+        """As `AwsClient.aclose`."""
+        self._closed = True
+        self._clients.clear()
+        await self._open.aclose()
+
+    async def _client(self, service: str, region: str, polls: bool) -> SdkServiceClient:
+        key = (service, region, polls)
+        client = self._clients.get(key)
+        if client is not None:
+            return client
+        async with self._opening:
+            if self._closed:
+                raise Unavailable("the client is closed")
+            if key not in self._clients:
+                self._clients[key] = await self._open.enter_async_context(self._session.client(service, region))
+            return self._clients[key]
+
+
+@contextmanager
+def translated(service: str, action: str, resource: str) -> Iterator[None]:
+    """Raise what botocore and aiohttp raise as `BackendError`."""
+    call = f"{service}:{action}"
+    try:
+        yield
+    except BackendError as error:  # from the credentials or the client, which do not know what they are for
+        raise type(error)(error.problem, resource=resource, action=call) from error
+    except ClientError as error:
+        answer = cast("dict[str, dict[str, object]]", error.response)
+        code, message = (str(answer.get("Error", {}).get(key, "")) for key in ("Code", "Message"))
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        raise classify(service, action, code, message, resource, status=cast("int", status)) from error
+    except TimeoutError as error:
+        raise Unavailable("no answer in time", resource=resource, action=call) from error
+    except (BotoCoreError, ResponseParserError, aiohttp.ClientError, ValueError) as error:
+        found = next((ours for theirs, ours in _CLASSES if isinstance(error, theirs)), BackendError)
+        raise found(" ".join(str(error).split()), resource=resource, action=call) from error
+
+
+async def _invoke(client: SdkServiceClient, action: str, body: bytes) -> bytes:
+    model = client.meta.service_model.operation_model(action)
+    parameters: object = orjson.loads(body)
+    if model.input_shape is not None:
+        parameters = to_python(model.input_shape, parameters)
+    method: Callable[..., Awaitable[dict[str, object]]] = getattr(client, xform_name(action))
+    answer = await method(**cast("dict[str, object]", parameters))
+    answer.pop("ResponseMetadata", None)
+    return orjson.dumps(answer if model.output_shape is None else to_json(model.output_shape, answer))
