@@ -1,0 +1,25 @@
+"""Reading the headers that mean something to the gateway itself."""
+
+from __future__ import annotations
+
+from gateway.protocols.stomp.codec import Frame
+from gateway.protocols.stomp.errors import BadHeader
+
+# `int` is quadratic in the digits: nothing longer can be within any limit.
+_MAX_DIGITS = 19
+
+
+def required(frame: Frame, name: str) -> str:
+    """A header that the frame cannot be without. Raises `BadHeader`."""
+    value = frame.headers.get(name)
+    if not value:
+        raise BadHeader(f"{frame.command} has no header {name}")
+    return value
+
+
+def parse_number(name: str, text: str, most: int) -> int:
+    """A header that counts something. Raises `BadHeader` unless it is 0 to `most`."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS or int(text) > most:
+        raise BadHeader(f"{name} is not a whole number from 0 to {most}")
+    return int(text)

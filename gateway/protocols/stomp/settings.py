@@ -1,0 +1,49 @@
+"""A STOMP listener's own options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Settings(BaseModel):
+    """Limits and habits of a STOMP listener. Sizes in bytes, times as their names say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dialect: Literal["rabbitmq"] = "rabbitmq"
+    """Whose destinations and headers clients use."""
+
+    max_headers: int = Field(default=200, ge=10)
+    """Header lines of a frame. Spring and JMS clients send 10 to 30; ActiveMQ takes 1,000."""
+    max_header_line: int = Field(default=10 * KIB, ge=256)
+    """Bytes of a header line, as in ActiveMQ."""
+    max_header_section: int = Field(default=64 * KIB, ge=KIB)
+    """Bytes of all headers of a frame; they travel with the message, which SQS limits to 1 MiB."""
+    max_body: int = Field(default=MIB, ge=KIB)
+    """Bytes of a message's body. SQS takes 1 MiB, headers included."""
+
+    max_subscriptions: int = Field(default=256, ge=1)
+    """Of a connection: active ones, and ended ones whose messages are still unacknowledged."""
+    default_prefetch: int = Field(default=250, ge=1)
+    """Unacknowledged messages of a subscription that does not say `prefetch-count`. A client that acknowledges
+    cumulatively has to do so at least this often. RabbitMQ sets no bound, and keeps no visibility timeout running."""
+    max_prefetch: int = Field(default=10_000, ge=1)
+    """What a larger `prefetch-count`, or 0 for unlimited, becomes. SQS allows 120,000 in flight for a whole queue."""
+    max_unanswered: int = Field(default=65_536, ge=1)
+    """SENDs without a result. Only protection: connections stop reading far below it."""
+
+    heart_beat_floor_ms: int = Field(default=1000, ge=10)
+    """The most frequent heart-beats that are agreed to, in both directions."""
+    heart_beat_tolerance: float = Field(default=2.0, ge=1.0)
+    """Agreed intervals of silence after which a peer is given up, as in RabbitMQ."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.default_prefetch > self.max_prefetch:
+            raise ValueError("default_prefetch is over max_prefetch")
+        return self
