@@ -1,0 +1,202 @@
+"""The SQS backend: one attempt of each of the hub's requests, over a signed client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, cast
+
+import orjson
+import structlog
+
+from adapters.aws.api import AwsClient
+from adapters.aws.errors import classify, code_of
+from adapters.sqs.answers import COUNTS, batch_results, depth, received
+from adapters.sqs.encoding import TRACE_HEADER, Decoder, Encoder
+from adapters.sqs.groups import DeduplicationIds, legal_id, message_group
+from adapters.sqs.naming import is_fifo, queue_name
+from adapters.sqs.queues import Provision, Queue, QueueDirectory
+from adapters.sqs.settings import DEFAULT_OPTIONS, KIND, SqsOptions
+from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
+from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
+from gateway.core.message import Message
+from gateway.core.outcome import Outcome, Result
+
+# "The maximum allowed individual message size and the maximum total payload size (the sum of the individual lengths of
+# all of the batched messages) are both 1 MiB" and "up to 10 messages"
+# (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html)
+BATCH_ENTRIES: Final = 10
+MAX_BYTES: Final = 1_048_576
+
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+MAX_WAIT: Final = 20
+MAX_VISIBILITY: Final = 43_200
+
+RECEIVE_MARGIN: Final = 10.0
+"""Seconds beyond the long poll that its answer may take."""
+
+REPORTED_LIMIT: Final = 1000
+"""Queues whose unreadable messages are logged: once each."""
+
+_SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "MessageGroupId", TRACE_HEADER)
+_ENTRY_HEADS: Final = tuple(b'{"Id":"%d",' % index for index in range(BATCH_ENTRIES))
+
+_log = structlog.get_logger("mqlift.sqs")
+
+
+def open_backend(aws: AwsClient, *, prefix: str, provision: Provision) -> SqsBackend:
+    """How this folder offers itself. `prefix` begins the names that are made from legacy names."""
+    return SqsBackend(aws, prefix=prefix, provision=provision)
+
+
+class SqsBackend:
+    """Implements `gateway.core.backend.Backend`. The client is shared, and closed by who opened it."""
+
+    limits = Limits(
+        batch_entries=BATCH_ENTRIES,
+        batch_bytes=MAX_BYTES,
+        entry_bytes=MAX_BYTES,
+        receive_entries=10,
+        max_wait=float(MAX_WAIT),
+        max_hold=float(MAX_VISIBILITY),
+    )
+
+    def __init__(self, aws: AwsClient, *, prefix: str = "", provision: Provision = "auto") -> None:
+        self._aws = aws
+        self._prefix = prefix
+        self._queues = QueueDirectory(aws, provision)
+        self._encoder = Encoder()
+        self._decoder = Decoder(self._report)
+        self._deduplication_ids = DeduplicationIds()
+        self._reported: set[str] = set()
+        self.unreadable = 0
+        """Messages whose `mqlift` attributes could not be read, and which were delivered as native ones."""
+
+    def home(self, queue: str, spec: QueueSpec) -> Target:
+        if not queue:
+            raise Invalid("an SQS queue cannot have an empty name")
+        name = queue_name(self._prefix + queue, fifo=spec.arguments.get("x-fifo") in (True, "true"))
+        return Target(kind=KIND, name=name, queue=queue, options=DEFAULT_OPTIONS)
+
+    def encode(self, target: Target, message: Message) -> Entry:
+        options = target.options if isinstance(target.options, SqsOptions) else DEFAULT_OPTIONS
+        try:
+            fields, size = self._encoder.encode(message, options.attributes)
+        except ValueError as error:
+            raise Invalid(str(error), resource=f"sqs queue {target.name}") from None
+        if size > MAX_BYTES:
+            problem = f"the message has {size} bytes with its attributes; SQS takes {MAX_BYTES}"
+            raise TooLarge(problem, resource=f"sqs queue {target.name}")
+        if is_fifo(target.name):
+            return self._ordered_entry(target, options, message, fields, size)
+        if options.group_id is not None and (group := options.group_id.render(message, target.captures)):
+            # On a standard queue it makes the queue a fair one, and orders nothing.
+            fields += b',"MessageGroupId":' + orjson.dumps(legal_id(group))
+        return Entry(fields + b"}", size)
+
+    def _ordered_entry(self, target: Target, options: SqsOptions, message: Message, fields: bytes, size: int) -> Entry:
+        group = message_group(options.group_id, message, target.captures)
+        deduplication_id = self._deduplication_ids.make(options.deduplication_id, message, target.captures)
+        payload = b'%b,"MessageGroupId":%b,"MessageDeduplicationId":%b}' % (
+            fields,
+            orjson.dumps(group),
+            orjson.dumps(deduplication_id),
+        )
+        return Entry(payload, size, group)
+
+    async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
+        queue = self._queues.find(target)
+        if queue.url is None:
+            await self._queues.url(queue, target, create=True)
+        payloads = cast("list[bytes]", [entry.payload for entry in entries])
+        joined = b",".join([_ENTRY_HEADS[index] + payload for index, payload in enumerate(payloads)])
+        answer = await self._call(queue, "SendMessageBatch", queue.send_head + joined + b"]}", creating=True)
+
+        def refuse(code: str, text: str, sender_fault: bool) -> BackendError:
+            error = classify("sqs", "SendMessage", code, text, queue.resource)
+            if sender_fault and type(error) is BackendError:
+                return Invalid(error.problem, resource=error.resource, action=error.action)
+            return error
+
+        return batch_results(answer, len(entries), refuse)
+
+    async def receive(self, target: Target, limit: int, wait: float, visibility: float) -> Sequence[Received]:
+        queue = self._queues.find(target)
+        seconds = min(int(wait), MAX_WAIT)
+        request = {
+            "QueueUrl": await self._queues.url(queue, target, create=False),
+            "MaxNumberOfMessages": limit,
+            "WaitTimeSeconds": seconds,
+            "VisibilityTimeout": _whole_seconds(visibility),
+            "MessageSystemAttributeNames": _SYSTEM_ATTRIBUTES,
+            "MessageAttributeNames": ("All",),
+        }
+        answer = await self._call(queue, "ReceiveMessage", orjson.dumps(request), read_timeout=seconds + RECEIVE_MARGIN)
+        return received(answer, self._decoder.decode, target.queue)
+
+    async def settle(self, target: Target, receipts: Sequence[str], outcome: Outcome) -> Sequence[Result]:
+        if outcome is Outcome.RELEASED:
+            return await self._change_visibility(target, receipts, 0)
+        entries = [{"Id": str(index), "ReceiptHandle": receipt} for index, receipt in enumerate(receipts)]
+        return await self._change(target, "DeleteMessage", entries)
+
+    async def extend(self, target: Target, receipts: Sequence[str], visibility: float) -> Sequence[Result]:
+        return await self._change_visibility(target, receipts, _whole_seconds(visibility))
+
+    async def _change_visibility(self, target: Target, receipts: Sequence[str], seconds: int) -> Sequence[Result]:
+        entries = [
+            {"Id": str(index), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+            for index, receipt in enumerate(receipts)
+        ]
+        return await self._change(target, "ChangeMessageVisibility", entries)
+
+    async def _change(self, target: Target, action: str, entries: Sequence[object]) -> Sequence[Result]:
+        queue = self._queues.find(target)
+        request = {"QueueUrl": await self._queues.url(queue, target, create=False), "Entries": entries}
+        answer = await self._call(queue, f"{action}Batch", orjson.dumps(request))
+        return batch_results(
+            answer, len(entries), lambda code, text, _: classify("sqs", action, code, text, queue.resource)
+        )
+
+    async def ensure(self, target: Target, spec: QueueSpec) -> None:  # noqa: ARG002 - the name says standard or FIFO
+        queue = self._queues.find(target)
+        if queue.reference.url:
+            await self._attributes(queue, queue.reference.url, ("QueueArn",))
+        else:
+            await self._queues.url(queue, target, create=True)
+
+    async def probe(self, target: Target) -> None:
+        queue = self._queues.find(target)
+        await self._attributes(queue, await self._queues.look_up(queue), ("QueueArn",))
+
+    async def depth(self, target: Target) -> Depth:
+        queue = self._queues.find(target)
+        return depth(await self._attributes(queue, await self._queues.url(queue, target, create=False), COUNTS))
+
+    async def _attributes(self, queue: Queue, url: str, names: Sequence[str]) -> bytes:
+        return await self._call(queue, "GetQueueAttributes", orjson.dumps({"QueueUrl": url, "AttributeNames": names}))
+
+    async def _call(
+        self, queue: Queue, action: str, body: bytes, *, creating: bool = False, read_timeout: float | None = None
+    ) -> bytes:
+        try:
+            return await self._aws.call(
+                "sqs", action, body, resource=queue.resource, region=queue.region, read_timeout=read_timeout
+            )
+        except NotFound as error:
+            if code_of(error).startswith("Kms"):
+                raise  # the queue is there, its encryption key is not
+            raise self._queues.gone(queue, error.action, creating=creating) from None
+
+    def _report(self, queue: str, problem: str) -> None:
+        self.unreadable += 1
+        if queue not in self._reported and len(self._reported) < REPORTED_LIMIT:
+            self._reported.add(queue)
+            _log.warning("message_taken_for_native", queue=queue, problem=problem)
+
+    async def aclose(self) -> None:
+        """Nothing here is open but the client, which others share."""
+
+
+def _whole_seconds(visibility: float) -> int:
+    return min(math.ceil(visibility), MAX_VISIBILITY)

@@ -1,0 +1,183 @@
+"""Which SQS queue a target is: its URL, found or created once, and remembered as long as it holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+import orjson
+import structlog
+
+from adapters.aws.api import AwsClient
+from adapters.sqs.answers import queue_url
+from adapters.sqs.naming import QueueReference, parse_reference, tag_value
+from gateway.core.backend import Target
+from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
+
+Provision: TypeAlias = Literal["auto", "never"]
+
+QUEUE_LIMIT: Final = 10_000
+"""Queues that are remembered; a queue beyond costs a lookup when it is used again."""
+
+NEGATIVE_SECONDS: Final = 1.0
+"""How long a queue that is missing or denied is not asked for again: soon enough to recover by itself."""
+RETRY_SECONDS: Final = 0.1
+"""The same, for what may pass by itself."""
+
+SETTLING_SECONDS: Final = 5.0
+"""A queue that was just created may be unknown to a part of SQS for "at least one second" (API, CreateQueue)."""
+
+NAME_TAG: Final = "mqlift:name"
+
+# Brokers keep messages until they are consumed; SQS keeps them for 14 days at most.
+_ATTRIBUTES = {"MessageRetentionPeriod": "1209600"}
+# Deduplication ids are unique to each publish, so the limits can be those of a group: up to 70,000 messages per second
+# instead of 3,000 for the queue (SQS guide, "High throughput for FIFO queues").
+_FIFO_ATTRIBUTES = {
+    **_ATTRIBUTES,
+    "FifoQueue": "true",
+    "ContentBasedDeduplication": "false",
+    "DeduplicationScope": "messageGroup",
+    "FifoThroughputLimit": "perMessageGroupId",
+}
+
+_log = structlog.get_logger("mqlift.sqs")
+
+
+class Queue:
+    """What is known of one queue. `url` is None until it was found, and after SQS said that it is gone."""
+
+    __slots__ = ("created_at", "failed_until", "failure", "lock", "reference", "region", "resource", "send_head", "url")
+
+    def __init__(self, reference: QueueReference) -> None:
+        self.reference = reference
+        self.region = reference.region or None
+        self.resource = f"sqs queue {reference.name}"
+        self.lock = asyncio.Lock()
+        self.created_at = float("-inf")
+        self.failure: BackendError | None = None
+        self.failed_until = 0.0
+        self.url: str | None = None
+        self.send_head = b""
+        if reference.url:
+            self.locate(reference.url)
+
+    def locate(self, url: str) -> None:
+        self.url = url
+        self.send_head = b'{"QueueUrl":' + orjson.dumps(url) + b',"Entries":['
+        self.failure = None
+
+    def forget(self) -> None:
+        # The URL that a configuration gave is all that will ever be known of that queue.
+        self.url = self.reference.url or None
+
+    def fail(self, error: BackendError, now: float) -> None:
+        self.failure = error
+        self.failed_until = now + (RETRY_SECONDS if error.retriable else NEGATIVE_SECONDS)
+
+
+class QueueDirectory:
+    """All queues that this gateway has used. Callers that want the same queue at the same time share one request."""
+
+    def __init__(self, aws: AwsClient, provision: Provision) -> None:
+        self._aws = aws
+        self._provision = provision
+        self._queues: dict[str, Queue] = {}
+
+    def find(self, target: Target) -> Queue:
+        """Raises `Invalid` for a name that cannot be a queue's."""
+        queue = self._queues.get(target.name)
+        if queue is None:
+            try:
+                queue = Queue(parse_reference(target.name))
+            except ValueError as error:
+                raise Invalid(str(error), resource="sqs queue") from None
+            if len(self._queues) >= QUEUE_LIMIT:
+                del self._queues[next(iter(self._queues))]
+            self._queues[target.name] = queue
+        return queue
+
+    def creates(self, queue: Queue) -> bool:
+        """Whether the gateway may create it: an ARN or a URL names a queue that somebody else made."""
+        return self._provision == "auto" and queue.reference.ours
+
+    async def url(self, queue: Queue, target: Target, *, create: bool) -> str:
+        """The queue's URL; with `create` the queue is made where it is missing and that is allowed."""
+        if queue.url is not None:
+            return queue.url
+        create = create and self.creates(queue)
+        async with queue.lock:
+            # Whoever held the lock before may have found the queue, or found out that there is none.
+            if queue.url is not None:
+                return queue.url
+            self._raise_recent(queue, create)
+            try:
+                queue.locate(await self._find_or_create(queue, target, create))
+            except BackendError as error:
+                queue.fail(error, _now())
+                raise
+            assert queue.url is not None
+            return queue.url
+
+    def _raise_recent(self, queue: Queue, create: bool) -> None:
+        error = queue.failure
+        if error is None or _now() >= queue.failed_until or (create and isinstance(error, NotFound)):
+            return
+        raise error.with_traceback(None)
+
+    async def _find_or_create(self, queue: Queue, target: Target, create: bool) -> str:
+        try:
+            return await self.look_up(queue)
+        except NotFound:
+            if not create:
+                raise
+        return await self._create(queue, target)
+
+    async def look_up(self, queue: Queue) -> str:
+        """Ask SQS for the URL, whatever is remembered. Raises `NotFound` with what would help."""
+        if queue.reference.url:
+            return queue.reference.url
+        request = {"QueueName": queue.reference.name}
+        if queue.reference.account:
+            request["QueueOwnerAWSAccountId"] = queue.reference.account
+        try:
+            return queue_url(await self._call(queue, "GetQueueUrl", request))
+        except NotFound:
+            raise self.missing(queue, "sqs:GetQueueUrl") from None
+
+    def missing(self, queue: Queue, action: str) -> NotFound:
+        problem = "the queue does not exist, or may not be seen with these credentials; create it"
+        if self._provision == "never" and queue.reference.ours:
+            problem += ", or set `provision: auto`, which needs the permissions sqs:CreateQueue and sqs:TagQueue"
+        return NotFound(problem, resource=queue.resource, action=action)
+
+    async def _create(self, queue: Queue, target: Target) -> str:
+        reference = queue.reference
+        request = {
+            "QueueName": reference.name,
+            "Attributes": _FIFO_ATTRIBUTES if reference.fifo else _ATTRIBUTES,
+            "tags": {NAME_TAG: tag_value(target.queue or target.name)},
+        }
+        url = queue_url(await self._call(queue, "CreateQueue", request))
+        queue.created_at = _now()
+        _log.info("queue_created", queue=target.queue, name=reference.name)
+        return url
+
+    async def _call(self, queue: Queue, action: str, request: Mapping[str, object]) -> bytes:
+        body = orjson.dumps(request)
+        return await self._aws.call("sqs", action, body, resource=queue.resource, region=queue.region)
+
+    def gone(self, queue: Queue, action: str, *, creating: bool) -> BackendError:
+        """What to raise after SQS denied knowing the URL: the next use looks the queue up again.
+
+        `creating`: that next use will create it where that is allowed, so the same request may succeed then.
+        """
+        queue.forget()
+        if (creating and self.creates(queue)) or _now() - queue.created_at < SETTLING_SECONDS:
+            return Unavailable("the queue is gone, and looked up again", resource=queue.resource, action=action)
+        return self.missing(queue, action)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

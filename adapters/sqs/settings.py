@@ -1,0 +1,109 @@
+"""What a rule may say of an SQS target: `{sqs: NAME, group_id: …, deduplication_id: …, attributes: […]}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final
+
+from adapters.sqs.encoding import ATTRIBUTE_LIMIT, EXPOSED_LIMIT
+from adapters.sqs.naming import is_fifo, parse_reference
+from gateway.core.backend import Target
+from gateway.core.errors import ConfigError
+from gateway.core.templates import Template
+
+KIND: Final = "sqs"
+
+_OPTIONS: Final = ("group_id", "deduplication_id", "attributes")
+
+# Names of attributes: A-Z a-z 0-9 _ - . up to 256 characters, no period first, last or doubled, and no prefix `AWS.` or
+# `Amazon.` (SQS API reference, SendMessage, MessageAttributes).
+_ATTRIBUTE = re.compile(r"(?!(?:aws|amazon|mqlift)\.)(?=.{1,256}$)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqsOptions:
+    """Options of a target. `attributes` are names of headers that are shown as native message attributes too."""
+
+    group_id: Template | None = None
+    deduplication_id: Template | None = None
+    attributes: tuple[str, ...] = ()
+
+
+DEFAULT_OPTIONS: Final = SqsOptions()
+
+
+def parse_target(value: object, options: Mapping[str, object], captures: AbstractSet[str]) -> Target:
+    """Check one target of a rule: `value` is what `sqs` was set to, `options` what stands beside it.
+
+    Raises `ConfigError` with a key relative to the target.
+    """
+    for key in options:
+        if key not in _OPTIONS:
+            raise ConfigError(key, "an sqs target has no such option", f"known are {', '.join(_OPTIONS)}")
+    name = _name(value, captures)
+    parsed = SqsOptions(
+        group_id=_template("group_id", options.get("group_id"), captures),
+        deduplication_id=_template("deduplication_id", options.get("deduplication_id"), captures),
+        attributes=_attributes(options.get("attributes")),
+    )
+    # A name that ends in a capture may turn out to be that of a FIFO queue.
+    if parsed.deduplication_id is not None and not is_fifo(name) and not name.endswith("}"):
+        raise ConfigError(
+            "deduplication_id", "only FIFO queues deduplicate", "leave it out, or name a queue that ends in .fifo"
+        )
+    return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed)
+
+
+def _name(value: object, captures: AbstractSet[str]) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(KIND, "not the name of a queue", "give a queue's name, ARN or URL")
+    try:
+        template = Template.parse_name(value, captures)
+        sample = template.render_captures(dict.fromkeys(captures, "0"))
+        reference = parse_reference(sample)
+    except ValueError as error:
+        raise ConfigError(KIND, str(error)) from None
+    if not sample.endswith(reference.name):
+        raise ConfigError(
+            KIND,
+            f"{value!r} is not a name that SQS allows",
+            "a name has A-Z a-z 0-9 - and _, 80 characters at most; that of a FIFO queue ends in .fifo",
+        )
+    return value
+
+
+def _template(key: str, value: object, captures: AbstractSet[str]) -> Template | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ConfigError(key, "not a text with fields", 'give a text such as "{header:JMSXGroupID}"')
+    try:
+        return Template.parse(value, captures)
+    except ValueError as error:
+        raise ConfigError(key, str(error)) from None
+
+
+def _attributes(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ConfigError("attributes", "not a list of header names", "give a list such as [tenant, region]")
+    for name in value:
+        if not _ATTRIBUTE.fullmatch(name):
+            raise ConfigError(
+                "attributes",
+                f"{name!r} cannot be the name of an SQS attribute",
+                "use A-Z a-z 0-9 _ - and single periods inside, without the prefix aws., amazon. or mqlift.",
+            )
+    names = tuple(dict.fromkeys(value))
+    if len(names) > EXPOSED_LIMIT:
+        raise ConfigError(
+            "attributes",
+            f"{len(names)} headers are too many",
+            f"SQS takes {ATTRIBUTE_LIMIT} attributes and mqlift needs {ATTRIBUTE_LIMIT - EXPOSED_LIMIT} of them, "
+            f"so name {EXPOSED_LIMIT} at most",
+        )
+    return names
