@@ -25,6 +25,9 @@ _CR = 13
 # `int` is quadratic in the digits: nothing longer can be within any limit.
 _MAX_CONTENT_LENGTH_DIGITS = 18
 
+_MAX_PIECES = 1024
+"""Pieces of an unfinished frame before they are joined: each costs some 40 bytes besides its own."""
+
 
 class FrameLimits(NamedTuple):
     """How large a frame may be. Over any of them, parsing raises `FrameTooLarge` without waiting for the rest."""
@@ -60,7 +63,18 @@ class FrameParser:
     when a piece may finish it, so that a peer that sends byte by byte costs no more than its bytes.
     """
 
-    __slots__ = ("_buffer", "_frame", "_late", "_late_size", "_limits", "_position", "_scanned", "_wanted", "version")
+    __slots__ = (
+        "_buffer",
+        "_frame",
+        "_late",
+        "_late_size",
+        "_limits",
+        "_position",
+        "_scanned",
+        "_starved",
+        "_wanted",
+        "version",
+    )
 
     def __init__(self, limits: FrameLimits, version: Version = V1_2) -> None:
         self.version = version
@@ -68,7 +82,8 @@ class FrameParser:
         self._buffer = b""
         self._position = 0  # everything before it is done with
         self._scanned = 0  # no terminator begins before it
-        self._late: list[bytes] = []  # what came after `_buffer` and cannot finish what has begun
+        self._starved = False  # `_buffer` has been looked at, and holds no whole frame
+        self._late: list[bytes] = []  # what came after it, and cannot finish its frame
         self._late_size = 0
         self._frame: Frame | None = None  # its headers are read, its body is not
         self._wanted = 0  # bytes of that body and its NUL, when the frame said how many
@@ -78,13 +93,15 @@ class FrameParser:
         if self._position == len(self._buffer):
             self._buffer = data
             self._position = self._scanned = 0
+            self._starved = False
             return
         self._late.append(data)
         self._late_size += len(data)
-        if self._worth_a_look(data):
+        if not self._starved or len(self._late) >= _MAX_PIECES or self._worth_a_look(data):
             self._buffer = b"".join((self._buffer[self._position :], *self._late))
             self._scanned = max(0, self._scanned - self._position)
             self._position = 0
+            self._starved = False
             self._late.clear()
             self._late_size = 0
 
@@ -116,13 +133,13 @@ class FrameParser:
         buffer = self._buffer
         start = self._position
         if start == len(buffer):
-            self._drop_done(start)
+            self._starve(start)
             return None
         if buffer[start] == _LF or buffer[start] == _CR:
             # [STOMP 1.2, Heart-beating] and after every NUL: line ends mean nothing here.
             start = _skip_line_ends(buffer, start)
             if start == len(buffer):
-                self._drop_done(start)
+                self._starve(start)
                 return None
         end = _HEADER_END.search(buffer, max(start, self._scanned))
         if end is None:
@@ -145,7 +162,7 @@ class FrameParser:
             raise FrameTooLarge(f"a header line is over {limits.header_line} bytes")
         # The end may be cut after its first or second byte.
         self._scanned = max(start, len(buffer) - 2)
-        self._drop_done(start)
+        self._starve(start)
 
     def _parse_head(self, head: bytes) -> Frame:
         limits = self._limits
@@ -181,7 +198,7 @@ class FrameParser:
         if self._wanted:
             end = start + self._wanted - 1
             if end >= len(buffer):
-                self._drop_done(start)
+                self._starve(start)
                 return None
             if buffer[end]:
                 raise MalformedFrame("the body is longer than content-length says: no NUL byte after it")
@@ -191,7 +208,7 @@ class FrameParser:
                 raise FrameTooLarge(f"the body is over {self._limits.body} bytes")
             if end < 0:
                 self._scanned = len(buffer)
-                self._drop_done(start)
+                self._starve(start)
                 return None
         frame.body = buffer[start:end]
         self._frame = None
@@ -199,8 +216,9 @@ class FrameParser:
         self._position = self._scanned = end + 1
         return frame
 
-    def _drop_done(self, start: int) -> None:
-        """Keep only what is from `start` on, so that an idle connection does not hold the bytes of its last read."""
+    def _starve(self, start: int) -> None:
+        """Wait for more, keeping only what is from `start` on: an idle connection does not hold its last read."""
+        self._starved = True
         self._buffer = self._buffer[start:]
         self._position = 0
         self._scanned = max(0, self._scanned - start)
