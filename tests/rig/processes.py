@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tests.rig.waiting import wait_for
 
@@ -320,11 +319,3 @@ class Gateway(ServerProcess):
         """`AssertionError` when the gateway has ever written a traceback: whatever happens, it has to be handled."""
         if TRACEBACK in self.log:
             raise AssertionError(f"a traceback in the log of {self.name}:\n{self.log_tail()}")
-
-
-def port_of(url: str) -> int:
-    """The port of a URL that names one."""
-    port = urlsplit(url).port
-    if port is None:
-        raise ValueError(f"no port in {url}")
-    return port

@@ -12,7 +12,7 @@ POLL_INTERVAL = 0.01
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, timeout: float = DEFAULT_TIMEOUT) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, timeout: float = DEFAULT_TIMEOUT) -> T:
     """The first true value of `condition`, asked again and again. `AssertionError` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:

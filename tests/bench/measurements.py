@@ -1,0 +1,145 @@
+"""What is measured: each benchmark runs once and gives figures by name. A run whose messages do not add up is void."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tests.bench.endpoint import ENDLESS, ActionCount, Stats
+from tests.bench.machine import Window
+from tests.bench.stage import Stage
+
+FAR_MS = 10.0
+"""An endpoint of the same region is some milliseconds away; an instant one hides what waiting costs."""
+PACED_CONNECTIONS = 10
+PROBE_CONNECTIONS = 50
+CONSUMERS = 10
+NO_CALLS: ActionCount = {"calls": 0, "entries": 0, "bytes": 0}
+
+Figures: TypeAlias = Mapping[str, float]
+
+
+class VoidRun(Exception):
+    """The messages that were counted at both ends differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One line of the report."""
+
+    title: str
+    run: Callable[[Stage], Figures]
+
+
+def rates(window: Window) -> dict[str, float]:
+    """Messages a second, CPU microseconds a message, and how busy the two cores were."""
+    return {
+        "rate": window["messages"] / window["seconds"],
+        "cpu_us": window["cpu"] / window["messages"] * 1e6 if window["messages"] else 0.0,
+        "busy": window["cpu"] / window["seconds"],
+        "load_busy": window["load_cpu"] / window["seconds"],
+    }
+
+
+def calls(stats: Stats, *actions: str) -> int:
+    return sum(stats["actions"].get(action, NO_CALLS)["calls"] for action in actions)
+
+
+def publish(connections: int, latency_ms: float = 0.0) -> Callable[[Stage], Figures]:
+    """QoS 1 publishers with a window; each acknowledged message has to be in a send that the endpoint accepted."""
+
+    def run(stage: Stage) -> Figures:
+        with stage.gateway() as gateway:
+            stage.endpoint.control.reset({"supply": 0, "latency_ms": latency_ms})
+            published = stage.publish(gateway, connections)
+            stats = stage.endpoint.control.stats()
+        sent = stats["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
+        sent += stats["actions"].get("SendMessage", NO_CALLS)["entries"]
+        if sent != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
+        sends = calls(stats, "SendMessageBatch", "SendMessage")
+        return rates(published["window"]) | {"calls": sends / published["messages"]}
+
+    return run
+
+
+def consume(connections: int) -> Callable[[Stage], Figures]:
+    """Consumers with client-individual acks; each message has to come once and be deleted once."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": ENDLESS, "latency_ms": 0.0})
+        with stage.gateway() as gateway:
+            consumed = stage.consume(gateway, connections)
+        stats = consumed["endpoint"]
+        counts = {consumed["messages"], consumed["distinct"], stats["received"], stats["deleted"]}
+        if len(counts) != 1 or stats["deleted_again"] or stats["unknown_receipts"]:
+            raise VoidRun(f"delivered {consumed['messages']} ({consumed['distinct']} distinct), endpoint {stats}")
+        used = calls(stats, "ReceiveMessage", "DeleteMessageBatch", "DeleteMessage", "ChangeMessageVisibilityBatch")
+        return rates(consumed["window"]) | {"calls": used / consumed["messages"]}
+
+    return run
+
+
+def latency(latency_ms: float = 0.0) -> Callable[[Stage], Figures]:
+    """From PUBLISH to PUBACK at an even rate, and what the endpoint alone takes.
+
+    The endpoint's median is taken off both figures; off the 99th percentile, too, so that it flatters nobody.
+    """
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": latency_ms})
+        own = stage.probe(PROBE_CONNECTIONS)
+        with stage.gateway() as gateway:
+            whole = stage.paced(gateway, PACED_CONNECTIONS)
+        return {
+            "median": whole["median"],
+            "p99": whole["p99"],
+            "own_median": own["median"],
+            "own_p99": own["p99"],
+            "added_median": whole["median"] - own["median"],
+            "added_p99": whole["p99"] - own["median"],
+            "late": whole["late"],
+        }
+
+    return run
+
+
+def idle(stage: Stage) -> Figures:
+    """Resident memory that each connection adds to a fresh gateway."""
+    with stage.gateway() as gateway:
+        result = stage.idle(gateway)
+    grown = result["after"] - result["before"]
+    return {
+        "kib_each": grown / result["connections"] / 1024,
+        "connections": result["connections"],
+        "before_mib": result["before"] / 2**20,
+        "after_mib": result["after"] / 2**20,
+    }
+
+
+def application(kind: str) -> Callable[[Stage], Figures]:
+    """What an application does without a gateway."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": ENDLESS, "latency_ms": 0.0})
+        window = stage.application(kind)
+        figures = rates(window)
+        del figures["load_busy"]  # it is its own load
+        return figures
+
+    return run
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
+    "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
+    "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
+    "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
+    "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),
+    "consume": Benchmark(f"SQS to STOMP, {CONSUMERS} consumers, client-individual acks", consume(CONSUMERS)),
+    "app-receive": Benchmark("Application, aiobotocore, receive 10 and delete them", application("receive")),
+    "latency": Benchmark("1,000 QoS 1 messages/s, instant endpoint", latency()),
+    "latency-far": Benchmark(f"1,000 QoS 1 messages/s, endpoint {FAR_MS:g} ms away", latency(FAR_MS)),
+    "idle": Benchmark("Idle MQTT connections", idle),
+}

@@ -1,0 +1,172 @@
+"""The figures as tables, with ratios and what the project promises."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tests.bench.machine import describe
+from tests.bench.measurements import BENCHMARKS, Figures
+from tests.bench.stage import Effort
+
+Runs: TypeAlias = Mapping[str, Sequence[Figures]]
+"""The figures of each benchmark, one for each round."""
+
+
+def median(runs: Runs, name: str, figure: str) -> float | None:
+    """The median over the rounds, None when it was not measured."""
+    values = [figures[figure] for figures in runs.get(name, ()) if figure in figures]
+    return statistics.median(values) if values else None
+
+
+def ratio(runs: Runs, ours: str, theirs: str) -> float | None:
+    """The median of the rounds' ratios of rates: neighbours in time are compared, not averages of different hours."""
+    pairs = zip(runs.get(ours, ()), runs.get(theirs, ()), strict=False)
+    ratios = [mine["rate"] / other["rate"] for mine, other in pairs if other["rate"]]
+    return statistics.median(ratios) if ratios else None
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Something that the project promises."""
+
+    text: str
+    measured: Callable[[Runs], float | None]
+    limit: float
+    at_least: bool = False
+    decimals: int = 6
+    """To which the promise is stated."""
+
+    def met(self, value: float) -> bool:
+        rounded = round(value, self.decimals)
+        return rounded >= self.limit if self.at_least else rounded <= self.limit
+
+
+THRESHOLDS = (
+    Threshold("publishes a second, 10 connections", lambda runs: median(runs, "publish-10", "rate"), 30_000, True),
+    Threshold("publishes a second, 50 connections", lambda runs: median(runs, "publish-50", "rate"), 30_000, True),
+    Threshold(
+        "SQS calls per publish, 10 connections", lambda runs: median(runs, "publish-10", "calls"), 0.10, decimals=2
+    ),
+    Threshold(
+        "SQS calls per publish, 50 connections", lambda runs: median(runs, "publish-50", "calls"), 0.10, decimals=2
+    ),
+    Threshold("times one call per message", lambda runs: ratio(runs, "publish-50", "app-single"), 40, True),
+    Threshold("times batches of 10", lambda runs: ratio(runs, "publish-50", "app-batch"), 5, True),
+    Threshold("deliveries a second", lambda runs: median(runs, "consume", "rate"), 12_000, True),
+    Threshold("SQS calls per delivery", lambda runs: median(runs, "consume", "calls"), 0.20, decimals=2),
+    Threshold("added latency, median, ms", lambda runs: median(runs, "latency", "added_median"), 2),
+    Threshold("added latency, 99th percentile, ms", lambda runs: median(runs, "latency", "added_p99"), 10),
+    Threshold("KiB per idle connection", lambda runs: median(runs, "idle", "kib_each"), 15),
+)
+
+RATIOS = (
+    ("publish-10", "app-single"),
+    ("publish-10", "app-batch"),
+    ("publish-50", "app-single"),
+    ("publish-50", "app-batch"),
+    ("consume", "app-receive"),
+)
+
+COLUMNS = (
+    ("rate", "messages/s", "{:,.0f}"),
+    ("calls", "SQS calls/message", "{:.4f}"),
+    ("cpu_us", "CPU µs/message", "{:.1f}"),
+    ("busy", "core busy", "{:.0%}"),
+    ("load_busy", "load busy", "{:.0%}"),
+)
+
+LATENCY_COLUMNS = (
+    ("median", "median", "{:.2f}"),
+    ("p99", "99th", "{:.2f}"),
+    ("own_median", "endpoint alone, median", "{:.2f}"),
+    ("own_p99", "endpoint alone, 99th", "{:.2f}"),
+    ("added_median", "added, median", "{:.2f}"),
+    ("added_p99", "added, 99th", "{:.2f}"),
+    ("late", "generator late, 99th", "{:.2f}"),
+)
+
+IDLE_COLUMNS = (
+    ("connections", "connections", "{:,.0f}"),
+    ("kib_each", "KiB each", "{:.1f}"),
+    ("before_mib", "MiB before", "{:.1f}"),
+    ("after_mib", "MiB after", "{:.1f}"),
+)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned for terminals too."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def figures_table(runs: Runs, columns: Sequence[tuple[str, str, str]]) -> str:
+    """The benchmarks that have the first of these figures."""
+    rows = []
+    for name, benchmark in BENCHMARKS.items():
+        if median(runs, name, columns[0][0]) is None:
+            continue
+        values = [(median(runs, name, figure), form) for figure, _, form in columns]
+        rows.append([benchmark.title, *("" if value is None else form.format(value) for value, form in values)])
+    return table(["", *(title for _, title, _ in columns)], rows) if rows else ""
+
+
+def ratios_table(runs: Runs) -> str:
+    found = [(ours, theirs, ratio(runs, ours, theirs)) for ours, theirs in RATIOS]
+    rows = [
+        [BENCHMARKS[ours].title, BENCHMARKS[theirs].title, f"{value:.1f} times"]
+        for ours, theirs, value in found
+        if value is not None
+    ]
+    return table(["the gateway", "compared with", "ratio"], rows) if rows else ""
+
+
+def thresholds_table(runs: Runs) -> str:
+    rows = []
+    for threshold in THRESHOLDS:
+        value = threshold.measured(runs)
+        if value is not None:
+            bound = f"{'≥' if threshold.at_least else '≤'} {threshold.limit:,g}"
+            verdict = "met" if threshold.met(value) else "NOT MET"
+            rows.append([threshold.text, bound, f"{value:,.4g}" if value < 1000 else f"{value:,.0f}", verdict])
+    return table(["", "promised", "measured", ""], rows) if rows else ""
+
+
+def spread_table(runs: Runs) -> str:
+    """How far the rounds lie apart: what the figures above are worth."""
+    rows = [
+        [BENCHMARKS[name].title, *(f"{figures['rate']:,.0f}" for figures in rounds)]
+        for name, rounds in runs.items()
+        if "rate" in rounds[0]
+    ]
+    count = max((len(row) - 1 for row in rows), default=0)
+    return table(["messages/s", *(f"round {number}" for number in range(1, count + 1))], rows) if count > 1 else ""
+
+
+def report(runs: Runs, effort: Effort, profiles: Mapping[str, str]) -> str:
+    """Everything that was measured, as a Markdown page."""
+    how = (
+        f"Written by `make bench`: {effort['rounds']} rounds, each of {effort['duration']:g} s after "
+        f"{effort['warmup']:g} s of warm-up, the order turned round every time; medians. The gateway, and the "
+        "application it is compared with, have one core; the endpoint and the load have another. Payloads are JSON "
+        "of 200 bytes, plain TCP and HTTP. Each run is checked: every PUBACK came in order for a message that the "
+        "endpoint had accepted, every delivery came once and was deleted once."
+    )
+    sections = [
+        ("Promises", thresholds_table(runs)),
+        ("Throughput", figures_table(runs, COLUMNS)),
+        ("Ratios", ratios_table(runs)),
+        ("Latency (ms, from PUBLISH to PUBACK)", figures_table(runs, LATENCY_COLUMNS)),
+        ("Memory", figures_table(runs, IDLE_COLUMNS)),
+        ("Rounds", spread_table(runs)),
+        *((f"Where the time goes: {BENCHMARKS[name].title}", text) for name, text in profiles.items()),
+        ("Machine", table(["", ""], describe())),
+    ]
+    parts = ["# Performance", how, *(f"## {title}\n\n{text}" for title, text in sections if text)]
+    return "\n\n".join(parts) + "\n"

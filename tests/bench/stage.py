@@ -1,0 +1,137 @@
+"""Who runs where: endpoint and load on one core, the gateway or the application it is compared with on another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict, cast
+
+import orjson
+
+from tests.bench.control import Control
+from tests.bench.load import Consumed, Idle, Latency, Published
+from tests.bench.machine import Cores, Window
+from tests.rig.processes import ROOT, Gateway, ServerProcess, answers, clean_environment, free_port, gateway_config
+
+QUEUE = "bench"
+ROUTES = [{"match": {"topic": "bench/#"}, "to": [{"queue": QUEUE}]}]
+PROCESS_TIMEOUT = 300.0
+
+
+class Effort(TypedDict):
+    """How long a run takes."""
+
+    rounds: int
+    warmup: float
+    """Seconds before measuring."""
+    duration: float
+    """Seconds of measuring."""
+    idle_connections: int
+
+
+FULL: Effort = {"rounds": 3, "warmup": 1.5, "duration": 5.0, "idle_connections": 5000}
+QUICK: Effort = {"rounds": 1, "warmup": 0.5, "duration": 1.5, "idle_connections": 500}
+
+
+class EndpointProcess(ServerProcess):
+    """The instant SQS endpoint."""
+
+    def __init__(self, directory: Path, core: int) -> None:
+        self.port = free_port()
+        command = [sys.executable, "-m", "tests.bench.endpoint", "--port", str(self.port)]
+        super().__init__("endpoint", command, directory / "endpoint.log", core=core)
+        self.control = Control(self.port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ready(self) -> bool:
+        return answers(self.port, "/stats")
+
+
+class Stage:
+    """Starts processes on their cores and gives back what they measured. Use it as `with Stage.open(…)`."""
+
+    def __init__(self, directory: Path, cores: Cores, effort: Effort, endpoint: EndpointProcess) -> None:
+        self.effort = effort
+        self.endpoint = endpoint
+        self._directory = directory
+        self._cores = cores
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, directory: Path, cores: Cores, effort: Effort) -> Iterator[Stage]:
+        endpoint = EndpointProcess(directory, cores.load)
+        endpoint.start()
+        try:
+            yield cls(directory, cores, effort, endpoint)
+        finally:
+            endpoint.close()
+
+    @contextlib.contextmanager
+    def gateway(self) -> Iterator[Gateway]:
+        """A fresh gateway; it has to end well and without a traceback."""
+        config = gateway_config(self.endpoint.url, routes=ROUTES)
+        gateway = Gateway(config, self._directory, core=self._cores.gateway)
+        gateway.start()
+        try:
+            yield gateway
+        finally:
+            gateway.close()
+        gateway.check_log()
+
+    def publish(self, gateway: Gateway, connections: int) -> Published:
+        return cast("Published", self._load("publish", gateway.port("mqtt"), gateway.pid, connections=connections))
+
+    def paced(self, gateway: Gateway, connections: int) -> Latency:
+        return cast("Latency", self._load("paced", gateway.port("mqtt"), gateway.pid, connections=connections))
+
+    def probe(self, connections: int) -> Latency:
+        return cast("Latency", self._load("probe", self.endpoint.port, self.endpoint.pid, connections=connections))
+
+    def consume(self, gateway: Gateway, connections: int) -> Consumed:
+        port = gateway.port("stomp")
+        result = self._load("consume", port, gateway.pid, connections=connections, endpoint=self.endpoint.port)
+        return cast("Consumed", result)
+
+    def idle(self, gateway: Gateway) -> Idle:
+        connections = self.effort["idle_connections"]
+        return cast("Idle", self._load("idle", gateway.port("mqtt"), gateway.pid, connections=connections))
+
+    def application(self, kind: str) -> Window:
+        """An application of today, in the gateway's place."""
+        command = ["tests.bench.comparisons", kind, "--port", str(self.endpoint.port), *self._times()]
+        return cast("Window", run(command, self._cores.gateway))
+
+    def _load(self, kind: str, port: int, watched: int, **options: int) -> object:
+        command = ["tests.bench.load", kind, "--port", str(port), "--watch", str(watched), "--queue", QUEUE]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        return run([*command, *self._times()], self._cores.load)
+
+    def _times(self) -> list[str]:
+        return [f"--warmup={self.effort['warmup']}", f"--duration={self.effort['duration']}"]
+
+
+def run(module: list[str], core: int) -> object:
+    """Run a module of ours on a core; the JSON that it writes. `RuntimeError` with its words when it fails."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *module],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=clean_environment({}),
+    ) as process:
+        try:
+            os.sched_setaffinity(process.pid, {core})
+            output, problems = process.communicate(timeout=PROCESS_TIMEOUT)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(module)}: exit code {process.returncode}\n{problems.decode()}")
+    return cast("object", orjson.loads(output))
