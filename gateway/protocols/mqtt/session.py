@@ -338,7 +338,7 @@ class MqttSession:
         return True
 
     def _free_packet_id(self) -> int:
-        """The next identifier that is not in use [MQTT-2.3.1-4]. There is one: the window is not larger than they are."""
+        """The next identifier that is not in use [MQTT-2.3.1-4]. The window leaves at least one."""
         packet_id = self._packet_id % MAX_PACKET_ID + 1
         while packet_id in self._unacknowledged:
             packet_id = packet_id % MAX_PACKET_ID + 1
