@@ -125,34 +125,38 @@ class Publisher(MqttConnection):
         self._next = 0
         self._expected = 0
         self._ack_bytes = 0
+        self._stopped = False
         self.sent = 0
-        self.running = False
 
     @property
     def acked(self) -> int:
         return self._ack_bytes // PUBACK_BYTES
 
     def start(self) -> None:
-        self.running = True
         self._send(self._window)
 
     def stop(self) -> None:
         """Send no more; `ended` is done when all is acknowledged."""
-        self.running = False
+        self._stopped = True
         self._end_when_quiet()
 
     def answered(self, data: bytes) -> None:
-        before = self._ack_bytes // PUBACK_BYTES
+        before = self.acked
         if not self._as_expected(data):
             self.fail(f"{self.client_id}: PUBACK out of order or not a PUBACK, after {before}")
             return
         self._ack_bytes += len(data)
-        if self._ack_bytes // PUBACK_BYTES > self.sent:
+        if self.acked > self.sent:
             self.fail(f"{self.client_id}: PUBACK of what was not sent")
-        elif self.running:
-            self._send(self._ack_bytes // PUBACK_BYTES - before)
-        else:
+            return
+        self.acknowledged(self.acked - before)
+        if self._stopped:
             self._end_when_quiet()
+
+    def acknowledged(self, number: int) -> None:
+        """So many more messages have been acknowledged."""
+        if not self._stopped:
+            self._send(number)
 
     def _as_expected(self, data: bytes) -> bool:
         """Whether the PUBACKs come in the order of the PUBLISHes [MQTT-4.6.0-2]."""
@@ -191,11 +195,9 @@ class PacedPublisher(Publisher):
         self._sent_at.append(time.perf_counter())
         self._send(1)
 
-    def answered(self, data: bytes) -> None:
+    def acknowledged(self, number: int) -> None:
         now = time.perf_counter()
-        before = self.acked
-        super().answered(data)
-        for _ in range(self.acked - before):
+        for _ in range(number):
             self.round_trips.append(now - self._sent_at.popleft())
 
 
