@@ -45,7 +45,7 @@ class Target:
     name: str
     queue: str = ""
     options: object = None
-    captures: Mapping[str, str] = field(default=NO_CAPTURES, compare=False)
+    captures: Mapping[str, str] = field(default_factory=lambda: NO_CAPTURES, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

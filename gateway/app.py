@@ -1,0 +1,192 @@
+"""The gateway as a whole: joins the parts, starts them, and takes them down in the order that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from importlib import metadata
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from adapters.aws.api import AwsClient
+from adapters.aws.client import open_client
+from config.settings import Settings
+from gateway.admin.server import AdminServer
+from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble
+from gateway.authentication import Anonymous, Nobody
+from gateway.core.backend import Backend
+from gateway.core.batcher import BatchPolicy
+from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.health import Health
+from gateway.core.metrics import Metrics
+from gateway.core.receiver import ReceivePolicy
+from gateway.core.session import Session, SessionContext
+from gateway.core.topology import Topology
+from gateway.net.connection import ConnectionLimits
+from gateway.net.listener import Listener, ListenerOptions
+
+log = structlog.get_logger("mqlift.app")
+
+CLOSE_LIMIT: Final = 2.0
+"""Seconds that connections have to take their last bytes, on top of the drain."""
+
+
+class Gateway:
+    """One running gateway. `start`, then `stop`; both once."""
+
+    def __init__(self, assembly: Assembly, aws: AwsClient, metrics: Metrics) -> None:
+        settings = assembly.settings
+        self.settings = settings
+        self.health = Health()
+        self._metrics = metrics
+        self._aws = aws
+        self._broker = Broker(
+            topology=Topology(),
+            routes=assembly.routes,
+            backends={kind: _open_backend(kind, aws, settings) for kind in assembly.kinds},
+            home=HOME_KIND,
+            authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
+            sending=_sending(settings),
+            receiving=_receiving(settings),
+            limits=BrokerLimits(
+                inflight_messages=settings.limits.gateway.inflight_messages,
+                inflight_bytes=settings.limits.gateway.inflight_bytes,
+                durable_queues=settings.limits.gateway.durable_queues,
+            ),
+            metrics=metrics,
+            health=self.health,
+        )
+        self._listeners = [self._listener(listener) for listener in assembly.listeners]
+        self._admin = AdminServer(settings.admin.host, settings.admin.port, metrics.registry, self.health)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises `ConfigError` for a port that cannot be had; what was started before is taken down again."""
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.stop, 0.0)
+            await self._admin.start()
+            for listener in self._listeners:
+                await listener.start()
+            self._watch = asyncio.create_task(self._broker.watch())
+            undo.pop_all()
+
+    async def stop(self, patience: float) -> None:
+        """Take nothing new, answer publishes, release deliveries, let polls end; give up after `patience` seconds."""
+        self.health.draining = True
+        log.info("draining", patience=patience)
+        for listener in self._listeners:
+            listener.stop_listening()
+        self._broker.stop_polling()
+        try:
+            async with asyncio.timeout(patience):
+                await self._broker.answered()
+                await self._close_connections(CLOSE_LIMIT)
+                await self._broker.drain()
+        except TimeoutError:
+            log.warning("drain_incomplete", patience=patience)
+        finally:
+            await self._close_connections(0.0)
+            await self._take_down()
+
+    async def _close_connections(self, patience: float) -> None:
+        await asyncio.gather(*(listener.shutdown(patience) for listener in self._listeners))
+
+    async def _take_down(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        await self._broker.aclose()
+        await self._aws.aclose()
+        await self._admin.aclose()
+
+    def _listener(self, part: ListenerPart) -> Listener:
+        server = f"mqlift/{metadata.version('mqlift')}"
+
+        def open_session(peer: str, now: float) -> Session:
+            return part.open_session(SessionContext(peer=peer, server=server, settings=part.protocol_settings), now)
+
+        return Listener(_listener_options(part, self.settings), open_session, self._broker, self._metrics)
+
+
+async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None = None) -> int:
+    """Run a gateway until SIGTERM or SIGINT; a second signal cuts the drain short. Gives the exit code.
+
+    Raises `ConfigErrors` or `ConfigError` when it cannot start.
+    """
+    assembly = assemble(settings)
+    metrics = Metrics(CollectorRegistry())
+    aws = await open_client(assembly.aws, _observer(metrics))
+    gateway = Gateway(assembly, aws, metrics)
+    await gateway.start()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Task[None] | None = None
+
+    def on_signal() -> None:
+        if stopping.is_set() and stop is not None:
+            log.warning("drain_cut_short")
+            stop.cancel()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    log.info("started", version=metadata.version("mqlift"))
+    if ready is not None:
+        ready(gateway)
+    await stopping.wait()
+    stop = asyncio.create_task(gateway.stop(settings.drain_timeout))
+    with suppress(asyncio.CancelledError):
+        await stop
+    log.info("stopped")
+    return 0
+
+
+def _sending(settings: Settings) -> BatchPolicy:
+    sender = settings.sender
+    return BatchPolicy(
+        requests=sender.requests,
+        partial_requests=sender.partial_requests,
+        linger=sender.linger,
+        timeout=sender.timeout,
+        backoff_base=sender.backoff_base,
+        backoff_cap=sender.backoff_cap,
+    )
+
+
+def _receiving(settings: Settings) -> ReceivePolicy:
+    receiver = settings.receiver
+    return ReceivePolicy(visibility=receiver.visibility, wait=receiver.wait, polls=receiver.polls)
+
+
+def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions:
+    listener = part.settings
+    return ListenerOptions(
+        protocol=listener.protocol,
+        host=listener.host,
+        port=listener.port,
+        max_connections=listener.max_connections,
+        limits=ConnectionLimits(
+            connect_timeout=listener.connect_timeout, inflight=settings.limits.connection.inflight_messages
+        ),
+        tls=part.tls,
+    )
+
+
+def _open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
+    module = importlib.import_module(f"adapters.{kind}.backend")
+    backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision)
+    return backend
+
+
+def _observer(metrics: Metrics) -> Callable[[str, str, str, float], None]:
+    def observe(service: str, action: str, outcome: str, seconds: float) -> None:
+        metrics.aws_calls.labels(service, action, outcome).inc()
+        metrics.aws_seconds.labels(service, action).observe(seconds)
+
+    return observe
