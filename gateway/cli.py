@@ -77,7 +77,6 @@ def serve(config: _Config) -> None:
     """Run the gateway until SIGTERM or SIGINT, which drain it."""
     with _one_line_errors():
         from config.settings import load
-
         from gateway import app as gateway_app
         from gateway import logs
 
@@ -247,19 +246,17 @@ def _run(main_task: Coroutine[object, object, _T]) -> _T:
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """What a user can mend is told in a line each, on standard error."""
+    """What a user can mend is told on standard error, a line each, those of a configuration led by its file."""
     try:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_MISTAKE) from None
     except MqliftError as error:
-        for line in _lines_of(error):
-            typer.echo(f"mqlift: {line}", err=True)
-        raise typer.Exit(EXIT_MISTAKE if isinstance(error, ConfigError) else EXIT_FAILURE) from None
-
-
-def _lines_of(error: MqliftError) -> list[str]:
-    return [str(error)]
+        typer.echo(f"mqlift: {error}", err=True)
+        raise typer.Exit(EXIT_FAILURE) from None
 
 
 def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
