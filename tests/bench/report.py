@@ -143,7 +143,7 @@ def spread_table(runs: Runs) -> str:
     rows = [
         [BENCHMARKS[name].title, *(f"{figures['rate']:,.0f}" for figures in rounds)]
         for name, rounds in runs.items()
-        if "rate" in rounds[0]
+        if rounds and "rate" in rounds[0]
     ]
     count = max((len(row) - 1 for row in rows), default=0)
     return table(["messages/s", *(f"round {number}" for number in range(1, count + 1))], rows) if count > 1 else ""

@@ -40,7 +40,7 @@ QUICK: Effort = {"rounds": 1, "warmup": 0.5, "duration": 1.5, "idle_connections"
 class EndpointProcess(ServerProcess):
     """The instant SQS endpoint."""
 
-    def __init__(self, directory: Path, core: int) -> None:
+    def __init__(self, directory: Path, core: int | None = None) -> None:
         self.port = free_port()
         command = [sys.executable, "-m", "tests.bench.endpoint", "--port", str(self.port)]
         super().__init__("endpoint", command, directory / "endpoint.log", core=core)

@@ -1,0 +1,66 @@
+"""The report computes what it says: medians, ratios of neighbours, promises met or not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.report import THRESHOLDS, Runs, Threshold, median, ratio, report, table
+from tests.bench.stage import QUICK
+
+RUNS: Runs = {
+    "publish-50": [{"rate": 40_000, "calls": 0.1004}, {"rate": 10_000, "calls": 0.11}, {"rate": 30_000, "calls": 0.1}],
+    "app-single": [{"rate": 1_000}, {"rate": 500}, {"rate": 600}],
+    "idle": [],
+}
+
+
+def test_medians() -> None:
+    assert median(RUNS, "publish-50", "rate") == 30_000
+    assert median(RUNS, "publish-50", "kib_each") is None
+    assert median(RUNS, "idle", "kib_each") is None
+    assert median(RUNS, "unknown", "rate") is None
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    assert ratio(RUNS, "publish-50", "app-single") == 40  # of 40, 20 and 50; the medians would give 50
+    assert ratio(RUNS, "publish-50", "app-batch") is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "at_least", "decimals", "value", "met"),
+    [
+        (10, True, 6, 10, True),
+        (10, True, 6, 9.99, False),
+        (10, False, 6, 10, True),
+        (10, False, 6, 10.01, False),
+        (0.10, False, 2, 0.1049, True),
+        (0.10, False, 2, 0.1051, False),
+    ],
+)
+def test_thresholds(limit: float, at_least: bool, decimals: int, value: float, met: bool) -> None:
+    assert Threshold("", lambda _runs: None, limit, at_least, decimals).met(value) is met
+
+
+def test_every_promise_can_be_measured() -> None:
+    figures = {"rate": 1.0, "calls": 1.0, "added_median": 1.0, "added_p99": 1.0, "kib_each": 1.0}
+    names = ["publish-10", "publish-50", "app-single", "app-batch", "consume", "latency", "idle"]
+    everything: Runs = {name: [figures] for name in names}
+    assert all(threshold.measured(everything) is not None for threshold in THRESHOLDS)
+
+
+def test_the_report_shows_what_was_measured_and_nothing_else() -> None:
+    text = report(RUNS, QUICK, {})
+    assert "| publishes a second, 50 connections    | ≥ 30,000 | 30,000   | met" in text
+    assert "| SQS calls per publish, 50 connections | ≤ 0.1    | 0.1004   | met" in text
+    assert "40.0 times" in text
+    assert "## Latency" not in text
+    assert "## Memory" not in text
+    assert "## Machine" in text
+
+
+def test_tables_are_aligned() -> None:
+    assert table(["a", "long"], [["wide cell", "x"]]).splitlines() == [
+        "| a         | long |",
+        "| --------- | ---- |",
+        "| wide cell | x    |",
+    ]
