@@ -1,0 +1,319 @@
+"""The settings of a gateway: one model for each part. What a protocol or an adapter defines is checked by it, later.
+
+Times are in seconds and sizes in bytes unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.mistakes import ConfigErrors, from_validation, mistake
+from config.sources import DELIMITER, PREFIX, Environment, read_file, unknown_variables, variable_at
+from gateway.core.errors import ConfigError
+
+MEMORY_STATE: Final = "memory:"
+_LATER_STATES: Final = {"sqlite:///": "SQLite file", "dynamodb://": "DynamoDB table"}
+_ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
+Port: TypeAlias = Annotated[int, Field(ge=0, le=65_535)]
+"""0 takes any free port."""
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
+Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TlsSettings(_Section):
+    """The certificate that a listener shows, and those that it wants to see. Files are PEM."""
+
+    certificate: Path
+    """The certificate, followed by its chain."""
+    key: Path
+    client_ca: Path | None = None
+    """Who signs client certificates."""
+    client_certificates: Literal["none", "optional", "required"] = "none"
+
+    @model_validator(mode="after")
+    def _client_certificates_need_their_authority(self) -> Self:
+        if self.client_certificates != "none" and self.client_ca is None:
+            raise mistake("client certificates cannot be verified", "set client_ca to a PEM file", "client_ca")
+        if self.client_certificates == "none" and self.client_ca is not None:
+            raise mistake(
+                "no client certificate is asked for", "set optional or required, or no client_ca", "client_certificates"
+            )
+        return self
+
+
+class ListenerSettings(BaseModel):
+    """A port where clients connect. Further keys are the protocol's own and are checked by it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    protocol: Text
+    host: str = "127.0.0.1"
+    port: Port
+    tls: TlsSettings | None = None
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    connect_timeout: Seconds = 10.0
+    """From accepting a connection to the end of its protocol's handshake."""
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The keys that are the protocol's own."""
+        return dict(self.model_extra or {})
+
+
+class AdminSettings(_Section):
+    """The HTTP server of metrics and health."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9090
+
+
+class AuthSettings(_Section):
+    """Who may connect."""
+
+    anonymous: bool = True
+    """Everybody who reaches a listener. There is no other way yet."""
+
+
+class MatchSettings(_Section):
+    """A pattern of legacy names: exactly one of topic, queue and exchange; an exchange may come with a key."""
+
+    topic: str | None = None
+    queue: str | None = None
+    exchange: str | None = None
+    key: str | None = None
+
+    @model_validator(mode="after")
+    def _names_one_kind(self) -> Self:
+        given = [name for name in ("topic", "queue", "exchange") if getattr(self, name) is not None]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are both given" if given else "says nothing to match"
+            raise mistake(problem, "one of topic, queue or exchange; write a rule for each")
+        if self.key is not None and self.exchange is None:
+            raise mistake(f"a {given[0]} has no key", "leave it out, or match an exchange", "key")
+        return self
+
+
+class RouteSettings(_Section):
+    """A rule: what matches goes to the targets; the first rule that matches wins."""
+
+    match: MatchSettings
+    to: tuple[dict[str, object], ...]
+    """Each has one key that names the kind (`sqs`, `queue`, …), and that kind's options."""
+
+    @field_validator("to")
+    @classmethod
+    def _goes_somewhere(cls, to: tuple[dict[str, object], ...]) -> tuple[dict[str, object], ...]:
+        if not to:
+            raise mistake("is empty", "one target at least, such as - {queue: orders}")
+        return to
+
+
+class ConnectionLimitSettings(_Section):
+    """What one connection may have under way."""
+
+    inflight_messages: Count = 2_000
+    """Publishes without a result before the connection is not read any more."""
+
+
+class GatewayLimitSettings(_Section):
+    """What one gateway holds at most."""
+
+    inflight_messages: Count = 100_000
+    """Publishes without a result before publishers are not read any more."""
+    inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 256 * 1024 * 1024
+    """The same in bytes. Memory is about this and 15 KiB for each connection."""
+    durable_queues: Count = 10_000
+    """Durable queues in use; one more is refused."""
+
+
+class LimitSettings(_Section):
+    """Bounds that hold memory; what is over them waits or is refused."""
+
+    connection: ConnectionLimitSettings = ConnectionLimitSettings()
+    gateway: GatewayLimitSettings = GatewayLimitSettings()
+
+
+class SenderSettings(_Section):
+    """How messages are sent to AWS."""
+
+    linger: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
+    """How long a batch that is not full waits for more: fewer and cheaper requests, for latency."""
+    requests: Annotated[int, Field(ge=1, le=1_000)] = 64
+    """Requests to one destination under way at once, at most."""
+    partial_requests: Annotated[int, Field(ge=1, le=1_000)] = 8
+    """A batch that is not full is sent only while fewer requests than this are under way."""
+    timeout: Seconds = 30.0
+    """After this long a message that could not be sent is given back to its publisher."""
+    backoff_base: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 0.05
+    """Wait before the first retry, at most; doubled for each further one, and a random part of it is taken."""
+    backoff_cap: Annotated[float, Field(gt=0, le=900, allow_inf_nan=False)] = 5.0
+
+
+class ReceiverSettings(_Section):
+    """How queues are polled for consumers."""
+
+    visibility: Annotated[int, Field(ge=1, le=43_200)] = 30
+    """How long a received message stays hidden from others; renewed while a client holds it. After a crash of the
+    gateway it comes back within this time. SQS allows 12 hours."""
+    wait: Annotated[int, Field(ge=1, le=20)] = 20
+    """Long poll. SQS allows 20; less costs more requests."""
+    polls: Annotated[int, Field(ge=1, le=256)] = 16
+    """Requests for one queue under way at once, at most; an idle queue has one."""
+
+
+class LogSettings(_Section):
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(BaseSettings):
+    """Everything an operator can say. `load` reads it; environment variables win over the file."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=PREFIX, env_nested_delimiter=DELIMITER, validate_default=True
+    )
+
+    aws: Annotated[dict[str, object], Field(repr=False)] = Field(default_factory=dict)
+    """Checked by the adapter of AWS."""
+    prefix: Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z0-9_-]*$")] = ""
+    """Of the names of AWS resources that are made from legacy names."""
+    provision: Literal["auto", "never"] = "auto"
+    """Whether missing resources are created."""
+    state: str = MEMORY_STATE
+    """Where exchanges, bindings and sessions are kept."""
+    listeners: tuple[ListenerSettings, ...]
+    admin: AdminSettings = AdminSettings()
+    auth: AuthSettings = AuthSettings()
+    routes: tuple[RouteSettings, ...] = ()
+    limits: LimitSettings = LimitSettings()
+    sender: SenderSettings = SenderSettings()
+    receiver: ReceiverSettings = ReceiverSettings()
+    drain_timeout: Seconds = 25.0
+    """From SIGTERM to the end, whatever is still under way. Kubernetes kills after 30."""
+    log: LogSettings = LogSettings()
+
+    _source: str = PrivateAttr(default="configuration")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, Environment(settings_cls)
+
+    @property
+    def source(self) -> str:
+        """The file that was read, to name it in errors."""
+        return self._source
+
+    @field_validator("state")
+    @classmethod
+    def _state_is_there(cls, state: str) -> str:
+        for scheme, name in _LATER_STATES.items():
+            if state.startswith(scheme) and len(state) > len(scheme):
+                raise mistake(f"keeping state in a {name} is not there yet", f"write {MEMORY_STATE!r} for now")
+        if state != MEMORY_STATE:
+            raise mistake(f"{state!r} is no place for state", f"write {MEMORY_STATE!r}")
+        return state
+
+    @field_validator("listeners")
+    @classmethod
+    def _ports_differ(cls, listeners: tuple[ListenerSettings, ...]) -> tuple[ListenerSettings, ...]:
+        if not listeners:
+            raise mistake("is empty", "one listener at least, such as - {protocol: mqtt, port: 1883}")
+        for (first, one), (second, other) in itertools.combinations(enumerate(listeners), 2):
+            if _clash(one, other):
+                problem = f"port {other.port} is that of listeners.{first} already"
+                raise mistake(problem, "give each listener its own port", f"{second}.port")
+        return listeners
+
+    @field_validator("admin")
+    @classmethod
+    def _admin_has_its_own_port(cls, admin: AdminSettings, info: ValidationInfo) -> AdminSettings:
+        listeners: Sequence[ListenerSettings] = info.data.get("listeners", ())
+        for number, listener in enumerate(listeners):
+            if _clash(listener, admin):
+                raise mistake(f"port {admin.port} is that of listeners.{number} already", "another port", "port")
+        return admin
+
+
+def _clash(one: ListenerSettings | AdminSettings, other: ListenerSettings | AdminSettings) -> bool:
+    """Whether two sockets would want the same port. A wildcard address takes it on every interface."""
+    if one.port != other.port or one.port == 0:
+        return False
+    return one.host == other.host or not _ANY_ADDRESS.isdisjoint({one.host, other.host})
+
+
+def load(path: Path | None) -> Settings:
+    """Read a file, if one is given, and the environment. Raises `ConfigErrors` with every mistake that was found."""
+    unknown = unknown_variables(Settings)
+    source = "environment" if path is None else str(path)
+    try:
+        document = {} if path is None else read_file(path)
+        settings = _with_file(document).model_validate({})
+    except ConfigError as error:
+        raise ConfigErrors([error, *unknown.values()]) from error
+    except ValidationError as error:
+        found = from_validation(error, Settings)
+        # An unknown variable of a section is seen by pydantic too.
+        told = [located(source, each) for each in found if variable_at(each.key.split(".")) not in unknown]
+        raise ConfigErrors([*told, *unknown.values()]) from None  # pydantic's own text repeats values
+    if unknown:
+        raise ConfigErrors(list(unknown.values()))
+    settings._source = source  # noqa: SLF001 - this module's own class
+    return settings
+
+
+def located(source: str, error: ConfigError) -> ConfigError:
+    """The same mistake, with the file or the environment variable that it is in."""
+    variable = variable_at(error.key.split("."))
+    where = f"environment: {variable}" if variable else source
+    return ConfigError(f"{where}: {error.key}", error.problem, error.remedy)
+
+
+def _with_file(document: dict[str, object]) -> type[Settings]:
+    """The settings with one more source, after the environment."""
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            before = super().settings_customise_sources(
+                settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
+            )
+            return *before, InitSettingsSource(settings_cls, document)
+
+    return FileSettings

@@ -1,0 +1,253 @@
+"""From settings to checked parts: protocols and adapters are found by the names of their folders.
+
+What a folder defines is checked by that folder, and every mistake is told, not only the first. Nothing is opened here
+but the files of TLS.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import ssl
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Final, TypeAlias
+
+from pydantic import BaseModel, ValidationError
+
+import adapters
+from adapters.aws.settings import AwsSettings
+from config.mistakes import ConfigErrors, closest, from_validation, under
+from config.settings import ListenerSettings, MatchSettings, RouteSettings, Settings, located
+from gateway import protocols
+from gateway.core.backend import Target
+from gateway.core.errors import ConfigError
+from gateway.core.routes import (
+    QUEUE_KIND,
+    ExchangeMatch,
+    Match,
+    Pattern,
+    QueueMatch,
+    Routes,
+    Rule,
+    RuleTarget,
+    TopicMatch,
+)
+from gateway.core.session import SessionFactory
+from gateway.net.tls import TlsOptions, server_context
+
+TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[str]], Target]
+"""`settings.parse_target` of an adapter: what its key was set to, the options beside it, the names of captures."""
+
+HOME_KIND: Final = "sqs"
+"""Where queues live that no rule maps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerPart:
+    """One listener with all its parts checked. `key` says where in the configuration it stands."""
+
+    key: str
+    settings: ListenerSettings
+    protocol_settings: object
+    """The protocol's own, for `SessionContext.settings`."""
+    open_session: SessionFactory
+    tls: ssl.SSLContext | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """Everything that the configuration says, ready to be opened. `kinds` are the backends that it needs."""
+
+    settings: Settings
+    aws: AwsSettings
+    listeners: tuple[ListenerPart, ...]
+    routes: Routes
+    kinds: tuple[str, ...]
+
+
+def protocol_names() -> list[str]:
+    """The protocols that are there."""
+    return sorted(module.name for module in pkgutil.iter_modules(protocols.__path__) if module.ispkg)
+
+
+def backend_kinds() -> list[str]:
+    """The adapters that keep messages: those with a backend, unlike the AWS client or a state store."""
+    packages = [module.name for module in pkgutil.iter_modules(adapters.__path__) if module.ispkg]
+    return sorted(name for name in packages if importlib.util.find_spec(f"adapters.{name}.backend"))
+
+
+def assemble(settings: Settings) -> Assembly:
+    """Check everything that protocols and adapters define. Raises `ConfigErrors` with every mistake."""
+    mistakes: list[ConfigError] = []
+    aws = _aws(settings, mistakes)
+    listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
+    parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
+    rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
+    if aws is None or mistakes:
+        raise ConfigErrors([located(settings.source, error) for error in mistakes])
+    routes = Routes(rule for rule in rules if rule is not None)
+    used = {target.target.kind for rule in routes.rules for target in rule.targets} - {QUEUE_KIND}
+    return Assembly(
+        settings=settings,
+        aws=aws,
+        listeners=tuple(part for part in listeners if part is not None),
+        routes=routes,
+        kinds=tuple(sorted(used | {HOME_KIND})),
+    )
+
+
+def _aws(settings: Settings, mistakes: list[ConfigError]) -> AwsSettings | None:
+    try:
+        return AwsSettings.model_validate(settings.aws)
+    except ValidationError as error:
+        mistakes.extend(under("aws", each) for each in from_validation(error, AwsSettings))
+        return None
+
+
+def _listener(number: int, settings: ListenerSettings, mistakes: list[ConfigError]) -> ListenerPart | None:
+    key = f"listeners.{number}"
+    known = protocol_names()
+    if settings.protocol not in known:
+        mistakes.append(_not_there(f"{key}.protocol", f"no protocol {settings.protocol!r}", settings.protocol, known))
+        return None
+    found = len(mistakes)
+    protocol_settings = _protocol_settings(key, settings, mistakes)
+    tls = _tls(key, settings, mistakes)
+    if len(mistakes) > found:
+        return None
+    return ListenerPart(
+        key=key,
+        settings=settings,
+        protocol_settings=protocol_settings,
+        open_session=_session_factory(settings.protocol),
+        tls=tls,
+    )
+
+
+def _protocol_settings(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> object:
+    module = importlib.import_module(f"gateway.protocols.{settings.protocol}.settings")
+    model: type[BaseModel] = module.Settings
+    try:
+        return model.model_validate(settings.options)
+    except ValidationError as error:
+        own = ListenerSettings.model_fields
+        mistakes.extend(under(key, each) for each in from_validation(error, model, also_known=own))
+        return None
+
+
+def _session_factory(protocol: str) -> SessionFactory:
+    module = importlib.import_module(f"gateway.protocols.{protocol}.session")
+    factory: SessionFactory = module.open_session
+    return factory
+
+
+def _tls(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> ssl.SSLContext | None:
+    tls = settings.tls
+    if tls is None:
+        return None
+    options = TlsOptions(
+        certificate=tls.certificate,
+        key=tls.key,
+        client_ca=tls.client_ca,
+        client_certificates=tls.client_certificates,
+    )
+    try:
+        return server_context(options)
+    except ConfigError as error:
+        mistakes.append(under(key, error))
+        return None
+
+
+def _target_parser(kind: str) -> TargetParser:
+    module: ModuleType = importlib.import_module(f"adapters.{kind}.settings")
+    parser: TargetParser = module.parse_target
+    return parser
+
+
+def _rule(
+    number: int, settings: RouteSettings, parsers: Mapping[str, TargetParser], mistakes: list[ConfigError]
+) -> Rule | None:
+    key = f"routes.{number}"
+    found = len(mistakes)
+    try:
+        match = _match(settings.match)
+    except ConfigError as error:
+        mistakes.append(under(f"{key}.match", error))
+        return None
+    targets: list[RuleTarget] = []
+    for position, given in enumerate(settings.to):
+        try:
+            targets.append(_target(given, match, parsers, first=not position))
+        except ConfigError as error:
+            mistakes.append(under(f"{key}.to.{position}", error))
+    return Rule(key, match, tuple(targets)) if len(mistakes) == found else None
+
+
+def _match(settings: MatchSettings) -> Match:
+    """Raises `ConfigError` with a key relative to the match."""
+    if settings.topic is not None:
+        return TopicMatch(_pattern("topic", Pattern.topic, settings.topic))
+    try:
+        if settings.queue is not None:
+            return QueueMatch(_pattern("queue", Pattern.name, settings.queue))
+        key = None if settings.key is None else _pattern("key", Pattern.key, settings.key)
+        return ExchangeMatch(_pattern("exchange", Pattern.name, settings.exchange or ""), key)
+    except ValueError as error:
+        raise ConfigError("queue" if settings.queue is not None else "exchange", str(error)) from None
+
+
+def _pattern(key: str, parse: Callable[[str], Pattern], text: str) -> Pattern:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError(key, str(error)) from None
+
+
+def _target(
+    given: Mapping[str, object], match: Match, parsers: Mapping[str, TargetParser], *, first: bool
+) -> RuleTarget:
+    """Raises `ConfigError` with a key relative to the target."""
+    kind = _kind(given, [QUEUE_KIND, *parsers])
+    options = {name: value for name, value in given.items() if name != kind}
+    if kind == QUEUE_KIND:
+        target = _hub_queue(given[kind], options)
+        if first and isinstance(match, QueueMatch):
+            raise ConfigError(
+                QUEUE_KIND, "a queue cannot live in another queue of the gateway", "name a resource first, such as sqs:"
+            )
+    else:
+        target = parsers[kind](given[kind], options, match.captures)
+    try:
+        return RuleTarget.of(target, match.captures)
+    except ValueError as error:
+        raise ConfigError(kind, str(error)) from None
+
+
+def _kind(given: Mapping[str, object], kinds: list[str]) -> str:
+    """The one key that says what kind of target it is."""
+    found = [name for name in given if name in kinds]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError("", f"{' and '.join(found)} are both given", "write one target for each")
+    for name in given:
+        if closest(name, kinds):
+            raise _not_there(name, "no such kind of target", name, kinds)
+    raise ConfigError("", "has no kind of target", f"one of {', '.join(kinds)}")
+
+
+def _hub_queue(name: object, options: Mapping[str, object]) -> Target:
+    if not isinstance(name, str) or not name:
+        raise ConfigError(QUEUE_KIND, "is not the name of a queue", "the name that clients use")
+    for option in options:
+        raise ConfigError(option, "a queue of the gateway has no options", "give them where a rule maps that queue")
+    return Target(kind=QUEUE_KIND, name=name)
+
+
+def _not_there(key: str, problem: str, name: str, known: Collection[str]) -> ConfigError:
+    meant = closest(name, known)
+    return ConfigError(key, problem, f"did you mean {meant}?" if meant else f"there are {', '.join(known)}")

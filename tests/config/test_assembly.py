@@ -1,0 +1,184 @@
+"""What protocols and adapters define is checked by them; mistakes carry the whole key."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from config.mistakes import ConfigErrors
+from config.settings import Settings
+from gateway.assembly import assemble, backend_kinds, protocol_names
+from gateway.core.message import Address
+from gateway.core.routes import QUEUE_KIND
+from gateway.protocols.mqtt.settings import Settings as MqttSettings
+
+Read = Callable[[str], Settings]
+
+LISTENER = "listeners: [{protocol: mqtt, port: 1883}]\n"
+
+
+@pytest.fixture
+def refused(read: Read) -> Callable[[str], list[str]]:
+    def lines(text: str) -> list[str]:
+        settings = read(text)
+        with pytest.raises(ConfigErrors) as caught:
+            assemble(settings)
+        return [line.removeprefix(f"{settings.source}: ") for line in str(caught.value).splitlines()]
+
+    return lines
+
+
+def test_folders_are_found_by_name() -> None:
+    assert {"mqtt", "stomp"} <= set(protocol_names())
+    assert {"memory", "sqs"} <= set(backend_kinds())
+    assert "aws" not in backend_kinds()
+
+
+def test_a_listener_gets_its_protocol(read: Read) -> None:
+    assembly = assemble(read("listeners: [{protocol: mqtt, port: 1, delivery_window: 7}, {protocol: stomp, port: 2}]"))
+    first, second = assembly.listeners
+    assert (first.key, first.settings.port, first.tls) == ("listeners.0", 1, None)
+    assert isinstance(first.protocol_settings, MqttSettings)
+    assert first.protocol_settings.delivery_window == 7
+    assert second.open_session.__module__ == "gateway.protocols.stomp.session"
+
+
+def test_rules_become_routes(read: Read) -> None:
+    assembly = assemble(
+        read(
+            LISTENER
+            + "routes:\n"
+            + "- {match: {topic: 'a/{site}'}, to: [{queue: 'in-{site}'}, {sqs: 'all-{site}', group_id: '{site}'}]}\n"
+            + "- {match: {exchange: logs, key: '#.error'}, to: [{sqs: errors}]}\n"
+            + "- {match: {queue: 'in-*'}, to: [{sqs: inbox}]}\n"
+        )
+    )
+    hub, all_sites = assembly.routes.for_publish(Address("amq.topic", "a.hall"))
+    assert (hub.kind, hub.name) == (QUEUE_KIND, "in-hall")
+    assert (all_sites.kind, all_sites.name, all_sites.captures) == ("sqs", "all-hall", {"site": "hall"})
+    assert assembly.routes.for_publish(Address("logs", "app.error"))[0].name == "errors"
+    home = assembly.routes.home("in-hall")
+    assert home is not None
+    assert (home.name, home.queue) == ("inbox", "in-hall")
+    assert assembly.kinds == ("sqs",)
+
+
+def test_aws_is_checked(read: Read) -> None:
+    assert assemble(read(LISTENER + "aws: {region: eu-west-1}")).aws.region == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("aws: {regoin: x}", "aws.regoin: there is no such key; did you mean region?"),
+        ("aws: {transport: fast}", "aws.transport: 'fast' is not one of the choices; 'lean' or 'aiobotocore'"),
+        (
+            "aws: {secret_access_key: hunter2}",
+            "aws.secret_access_key: there is no such key; known are ",
+        ),
+        (
+            "aws: {endpoint_url: 'ftp://x'}",
+            "aws.endpoint_url: 'ftp://x' cannot be used; must be http://HOST[:PORT]",
+        ),
+        (
+            "routes: [{match: {topic: 'a/#/b'}, to: [{queue: q}]}]",
+            "routes.0.match.topic: '#' is the rest of a topic and stands last",
+        ),
+        ("routes: [{match: {queue: ''}, to: [{sqs: q}]}]", "routes.0.match.queue: the name of a queue is never empty"),
+        ("routes: [{match: {queue: '{a}{b}'}, to: [{sqs: q}]}]", "routes.0.match.queue: nothing separates two"),
+        (
+            "routes: [{match: {exchange: amq.topic}, to: [{queue: q}]}]",
+            "routes.0.match.exchange: messages on amq.topic are matched as topics; write topic:",
+        ),
+        ("routes: [{match: {exchange: ''}, to: [{queue: q}]}]", "routes.0.match.exchange: the default exchange has"),
+        (
+            "routes: [{match: {exchange: x, key: 'a#'}, to: [{queue: q}]}]",
+            "routes.0.match.key: '#' in 'a#': a wildcard",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{sqss: q}]}]",
+            "routes.0.to.0.sqss: no such kind of target; did you mean sqs?",
+        ),
+        ("routes: [{match: {topic: a}, to: [{zzzzz: q}]}]", "routes.0.to.0: has no kind of target; one of queue, "),
+        ("routes: [{match: {topic: a}, to: [{}]}]", "routes.0.to.0: has no kind of target; one of queue, "),
+        (
+            "routes: [{match: {topic: a}, to: [{sqs: q}, {sqs: q, queue: q}]}]",
+            "routes.0.to.1: sqs and queue are both given; write one target for each",
+        ),
+        ("routes: [{match: {topic: a}, to: [{queue: 5}]}]", "routes.0.to.0.queue: is not the name of a queue; the"),
+        ("routes: [{match: {topic: a}, to: [{queue: q, x: 1}]}]", "routes.0.to.0.x: a queue of the gateway has no"),
+        (
+            "routes: [{match: {topic: 'a/{b}'}, to: [{queue: '{c}'}]}]",
+            "routes.0.to.0.queue: unknown field {c}; known are {b}",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{queue: b}]}]",
+            "routes.0.to.0.queue: a queue cannot live in another queue of the gateway; name a resource first",
+        ),
+        (
+            "routes: [{match: {topic: 'a/{b}'}, to: [{sqs: 'q-{c}'}]}]",
+            "routes.0.to.0.sqs: unknown field {c}; known are {b}",
+        ),
+        ("routes: [{match: {topic: a}, to: [{sqs: q, group: x}]}]", "routes.0.to.0.group: an sqs target has no such"),
+    ],
+)
+def test_mistakes(text: str, line: str, refused: Callable[[str], list[str]]) -> None:
+    (found,) = refused(LISTENER + text)
+    assert found.startswith(line)
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("listener", "line"),
+    [
+        ("{protocol: mqqt, port: 1}", "listeners.0.protocol: no protocol 'mqqt'; did you mean mqtt?"),
+        ("{protocol: ../x, port: 1}", "listeners.0.protocol: no protocol '../x'; there are "),
+        (
+            "{protocol: mqtt, port: 1, max_conections: 5}",
+            "listeners.0.max_conections: there is no such key; did you mean ",
+        ),
+        (
+            "{protocol: mqtt, port: 1, delivery_windw: 5}",
+            "listeners.0.delivery_windw: there is no such key; did you mean ",
+        ),
+        ("{protocol: mqtt, port: 1, delivery_window: 0}", "listeners.0.delivery_window: 0 is too small; 1 or more"),
+        (
+            "{protocol: mqtt, port: 1, tls: {certificate: /absent, key: /absent}}",
+            "listeners.0.tls.certificate: cannot load /absent with /absent: No such file or directory; PEM files",
+        ),
+    ],
+)
+def test_mistakes_in_listeners(listener: str, line: str, refused: Callable[[str], list[str]]) -> None:
+    (found,) = refused(f"listeners: [{listener}]")
+    assert found.startswith(line)
+
+
+def test_all_mistakes_are_told_at_once(refused: Callable[[str], list[str]]) -> None:
+    lines = refused(
+        "aws: {x: 1}\nlisteners: [{protocol: mqtt, port: 1, a: 1, b: 2}, {protocol: x, port: 2}]\n"
+        "routes: [{match: {topic: a}, to: [{sqs: ''}, {queue: ''}]}, {match: {topic: ''}, to: [{queue: a}]}]"
+    )
+    assert [line.split(": ")[0] for line in lines] == [
+        "aws.x",
+        "listeners.0.a",
+        "listeners.0.b",
+        "listeners.1.protocol",
+        "routes.0.to.0.sqs",
+        "routes.0.to.1.queue",
+        "routes.1.match.topic",
+    ]
+
+
+def test_a_mistake_that_came_by_the_environment_names_the_variable(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQLIFT_AWS__REGOIN", "x")
+    with pytest.raises(ConfigErrors) as caught:
+        assemble(read(LISTENER))
+    assert str(caught.value).startswith("environment: MQLIFT_AWS__REGOIN: aws.regoin: there is no such key")
+
+
+def test_tls_files_are_loaded(read: Read, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    settings = read(f"listeners: [{{protocol: mqtt, port: 1, tls: {{certificate: {broken}, key: {broken}}}}}]")
+    with pytest.raises(ConfigErrors, match=r"listeners\.0\.tls\.certificate: cannot load"):
+        assemble(settings)

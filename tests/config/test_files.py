@@ -1,0 +1,54 @@
+"""The configuration files that come with the product are right, and say what they are said to say."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from config.settings import Settings, load
+from gateway.assembly import assemble
+from gateway.core.message import Address
+
+FILES = Path(__file__).parents[2] / "config"
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "mqlift.example.yaml"])
+def test_each_file_is_right(name: str) -> None:
+    assemble(load(FILES / name))
+
+
+def test_the_demo_maps_orders() -> None:
+    settings = load(FILES / "demo.yaml")
+    assert [(each.protocol, each.host, each.port) for each in settings.listeners] == [
+        ("mqtt", "127.0.0.1", 1883),
+        ("stomp", "127.0.0.1", 61613),
+    ]
+    assert settings.admin.port == 9090
+    assembly = assemble(settings)
+    assert assembly.aws.endpoint_url == "http://127.0.0.1:4566"
+    (target,) = assembly.routes.for_publish(Address("amq.topic", "orders.1"))
+    assert (target.kind, target.name) == ("queue", "orders")
+
+
+def keys(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, object]]:
+    """Keys and defaults of a model and its sections."""
+    for name, field in model.model_fields.items():
+        default = field.default
+        if isinstance(default, BaseModel):
+            yield from keys(type(default), f"{section}{name}.")
+        else:
+            yield f"{section}{name}", default
+
+
+def test_the_example_shows_every_setting_with_its_default() -> None:
+    example = yaml.safe_load((FILES / "mqlift.example.yaml").read_text())
+    for key, default in keys(Settings):
+        value: object = example
+        for step in key.split("."):
+            assert isinstance(value, dict)
+            assert step in value, key
+            value = value[step]
+        if key not in ("aws", "listeners", "routes"):
+            assert value == default, key
