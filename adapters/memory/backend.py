@@ -7,6 +7,7 @@ everything when the process ends.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, ParamSpec, TypeAlias, cast
 
@@ -59,6 +60,7 @@ class MemoryBackend:
         self._provision = provision
         self._queues: dict[str, StandardQueue] = {}
         self._pollers: dict[str, set[asyncio.Future[None]]] = {}
+        self._publishes = itertools.count()
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
         if not queue:
@@ -76,9 +78,13 @@ class MemoryBackend:
         if not target.name.endswith(FIFO_SUFFIX):
             return Entry(_Payload(message, "", "", options.delay), size)
         group = _group(options.group_id, message, target)
-        deduplication = options.deduplication_id
-        deduplication_id = deduplication.render(message, target.captures) if deduplication is not None else ""
+        deduplication_id = self._deduplication_id(options.deduplication_id, message, target)
         return Entry(_Payload(message, group, deduplication_id, options.delay), size, group)
+
+    def _deduplication_id(self, template: Template | None, message: Message, target: Target) -> str:
+        """The rule's id, or one of its own for each publish: an entry that is sent again is one message."""
+        chosen = template.render(message, target.captures) if template is not None else ""
+        return chosen or f"publish-{next(self._publishes)}"
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
         queue = self._open(target.name)

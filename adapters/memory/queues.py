@@ -22,6 +22,8 @@ IN_FLIGHT_LIMIT: Final = 120_000
 
 DEDUPLICATION_SECONDS: Final = 300.0
 """The deduplication interval of SQS FIFO queues."""
+DEDUPLICATION_LIMIT: Final = 100_000
+"""Ids that are remembered; the oldest is forgotten for the newest."""
 
 COMPACT_FROM: Final = 1024
 """Stale timers that are worth a sweep."""
@@ -179,14 +181,13 @@ class FifoQueue(StandardQueue):
         if deduplication_id in self._seen:
             return
         super().put(message, group, deduplication_id, delay, now)
-        if deduplication_id:
-            self._seen[deduplication_id] = now + DEDUPLICATION_SECONDS
+        self._seen[deduplication_id] = now + DEDUPLICATION_SECONDS
 
     def _forget_ids(self, now: float) -> None:
         # All ids have the same window, so the oldest ends first.
         while self._seen:
             oldest = next(iter(self._seen))
-            if self._seen[oldest] > now and len(self._seen) < QUEUE_LIMIT:
+            if self._seen[oldest] > now and len(self._seen) < DEDUPLICATION_LIMIT:
                 return
             del self._seen[oldest]
 

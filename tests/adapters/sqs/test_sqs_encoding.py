@@ -164,7 +164,7 @@ def test_the_size_is_what_sqs_counts_and_everything_is_allowed(original: Message
         assert value
     assert size == counted
     texts = [entry["MessageBody"], *(item.get("StringValue", "") for item in entry["MessageAttributes"].values())]
-    assert not any(ord(c) < 0x20 and c not in "\t\n\r" or c in "\ufffe\uffff" for text in texts for c in text)
+    assert not any((ord(c) < 0x20 and c not in "\t\n\r") or c in "\ufffe\uffff" for text in texts for c in text)
 
 
 @pytest.mark.parametrize("value", [float("nan"), Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), -0.0])
@@ -445,6 +445,8 @@ def test_the_publishers_own_trace_wins(decoder: Decoder) -> None:
     assert decode(decoder, entry_of(original), other) == original
 
 
-@pytest.mark.parametrize("header", ["", "Root=1-5759e988-bd862e3fe1be46a994272793", "Parent=53995c3f42cd8ad8", "Root=x"])
+@pytest.mark.parametrize(
+    "header", ["", "Root=1-5759e988-bd862e3fe1be46a994272793", "Parent=53995c3f42cd8ad8", "Root=x"]
+)
 def test_half_a_trace_is_none(decoder: Decoder, header: str) -> None:
     assert decoder.decode("hello", {}, {"AWSTraceHeader": header}, "orders").headers == {}
