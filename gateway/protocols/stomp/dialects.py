@@ -89,8 +89,10 @@ class RabbitMQ:
     def parse(self, destination: str) -> Destination:
         if destination.startswith("/reply-queue/"):
             # The plugin gives these out itself, and the name after the prefix may hold slashes.
-            name = _bounded(destination.removeprefix("/reply-queue/"), destination)
-            return Destination(Kind.REPLY_QUEUE, Address(DEFAULT_EXCHANGE, name))
+            name = destination.removeprefix("/reply-queue/")
+            if not name:
+                raise BadDestination("/reply-queue/ names no queue")
+            return Destination(Kind.REPLY_QUEUE, Address(DEFAULT_EXCHANGE, _bounded(name, destination)))
         if destination.startswith("/temp-queue/"):
             raise Refused("temporary queues (/temp-queue/) are not available")
         if destination.startswith("/exchange/"):
