@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,7 @@ from tests.rig.waiting import wait_for
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HISTORY = 200_000
 UPSTREAM_TIMEOUT = 60.0
+POLL_INTERVAL = 0.05
 STOP_TIMEOUT = 10.0
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding", "expect"}
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -41,7 +43,7 @@ class Exchange:
     call: Call
     fault: Fault | None
     forwarded: list[tuple[Call, Answer, float]] = field(default_factory=list)
-    """What the emulator was asked, what it answered, and when."""
+    """What the emulator was asked, what it answered, and when; receives that found nothing are left out."""
     answer: Answer | None = None
     """What the client was told; None when it was told nothing."""
 
@@ -244,17 +246,20 @@ class FaultEndpoint:
         exchange = self._begin(call)
 
         async def forward(forwarded: Call) -> Answer:
-            answer = await self._forward(forwarded, upstream)
-            with self._lock:
-                exchange.forwarded.append((forwarded, answer, time.monotonic()))
+            if call.action == "ReceiveMessage":
+                answer = await self._long_poll(forwarded, peer, upstream)
+            else:
+                answer = await self._forward(forwarded, upstream)
+            if call.action != "ReceiveMessage" or answer.document.get("Messages"):
+                with self._lock:
+                    exchange.forwarded.append((forwarded, answer, time.monotonic()))
             return answer
 
-        if exchange.fault is not None:
-            answer = await exchange.fault.serve(call, forward, peer)
-        elif call.action == "ReceiveMessage":
-            answer = await _while_present(forward(call), peer)
-        else:
+        answer: Answer | None
+        if exchange.fault is None:
             answer = await forward(call)
+        else:
+            answer = await exchange.fault.serve(call, forward, peer)
         with self._lock:
             exchange.answer = answer
         return answer
@@ -267,6 +272,27 @@ class FaultEndpoint:
             exchange = Exchange(time.monotonic(), call, fault)
             self._history.append(exchange)
         return exchange
+
+    async def _long_poll(self, call: Call, peer: _Peer, upstream: aiohttp.ClientSession) -> Answer:
+        """Ask again and again without waiting: the emulator's own polls outlive their clients, and hide what they take.
+
+        Raises `ConnectionResetError` as soon as the client has gone.
+        """
+        document = call.document
+        short = replace(call, body=json.dumps(document | {"WaitTimeSeconds": 0}).encode())
+        deadline = time.monotonic() + document.get("WaitTimeSeconds", 0)
+        gone = asyncio.create_task(peer.gone())
+        try:
+            while True:
+                answer = await self._forward(short, upstream)
+                if not answer.ok or answer.document.get("Messages") or time.monotonic() >= deadline:
+                    return answer
+                await asyncio.wait((gone,), timeout=POLL_INTERVAL)
+                if gone.done():
+                    raise ConnectionResetError("the client has given up its long poll")
+        finally:
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
 
     async def _forward(self, call: Call, upstream: aiohttp.ClientSession) -> Answer:
         headers = {name: value for name, value in call.headers.items() if name not in HOP_BY_HOP}
@@ -326,19 +352,6 @@ class _Peer:
     def close(self) -> None:
         with contextlib.suppress(ConnectionError):
             self._writer.close()
-
-
-async def _while_present(forwarded: Coroutine[None, None, Answer], peer: _Peer) -> Answer | None:
-    """Give a long poll up when its client has gone: what it would receive would be hidden from everybody."""
-    poll = asyncio.ensure_future(forwarded)
-    gone = asyncio.ensure_future(peer.gone())
-    try:
-        await asyncio.wait((poll, gone), return_when=asyncio.FIRST_COMPLETED)
-        return poll.result() if poll.done() else None
-    finally:
-        for each in (poll, gone):
-            each.cancel()
-        await asyncio.gather(poll, gone, return_exceptions=True)
 
 
 def action_of(headers: dict[str, str], body: bytes) -> str:

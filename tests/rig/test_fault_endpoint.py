@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import botocore.exceptions
 import pytest
@@ -236,7 +237,7 @@ def test_chaos_is_repeatable_and_knows_what_was_kept(sqs: SqsClient, ministack: 
     assert drain(sqs, queue) == stored
 
 
-def test_a_long_poll_ends_with_its_client(through: SqsClient, sqs: SqsClient, url: str, faults: FaultEndpoint) -> None:
+def test_a_long_poll_ends_with_its_client(through: SqsClient, url: str, faults: FaultEndpoint) -> None:
     impatient = sqs_client(faults.url, read_timeout=1)
     with pytest.raises(botocore.exceptions.ReadTimeoutError):
         impatient.receive_message(QueueUrl=url, WaitTimeSeconds=20)
@@ -245,6 +246,19 @@ def test_a_long_poll_ends_with_its_client(through: SqsClient, sqs: SqsClient, ur
     through.send_message(QueueUrl=url, MessageBody="for somebody else")
     assert through.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"][0]["Body"] == "for somebody else"
     assert poll.forwarded == []
+
+
+def test_a_long_poll_gets_what_comes(through: SqsClient, sqs: SqsClient, url: str, queue_name: str) -> None:
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        poll = pool.submit(through.receive_message, QueueUrl=url, WaitTimeSeconds=20)
+        sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName=queue_name)["QueueUrl"], MessageBody="news")
+        assert poll.result(timeout=10)["Messages"][0]["Body"] == "news"
+
+
+def test_a_long_poll_ends_when_its_time_is_over(through: SqsClient, url: str) -> None:
+    start = time.monotonic()
+    assert "Messages" not in through.receive_message(QueueUrl=url, WaitTimeSeconds=1)
+    assert 1 <= time.monotonic() - start < 10
 
 
 def test_an_emulator_that_is_gone_is_a_bad_gateway(queue_name: str) -> None:
