@@ -188,9 +188,10 @@ class FrameParser:
     def _body_size(self, content_length: str) -> int:
         if not (content_length.isascii() and content_length.isdigit()):
             raise BadHeader("content-length is not a number of bytes")
-        if len(content_length) > _MAX_CONTENT_LENGTH_DIGITS or int(content_length) > self._limits.body:
-            raise FrameTooLarge(f"the body is over {self._limits.body} bytes")
-        return int(content_length)
+        limit = self._limits.body
+        if len(content_length) > _MAX_CONTENT_LENGTH_DIGITS or (size := int(content_length)) > limit:
+            raise FrameTooLarge(f"the body is over {limit} bytes")
+        return size
 
     def _read_body(self, frame: Frame) -> Frame | None:
         buffer = self._buffer

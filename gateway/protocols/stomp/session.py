@@ -11,7 +11,7 @@ from typing import ClassVar, Final, TypeAlias
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
-from gateway.core.message import Address, Origin
+from gateway.core.message import Origin
 from gateway.core.outcome import Outcome, Result
 from gateway.core.session import (
     NO_COMMANDS,
@@ -145,7 +145,7 @@ class StompSession:
         self._received_at = now
         self._intervals = NO_HEART_BEATS
         self._heart_beat: HeartBeat | None = None
-        self._destinations: dict[str, Address] = {}
+        self._destinations: dict[str, Destination] = {}
         self._subscribed = 0  # subscriptions ever made; each has its own tag
         self._subscriptions: dict[str, Subscription] = {}  # by tag, also ended ones that hold deliveries
         self._active: dict[str, Subscription] = {}  # by the client's id
@@ -281,10 +281,11 @@ class StompSession:
         headers = frame.headers
         if not _CHECKED_ON_SEND.isdisjoint(headers):
             self._check_send(headers)
-        address = self._destinations.get(headers.get("destination", ""))
-        if address is None:
-            address = self._open_destination(frame)
-        message = to_message(headers, address, frame.body, self._origin)
+        known = self._destinations.get(headers.get("destination", ""))
+        destination = known or self._dialect.parse(required(frame, "destination"))
+        message = to_message(headers, destination.address, frame.body, self._origin)
+        if known is None:
+            self._open_destination(destination, frame)
         if self._unanswered >= self._settings.max_unanswered:
             raise Refused(f"more than {self._settings.max_unanswered} messages wait for a result")
         self._ask(Publish(message, headers.get("receipt", _NO_RECEIPT)))
@@ -296,18 +297,15 @@ class StompSession:
         if headers.get("user-id", self._origin.user) != self._origin.user:
             raise BadHeader("user-id is not the name that this connection has logged in with")
 
-    def _open_destination(self, frame: Frame) -> Address:
-        """The first SEND to a destination: see what it is, and that a queue exists."""
-        name = required(frame, "destination")
-        destination = self._dialect.parse(name)
+    def _open_destination(self, destination: Destination, frame: Frame) -> None:
+        """The first SEND to a destination sees to it that a queue exists."""
         if destination.kind is Kind.QUEUE:
             self._dialect.check_send(destination, frame.headers)
             step = _Step("Queue not available", frame.headers.get("receipt"), last=False)
             self._ask(DeclareQueue(destination.address.routing_key, _DURABLE, step))
         if len(self._destinations) >= MAX_KNOWN_DESTINATIONS:
             self._destinations.clear()
-        self._destinations[name] = destination.address
-        return destination.address
+        self._destinations[frame.headers["destination"]] = destination
 
     def _subscribe(self, frame: Frame) -> None:
         subscription_id = required(frame, "id")

@@ -201,8 +201,12 @@ class TestHeartBeats:
         line.frame("SEND", b"1", destination="/topic/a")
         line.frame("DISCONNECT", receipt="end")
         session = line.session
-        line.session.reading(True, 101.0)
         assert session.deadline == 103.0
+        assert session.tick(110.0) == ()
+        session.data_to_send()
+        assert session.deadline == 113.0
+        session.reading(True, 111.0)
+        assert session.deadline == 113.0
         assert session.tick(200.0) == ()
         assert session.data_to_send() == b"\n"
         assert session.deadline == 203.0

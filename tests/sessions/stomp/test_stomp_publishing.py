@@ -115,6 +115,11 @@ class TestSend:
         assert isinstance(line.closed.error, error)
         assert line.take(Publish) == []
 
+    def test_a_refused_message_declares_nothing(self, line):
+        line.frame("SEND", destination="/queue/new", priority="high")
+        line.only("ERROR")
+        assert line.take(DeclareQueue) == []
+
     def test_own_user_id(self, open_line):
         line = open_line()
         line.connect(login="ann")
