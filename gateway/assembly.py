@@ -19,11 +19,12 @@ from typing import Final, TypeAlias
 from pydantic import BaseModel, ValidationError
 
 import adapters
+from adapters.aws.api import AwsClient
 from adapters.aws.settings import AwsSettings
 from config.mistakes import ConfigErrors, closest, from_validation, under
 from config.settings import ListenerSettings, MatchSettings, RouteSettings, Settings, located
 from gateway import protocols
-from gateway.core.backend import Target
+from gateway.core.backend import Backend, Target
 from gateway.core.errors import ConfigError
 from gateway.core.routes import (
     QUEUE_KIND,
@@ -98,6 +99,13 @@ def assemble(settings: Settings) -> Assembly:
         routes=routes,
         kinds=tuple(sorted(used | {HOME_KIND})),
     )
+
+
+def open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
+    """The backend of an adapter. Nothing is called yet; the client stays the caller's to close."""
+    module = importlib.import_module(f"adapters.{kind}.backend")
+    backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision)
+    return backend
 
 
 def _aws(settings: Settings, mistakes: list[ConfigError]) -> AwsSettings | None:

@@ -24,9 +24,9 @@ QUEUE_KIND = "queue"
 _CAPTURE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:#)?\}")
 _NAME_TOKEN = re.compile(r"\*+|\{[^{}]*\}|[^*{}]+|[{}]")
 
-# What the names of queues, topics, streams and delivery streams may hold. A client chooses what is captured: without
-# this, a `:` could turn a name into the ARN of somebody else's queue.
+# What the names of queues, topics, streams and delivery streams may hold.
 _PART_OF_NAME = re.compile(r"[A-Za-z0-9_.-]*")
+_REFERENCE = re.compile(r"arn:|.*://", re.DOTALL)
 _SHOWN_LENGTH = 80
 
 
@@ -227,16 +227,26 @@ class RuleTarget:
         """Raises `ValueError` for a name with fields that are not captured."""
         return cls(target, Template.parse_name(target.name, captures))
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The captures in the name."""
+        return self._name.fields
+
     def render(self, captures: Mapping[str, str], queue: str = "") -> Target:
-        """The target for one legacy name. Raises `Invalid` when what was captured cannot be part of its name."""
+        """The target for one legacy name. Raises `Invalid` when what was captured makes no name of it."""
         name = self._name.render_captures(captures)
-        if self.target.kind != QUEUE_KIND:
-            self._check(captures)
+        if self.target.kind != QUEUE_KIND and self._name.fields:
+            self._check(name, captures)
         if not name:
             raise Invalid("the name would be empty", resource=self._resource)
         return replace(self.target, name=name, queue=queue, captures=captures)
 
-    def _check(self, captures: Mapping[str, str]) -> None:
+    def _check(self, name: str, captures: Mapping[str, str]) -> None:
+        """A client chooses what is captured: it must not turn the name into the ARN or URL of somebody else's."""
+        if not _REFERENCE.match(self.target.name):
+            if _REFERENCE.match(name):
+                raise Invalid(f"{name[:_SHOWN_LENGTH]!r} is no name, but elsewhere", resource=self._resource)
+            return
         for field in sorted(self._name.fields):
             value = captures[field]
             if not _PART_OF_NAME.fullmatch(value):

@@ -70,6 +70,11 @@ class Template:
         """Render without a message, for a template that was parsed by `parse_name`."""
         return self.render(_NO_MESSAGE, captures)
 
+    def preview(self, known: Mapping[str, str]) -> str:
+        """The text with these fields filled in and the others as they are written, to show to people."""
+        pieces, _ = _scan(self.text)
+        return "".join(known.get(piece, f"{{{piece}}}") if is_field else piece for piece, is_field in pieces)
+
 
 def _scan(text: str) -> tuple[list[tuple[str, bool]], list[str]]:
     """Cut into (literal, False) and (field name, True), adjacent literals joined; and the field names."""

@@ -281,11 +281,34 @@ def test_a_name_with_a_field_that_is_not_captured_is_refused() -> None:
         RuleTarget.of(target("orders-{region}"), frozenset({"site"}))
 
 
-@pytest.mark.parametrize("value", ["arn:aws:sqs:eu-west-1:999999999999:x", "https:", "a b", "ü", "a\n"])
-def test_a_capture_cannot_turn_a_name_into_another_resource(value: str) -> None:
-    routes = Routes([rule("routes.0", topic("in/{site}"), target("{site}-in"))])
-    with pytest.raises(Invalid, match=r"^sqs \{site\}-in: .*, captured as \{site\}, cannot be in a name$"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("{site}-in", "arn:aws:sqs:eu-west-1:999999999999:x"),
+        ("{site}", "https://sqs.eu-west-1.amazonaws.com/999999999999/x"),
+        ("arn:aws:sqs:{site}:111122223333:in", "eu-west-1:999999999999:x"),
+        ("https://sqs.{site}.amazonaws.com/111122223333/in", "example.com/"),
+        ("arn:aws:sqs:eu-west-1:111122223333:{site}", "a b"),
+        ("arn:aws:sqs:eu-west-1:111122223333:{site}", "a\n"),
+    ],
+)
+def test_a_capture_cannot_turn_a_name_into_another_resource(name: str, value: str) -> None:
+    routes = Routes([rule("routes.0", topic("in/{site:#}"), target(name))])
+    with pytest.raises(Invalid, match=r"^sqs .*\{site\}.*: .*(cannot be in a name|is no name, but elsewhere)$"):
         routes.for_publish(on_topic(f"in/{value}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rendered"),
+    [
+        ("dev-{site}", "aa:bb", "dev-aa:bb"),
+        ("dev-{site}", "a b/ü", "dev-a b/ü"),
+        ("arn:aws:sqs:eu-west-1:111122223333:{site}", "hall.fifo", "arn:aws:sqs:eu-west-1:111122223333:hall.fifo"),
+    ],
+)
+def test_what_else_is_in_a_name_is_for_the_adapter_to_make_legal(name: str, value: str, rendered: str) -> None:
+    routes = Routes([rule("routes.0", topic("in/{site:#}"), target(name))])
+    assert names(routes.for_publish(on_topic(f"in/{value}"))) == [rendered]
 
 
 def test_a_capture_may_hold_anything_in_the_name_of_a_hub_queue_and_in_options() -> None:
@@ -304,7 +327,7 @@ def test_a_name_is_never_empty() -> None:
 def test_a_long_capture_is_shown_in_part() -> None:
     routes = Routes([rule("routes.0", queue("{site}"), target("{site}"))])
     with pytest.raises(Invalid) as caught:
-        routes.home(":" * 10_000)
+        routes.home("arn:" * 10_000)
     assert len(str(caught.value)) < 200
 
 

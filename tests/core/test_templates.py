@@ -140,6 +140,11 @@ def test_constant_and_fields() -> None:
     assert template.fields == {"user", "header:x"}
 
 
+def test_a_preview_fills_in_what_is_known() -> None:
+    template = Template.parse("{site}/{header:x}{{}}", {"site"})
+    assert template.preview({"site": "hall", "other": "y"}) == "hall/{header:x}{}"
+
+
 def test_a_name_takes_captures_only() -> None:
     assert Template.parse_name("site-{site}", {"site"}).render_captures({"site": "hall"}) == "site-hall"
     with pytest.raises(ValueError, match=r"^unknown field \{user\}; known are \{site\}$"):
