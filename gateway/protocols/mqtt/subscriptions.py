@@ -26,8 +26,9 @@ class _Node:
 class Subscriptions:
     """Overlapping filters grant the highest of their QoS, once (3.1.1 §3.3.5).
 
-    A single filter is not matched again: what the hub delivers has matched it. Several are, and the answers are kept,
-    because a client receives the same few topics all the time.
+    A single filter is not matched again: what the hub delivers has matched it, or one that was removed a moment ago,
+    and that may still be delivered [MQTT-3.10.4-3]. Several are matched, and the answers kept, because a client
+    receives the same few topics all the time.
     """
 
     __slots__ = ("_cache", "_exact", "_sole_qos", "_sole_starts_with_wildcard", "_trie", "_wildcards")

@@ -1,0 +1,112 @@
+"""Which filters match, and what they grant, against a matcher that follows the specification word by word."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocols.mqtt.subscriptions import CACHED_GRANTS, NOT_SUBSCRIBED, Subscriptions
+from gateway.protocols.mqtt.topics import is_topic_filter
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    if topic.startswith("$") and topic_filter[0] in "+#":
+        return False  # [MQTT-4.7.2-1]
+    levels = topic.split("/")
+    for index, level in enumerate(topic_filter.split("/")):
+        if level == "#":
+            return True
+        if index >= len(levels) or level not in {"+", levels[index]}:
+            return False
+    return len(topic_filter.split("/")) == len(levels)
+
+
+def oracle(filters: dict[str, int], topic: str) -> int:
+    """`#` also stands for its parent level: `a/#` matches `a`."""
+    both = [(f, qos) for f, qos in filters.items() if f != "#" and f.endswith("/#")]
+    granted = [qos for f, qos in filters.items() if matches(f, topic)]
+    granted += [qos for f, qos in both if matches(f[:-2], topic)]
+    return max(granted, default=NOT_SUBSCRIBED)
+
+
+def table(*filters: str) -> Subscriptions:
+    subscriptions = Subscriptions()
+    subscriptions.add("never/matched", 0)  # so that no filter is the only one
+    for topic_filter in filters:
+        subscriptions.add(topic_filter, 1)
+    return subscriptions
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "yes", "no"),
+    [
+        # The examples of 3.1.1 §4.7.1 and §4.7.2.
+        (
+            "sport/tennis/player1/#",
+            ["sport/tennis/player1", "sport/tennis/player1/ranking", "sport/tennis/player1/score/wimbledon"],
+            ["sport/tennis", "sport/tennis/player2"],
+        ),
+        ("sport/#", ["sport", "sport/", "sport/a/b"], ["sports", "/sport"]),
+        ("#", ["a", "/", "a/b/c"], ["$SYS", "$SYS/a"]),
+        ("sport/tennis/+", ["sport/tennis/player1"], ["sport/tennis/player1/ranking", "sport/tennis"]),
+        ("sport/+", ["sport/"], ["sport"]),
+        ("+/+", ["/finance"], ["finance"]),
+        ("/+", ["/finance"], ["/a/b"]),
+        ("+", ["finance"], ["/finance", "$SYS"]),
+        ("+/tennis/#", ["a/tennis", "/tennis/x"], ["$a/tennis"]),
+        ("+/monitor/Clients", ["a/monitor/Clients"], ["$SYS/monitor/Clients"]),
+        ("$SYS/#", ["$SYS", "$SYS/monitor/Clients"], ["SYS"]),
+        ("$SYS/monitor/+", ["$SYS/monitor/Clients"], ["$SYS/monitor"]),
+        ("ACCOUNTS", ["ACCOUNTS"], ["Accounts"]),
+        ("a/+/$x", ["a/$b/$x"], ["a/b/x"]),
+    ],
+)
+def test_examples(topic_filter: str, yes: list[str], no: list[str]) -> None:
+    subscriptions = table(topic_filter)
+    assert [topic for topic in yes if subscriptions.granted_qos(topic) != 1] == []
+    assert [topic for topic in no if subscriptions.granted_qos(topic) != NOT_SUBSCRIBED] == []
+
+
+levels = st.sampled_from(["a", "b", "", "$x"])
+topics = st.lists(levels, min_size=1, max_size=4).map("/".join).filter(bool)
+filters = (
+    st.lists(st.sampled_from(["a", "b", "", "$x", "+", "#"]), min_size=1, max_size=4)
+    .map("/".join)
+    .filter(is_topic_filter)
+)
+
+
+@given(
+    changes=st.lists(st.tuples(st.booleans(), filters, st.integers(0, 1)), min_size=1, max_size=12),
+    published=st.lists(topics, min_size=1, max_size=6),
+)
+def test_grants(changes: list[tuple[bool, str, int]], published: list[str]) -> None:
+    subscriptions = Subscriptions()
+    model: dict[str, int] = {}
+    for added, topic_filter, qos in changes:
+        if added:
+            subscriptions.add(topic_filter, qos)
+            model[topic_filter] = qos
+        else:
+            subscriptions.remove(topic_filter)
+            model.pop(topic_filter, None)
+        assert len(subscriptions) == len(model)
+        assert (topic_filter in subscriptions) is added
+        for topic in published * 2:
+            expected = oracle(model, topic)
+            if len(model) != 1 or expected != NOT_SUBSCRIBED:  # the only filter is not matched again
+                assert subscriptions.granted_qos(topic) == expected
+
+
+def test_kept_answers_are_bounded() -> None:
+    subscriptions = table("a/+")
+    for index in range(3 * CACHED_GRANTS):
+        assert subscriptions.granted_qos(f"a/{index}") == 1
+    assert len(subscriptions._cache) <= CACHED_GRANTS
+    subscriptions.granted_qos("a/" + "x" * 60_000)
+    assert not any(len(topic) > 1000 for topic in subscriptions._cache)
+
+
+def test_the_deepest_topic() -> None:
+    assert table("+/" * 199 + "+").granted_qos("a/" * 199 + "a") == 1
