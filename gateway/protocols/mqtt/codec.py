@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode, malformed, violation
 from gateway.protocols.mqtt.fields import FieldReader
-from gateway.protocols.mqtt.packets import Connect, Level, Packet, PacketType, Puback, Publish
+from gateway.protocols.mqtt.packets import V5, Connect, Level, Packet, PacketType, Puback, Publish
 from gateway.protocols.mqtt.properties import NO_PROPERTIES, Place, read_properties
 from gateway.protocols.mqtt.reader import read_body
 from gateway.protocols.mqtt.topics import CACHED_TOPIC_LENGTH, read_cached_topic_name, read_topic_name
@@ -19,8 +19,6 @@ encode = write_packet
 
 UNKNOWN_LEVEL: Final = 0
 """Of a decoder that has not seen CONNECT."""
-
-_V5: Final = Level.V5.value  # reading a member of an enumeration costs 0.1 µs in Python 3.11
 
 # QoS 3 does not exist [MQTT-3.3.1-4], and there is no DUP at QoS 0 [MQTT-3.3.1-2].
 _PUBLISH_BYTES: Final = frozenset(
@@ -93,7 +91,7 @@ def _read_publish(data: bytes, first: int, pos: int, end: int, level: int) -> Pu
         if packet_id == 0:
             raise malformed("packet identifier 0")  # [MQTT-2.3.1-1]
     raw = data[topic_start:topic_end]
-    if level == _V5:
+    if level == V5:
         return _read_publish_v5(data, first, raw, packet_id, payload_start, end)
     return Publish(_read_topic(raw), data[payload_start:end], qos, packet_id, first & 1 == 1, first & 8 == 8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from gateway.protocols.mqtt.errors import malformed
+from gateway.protocols.mqtt.errors import PacketError, malformed
 
 MAX_VARIABLE_INT: Final = 268_435_455
 """The largest Variable Byte Integer: four bytes of seven bits (3.1.1 §2.2.3)."""
@@ -59,6 +59,10 @@ def write_variable_int(value: int) -> bytes:
     return bytes(out)
 
 
+def _cut_off() -> PacketError:
+    return malformed("the packet ends inside a field")
+
+
 class FieldReader:
     """Takes fields from a packet's body, one after the other. Every method raises `PacketError`."""
 
@@ -77,12 +81,16 @@ class FieldReader:
     def _advance(self, count: int) -> int:
         start = self._pos
         if count > self._end - start:
-            raise malformed("the packet ends inside a field")
+            raise _cut_off()
         self._pos = start + count
         return start
 
     def byte(self) -> int:
-        return self._data[self._advance(1)]
+        pos = self._pos
+        if pos >= self._end:
+            raise _cut_off()
+        self._pos = pos + 1
+        return self._data[pos]
 
     def uint16(self) -> int:
         start = self._advance(2)
@@ -108,7 +116,15 @@ class FieldReader:
         return self._data[start : start + count]
 
     def binary(self) -> bytes:
-        return self.raw(self.uint16())
+        length_at = self._pos
+        start = length_at + 2
+        if start > self._end:
+            raise _cut_off()
+        end = start + (self._data[length_at] << 8 | self._data[length_at + 1])
+        if end > self._end:
+            raise _cut_off()
+        self._pos = end
+        return self._data[start:end]
 
     def text(self) -> str:
         return read_text(self.binary())

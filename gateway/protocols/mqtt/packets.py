@@ -22,6 +22,9 @@ class Level(IntEnum):
     V5 = 5
 
 
+V5: Final = Level.V5.value
+"""The level that most differences depend on, for what is read with each message: a member costs 0.1 µs in 3.11."""
+
 PROTOCOL_NAMES: Final[Mapping[int, str]] = {Level.V3_1: "MQIsdp", Level.V3_1_1: "MQTT", Level.V5: "MQTT"}
 
 

@@ -232,10 +232,9 @@ def _append(values: list[_Value], value: _Value, name: str, place: Place) -> Non
 def _made(single: Mapping[str, _Value], repeated: Mapping[str, list[_Value]]) -> Properties:
     if "authentication_data" in single and "authentication_method" not in single:
         raise violation("authentication data without a method")  # 5.0 §3.1.2.11.10
-    values: dict[str, object] = dict(single)
-    values.update((name, tuple(items)) for name, items in repeated.items())
+    tuples = {name: tuple(values) for name, values in repeated.items()}
     # The table gives each name the type of its field; a test reads and writes every one of them.
-    return Properties(**values)  # type: ignore[arg-type]
+    return Properties(**single, **tuples)  # type: ignore[arg-type]
 
 
 def write_properties(properties: Properties, place: Place) -> bytes:

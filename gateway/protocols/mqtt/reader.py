@@ -9,6 +9,7 @@ from gateway.protocols.mqtt.errors import ReasonCode, UnsupportedVersion, malfor
 from gateway.protocols.mqtt.fields import FieldReader
 from gateway.protocols.mqtt.packets import (
     PROTOCOL_NAMES,
+    V5,
     Auth,
     Connack,
     Connect,
@@ -74,7 +75,7 @@ def _code(code: int, allowed: frozenset[int], place: Place) -> int:
 
 
 def _properties(fields: FieldReader, level: int, place: Place) -> Properties:
-    return read_properties(fields, place) if level >= Level.V5 else NO_PROPERTIES
+    return read_properties(fields, place) if level >= V5 else NO_PROPERTIES
 
 
 def _read_level(fields: FieldReader) -> int:
@@ -95,7 +96,7 @@ def _check_connect_flags(flags: int, level: int) -> None:
         raise malformed("a will with QoS 3")  # [MQTT-3.1.2-14]
     if not flags & WILL and flags & (WILL_RETAIN | 3 << WILL_QOS_SHIFT):
         raise malformed("flags of a will, and no will")  # [MQTT-3.1.2-13] [MQTT-3.1.2-15]
-    if flags & PASSWORD and not flags & USERNAME and level < Level.V5:
+    if flags & PASSWORD and not flags & USERNAME and level < V5:
         raise malformed("a password without a user name")  # [MQTT-3.1.2-22]; 5.0 allows it
 
 
@@ -142,7 +143,7 @@ def _read_connack(fields: FieldReader, level: int) -> Connack:
     flags = fields.byte()
     if flags > 1 and level > Level.V3_1:
         raise malformed("reserved flags of CONNACK are set")  # 3.1.1 §3.2.2.1
-    allowed = _CONNACK_REASONS if level >= Level.V5 else _RETURN_CODES
+    allowed = _CONNACK_REASONS if level >= V5 else _RETURN_CODES
     code = _code(fields.byte(), allowed, Place.CONNACK)
     session_present = bool(flags & 1) and level > Level.V3_1
     if session_present and code:
@@ -155,7 +156,7 @@ def _acknowledgement(
 ) -> Callable[[FieldReader, int], Packet]:
     def read(fields: FieldReader, level: int) -> Packet:
         packet_id = fields.packet_id()
-        if level < Level.V5 or not fields.remaining:
+        if level < V5 or not fields.remaining:
             return kind(packet_id)
         code = _code(fields.byte(), reasons, place)
         return kind(packet_id, code, read_properties(fields, place) if fields.remaining else NO_PROPERTIES)
@@ -171,7 +172,7 @@ def _read_subscription(fields: FieldReader, level: int) -> Subscription:
         raise malformed("a subscription with QoS 3")  # [MQTT-3.8.3-4]
     if level == Level.V3_1:  # 3.1 §3.8: the upper six bits are not used
         return Subscription(topic_filter, qos)
-    if level < Level.V5:
+    if level < V5:
         if options > MAX_QOS:
             raise malformed("reserved bits of a subscription are set")  # [MQTT-3.8.3-4]
         return Subscription(topic_filter, qos)
@@ -223,7 +224,7 @@ def _read_unsubscribe(fields: FieldReader, level: int) -> Unsubscribe:
 
 def _read_unsuback(fields: FieldReader, level: int) -> Unsuback:
     packet_id = fields.packet_id()
-    if level < Level.V5:
+    if level < V5:
         return Unsuback(packet_id)
     properties = read_properties(fields, Place.UNSUBACK)
     return Unsuback(packet_id, _read_codes(fields, _UNSUBACK_REASONS, Place.UNSUBACK), properties)
@@ -238,7 +239,7 @@ def _read_pingresp(_fields: FieldReader, _level: int) -> Pingresp:
 
 
 def _read_disconnect(fields: FieldReader, level: int) -> Disconnect:
-    if level < Level.V5 or not fields.remaining:
+    if level < V5 or not fields.remaining:
         return Disconnect()
     code = _code(fields.byte(), _DISCONNECT_REASONS, Place.DISCONNECT)
     return Disconnect(code, read_properties(fields, Place.DISCONNECT) if fields.remaining else NO_PROPERTIES)

@@ -16,6 +16,7 @@ from gateway.protocols.mqtt.fields import (
 )
 from gateway.protocols.mqtt.packets import (
     PROTOCOL_NAMES,
+    V5,
     Auth,
     Connack,
     Connect,
@@ -75,10 +76,14 @@ def _packet(first: int, body: bytes) -> bytes:
     return fixed_header(first, len(body)) + body
 
 
+def _given(properties: Properties) -> bool:
+    return properties is not NO_PROPERTIES and properties != NO_PROPERTIES
+
+
 def _properties(properties: Properties, place: Place, level: int) -> bytes:
-    if level >= Level.V5:
+    if level >= V5:
         return write_properties(properties, place)
-    if properties != NO_PROPERTIES:
+    if _given(properties):
         raise violation(f"properties in {place.value} before MQTT 5")
     return b""
 
@@ -146,11 +151,11 @@ def _write_connack(packet: Connack, level: int) -> bytes:
 
 def _reason(code: int, properties: Properties, place: Place, level: int) -> bytes:
     """Reason code and properties, left out as far as they say nothing (5.0 §3.4.2.1)."""
-    if code == 0 and properties == NO_PROPERTIES:
+    if code == 0 and not _given(properties):
         return b""
-    if level < Level.V5:
+    if level < V5:
         raise violation(f"a reason in {place.value} before MQTT 5")
-    if properties == NO_PROPERTIES:
+    if not _given(properties):
         return bytes((code,))
     return bytes((code,)) + write_properties(properties, place)
 
@@ -168,7 +173,7 @@ def _write_subscription(subscription: Subscription, level: int) -> bytes:
     options |= subscription.no_local * NO_LOCAL
     options |= subscription.retain_as_published * RETAIN_AS_PUBLISHED
     options |= subscription.retain_handling << RETAIN_HANDLING_SHIFT
-    if level < Level.V5 and options != subscription.qos:
+    if level < V5 and options != subscription.qos:
         raise violation("subscription options before MQTT 5")
     return write_text(subscription.topic_filter) + bytes((options,))
 
@@ -189,7 +194,7 @@ def _write_unsubscribe(packet: Unsubscribe, level: int) -> bytes:
 
 
 def _write_unsuback(packet: Unsuback, level: int) -> bytes:
-    if packet.codes and level < Level.V5:
+    if packet.codes and level < V5:
         raise violation("codes in UNSUBACK before MQTT 5")
     head = UINT16.pack(packet.packet_id) + _properties(packet.properties, Place.UNSUBACK, level)
     return _packet(0xB0, head + bytes(packet.codes))
@@ -208,7 +213,7 @@ def _write_disconnect(packet: Disconnect, level: int) -> bytes:
 
 
 def _write_auth(packet: Auth, level: int) -> bytes:
-    if level < Level.V5:
+    if level < V5:
         raise violation("AUTH before MQTT 5")
     return _packet(0xF0, _reason(packet.reason_code, packet.properties, Place.AUTH, level))
 

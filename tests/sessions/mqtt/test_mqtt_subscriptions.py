@@ -11,7 +11,7 @@ from gateway.protocols.mqtt.topics import is_topic_filter
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    if topic.startswith("$") and topic_filter[0] in "+#":
+    if topic.startswith("$") and topic_filter.startswith(("+", "#")):
         return False  # [MQTT-4.7.2-1]
     levels = topic.split("/")
     for index, level in enumerate(topic_filter.split("/")):
