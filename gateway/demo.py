@@ -28,7 +28,9 @@ MAX_PORT: Final = 65_535
 OFFSET_STEP: Final = 100
 """Between the offsets that are tried when one is suggested."""
 
-DRAIN_LIMIT: Final = 2.0
+POLL_WAIT: Final = 1
+"""Seconds of a long poll, which a drain lets end: Ctrl-C should not take long, and polls cost nothing here."""
+DRAIN_LIMIT: Final = 5.0
 """Seconds. What is still in flight then would be lost with the emulator anyway."""
 EMULATOR_PORT: Final = 4566
 """Where AWS emulators listen by convention."""
@@ -166,8 +168,8 @@ def _program(name: str) -> str:
     found = shutil.which(name)
     if found is not None and Path(found) == path:
         return name
-    with_directory = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return shlex.quote(str(with_directory))
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if here in path.parent.parents else path))
 
 
 def _emulator_url(plan: Plan) -> str:
@@ -180,6 +182,7 @@ def shifted(settings: Settings, offset: int) -> Plan:
     changed = {
         "listeners": [each.model_copy(update={"port": each.port + offset}) for each in settings.listeners],
         "admin": settings.admin.model_copy(update={"port": settings.admin.port + offset}),
+        "receiver": settings.receiver.model_copy(update={"wait": POLL_WAIT}),
         "drain_timeout": DRAIN_LIMIT,
         "aws": settings.aws | {"endpoint_url": f"http://{HOST}:{emulator_port}", "region": REGION},
     }

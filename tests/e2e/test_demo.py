@@ -58,9 +58,9 @@ class Demo(ServerProcess):
         return LAST_LINE in self.log
 
     def commands(self) -> list[str]:
-        """The commands on the page: the lines between the last two paragraphs' texts."""
-        paragraphs = self.log.split("\n\n")
-        return [line.strip() for line in paragraphs[-2].splitlines()]
+        """The commands on the page: its last paragraph but one."""
+        page, _, _ = self.log.partition(LAST_LINE)
+        return [line.strip() for line in page.rstrip().split("\n\n")[-1].splitlines()]
 
 
 @pytest.fixture
@@ -173,19 +173,18 @@ def test_every_port_is_shifted() -> None:
 
 def test_without_mosquitto_and_aws_the_page_shows_what_is_bundled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(Path(sys.executable).parents[1])
     plan = plan_of(1)
-    here = str(Path(sys.executable).parent.relative_to(ROOT))
-    assert demo.publish_command(plan) == f"{here}/mqlift pub topic:orders/1 hello --port 1884"
-    assert demo.read_command(plan) == f"{here}/mqlift sub queue:orders --port 61614"
+    assert demo.publish_command(plan) == "bin/mqlift pub topic:orders/1 hello --port 1884"
+    assert demo.read_command(plan) == "bin/mqlift sub queue:orders --port 61614"
     look = demo.look_command(plan)
-    assert look.startswith(f'{here}/python -c "')
+    assert look.startswith('bin/python -c "')
     assert "http://127.0.0.1:4567/000000000000/orders" in look
 
 
-def test_the_bundled_look_command_works(running: Demo, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("running")
+def test_the_bundled_look_command_works(offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.chdir(ROOT)
     plan = plan_of(offset)
     shell(demo.publish_command(plan))
     assert "hello" in shell(demo.look_command(plan))
