@@ -1,6 +1,6 @@
 """What an application does today: aiobotocore, one call per message or batches of ten, against the same endpoint.
 
-`python -m tests.bench.comparisons single|batch|receive --port 4580`, one JSON line on standard output.
+`python -m tests.bench.comparisons single|batch|receive …`; it writes one line of JSON to standard output.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ KINDS: Mapping[str, Callable[[Client, str, str], Turn]] = {"single": single, "ba
 class Options(argparse.Namespace):
     kind: str
     port: int
+    endpoint_pid: int
     concurrency: int
     payload_bytes: int
     warmup: float
@@ -106,9 +107,9 @@ async def measure(options: Options) -> Window:
             for _ in range(options.concurrency):
                 workers.create_task(work(turn))
             await asyncio.sleep(options.warmup)
-            start = Sample.take(done, os.getpid())
+            start = Sample.take(done, os.getpid(), options.endpoint_pid)
             await asyncio.sleep(options.duration)
-            window = start.until(Sample.take(done, os.getpid()))
+            window = start.until(Sample.take(done, os.getpid(), options.endpoint_pid))
             running = False
     return window
 
@@ -116,7 +117,8 @@ async def measure(options: Options) -> Window:
 def main() -> None:
     parser = argparse.ArgumentParser(description="An application that calls aiobotocore.")
     parser.add_argument("kind", choices=sorted(KINDS))
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, required=True, help="port of the endpoint")
+    parser.add_argument("--endpoint-pid", type=int, required=True, help="process of the endpoint")
     parser.add_argument("--concurrency", type=int, default=50, help="calls under way at a time")
     parser.add_argument("--payload-bytes", type=int, default=200)
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds")

@@ -69,6 +69,7 @@ class Options(argparse.Namespace):
     kind: str
     port: int
     endpoint: int
+    endpoint_pid: int
     connections: int
     window: int
     payload_bytes: int
@@ -110,9 +111,9 @@ def topic_of(number: int) -> str:
 async def measured(options: Options, messages: Callable[[], int]) -> Window:
     """Wait for the warm-up and the duration, and count what happened in the latter."""
     await asyncio.sleep(options.warmup)
-    start = Sample.take(messages(), options.watch)
+    start = Sample.take(messages(), options.watch, options.endpoint_pid)
     await asyncio.sleep(options.duration)
-    return start.until(Sample.take(messages(), options.watch))
+    return start.until(Sample.take(messages(), options.watch, options.endpoint_pid))
 
 
 async def publish(options: Options) -> Published:
@@ -254,7 +255,8 @@ def main() -> None:
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("--port", type=int, required=True, help="the gateway's listener, or the endpoint (probe)")
     parser.add_argument("--watch", type=int, required=True, help="process whose CPU and memory are measured")
-    parser.add_argument("--endpoint", type=int, default=0, help="port of the endpoint (consume)")
+    parser.add_argument("--endpoint", type=int, required=True, help="port of the endpoint")
+    parser.add_argument("--endpoint-pid", type=int, required=True, help="process of the endpoint")
     parser.add_argument("--connections", type=int, default=10)
     parser.add_argument("--window", type=int, default=100, help="unacknowledged publishes of a connection")
     parser.add_argument("--payload-bytes", type=int, default=200)

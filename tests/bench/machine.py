@@ -39,6 +39,7 @@ class Window(TypedDict):
     """CPU seconds of the watched process."""
     load_cpu: float
     """CPU seconds of the load generator itself."""
+    endpoint_cpu: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,11 @@ class Sample:
     messages: int
     cpu: float
     load_cpu: float
+    endpoint_cpu: float
 
     @classmethod
-    def take(cls, messages: int, watched: int) -> Sample:
-        return cls(time.monotonic(), messages, cpu_seconds(watched), time.process_time())
+    def take(cls, messages: int, watched: int, endpoint: int) -> Sample:
+        return cls(time.monotonic(), messages, cpu_seconds(watched), time.process_time(), cpu_seconds(endpoint))
 
     def until(self, end: Sample) -> Window:
         return {
@@ -60,6 +62,7 @@ class Sample:
             "messages": end.messages - self.messages,
             "cpu": end.cpu - self.cpu,
             "load_cpu": end.load_cpu - self.load_cpu,
+            "endpoint_cpu": end.endpoint_cpu - self.endpoint_cpu,
         }
 
 

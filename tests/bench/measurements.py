@@ -33,12 +33,13 @@ class Benchmark:
 
 
 def rates(window: Window) -> dict[str, float]:
-    """Messages a second, CPU microseconds a message, and how busy the two cores were."""
+    """Messages a second, CPU microseconds a message, and how busy each process kept its core."""
     return {
         "rate": window["messages"] / window["seconds"],
         "cpu_us": window["cpu"] / window["messages"] * 1e6 if window["messages"] else 0.0,
         "busy": window["cpu"] / window["seconds"],
         "load_busy": window["load_cpu"] / window["seconds"],
+        "endpoint_busy": window["endpoint_cpu"] / window["seconds"],
     }
 
 

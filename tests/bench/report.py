@@ -75,7 +75,8 @@ COLUMNS = (
     ("calls", "SQS calls/message", "{:.4f}"),
     ("cpu_us", "CPU µs/message", "{:.1f}"),
     ("busy", "core busy", "{:.0%}"),
-    ("load_busy", "load busy", "{:.0%}"),
+    ("load_busy", "other core: load", "{:.0%}"),
+    ("endpoint_busy", "other core: endpoint", "{:.0%}"),
 )
 
 LATENCY_COLUMNS = (

@@ -86,35 +86,36 @@ class Stage:
         gateway.check_log()
 
     def publish(self, gateway: Gateway, connections: int) -> Published:
-        return cast("Published", self._load("publish", gateway.port("mqtt"), gateway.pid, connections=connections))
+        return cast("Published", self._load("publish", gateway.port("mqtt"), gateway.pid, connections))
 
     def paced(self, gateway: Gateway, connections: int) -> Latency:
-        return cast("Latency", self._load("paced", gateway.port("mqtt"), gateway.pid, connections=connections))
+        return cast("Latency", self._load("paced", gateway.port("mqtt"), gateway.pid, connections))
 
     def probe(self, connections: int) -> Latency:
-        return cast("Latency", self._load("probe", self.endpoint.port, self.endpoint.pid, connections=connections))
+        return cast("Latency", self._load("probe", self.endpoint.port, self.endpoint.pid, connections))
 
     def consume(self, gateway: Gateway, connections: int) -> Consumed:
-        port = gateway.port("stomp")
-        result = self._load("consume", port, gateway.pid, connections=connections, endpoint=self.endpoint.port)
-        return cast("Consumed", result)
+        return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections))
 
     def idle(self, gateway: Gateway) -> Idle:
-        connections = self.effort["idle_connections"]
-        return cast("Idle", self._load("idle", gateway.port("mqtt"), gateway.pid, connections=connections))
+        return cast("Idle", self._load("idle", gateway.port("mqtt"), gateway.pid, self.effort["idle_connections"]))
 
     def application(self, kind: str) -> Window:
         """An application of today, in the gateway's place."""
-        command = ["tests.bench.comparisons", kind, "--port", str(self.endpoint.port), *self._times()]
+        command = ["tests.bench.comparisons", kind, f"--port={self.endpoint.port}", *self._common()]
         return cast("Window", run(command, self._cores.gateway))
 
-    def _load(self, kind: str, port: int, watched: int, **options: int) -> object:
-        command = ["tests.bench.load", kind, "--port", str(port), "--watch", str(watched), "--queue", QUEUE]
-        command += [f"--{name}={value}" for name, value in options.items()]
-        return run([*command, *self._times()], self._cores.load)
+    def _load(self, kind: str, port: int, watched: int, connections: int) -> object:
+        own = [f"--port={port}", f"--watch={watched}", f"--connections={connections}"]
+        own += [f"--queue={QUEUE}", f"--endpoint={self.endpoint.port}"]
+        return run(["tests.bench.load", kind, *own, *self._common()], self._cores.load)
 
-    def _times(self) -> list[str]:
-        return [f"--warmup={self.effort['warmup']}", f"--duration={self.effort['duration']}"]
+    def _common(self) -> list[str]:
+        return [
+            f"--endpoint-pid={self.endpoint.pid}",
+            f"--warmup={self.effort['warmup']}",
+            f"--duration={self.effort['duration']}",
+        ]
 
 
 def run(module: list[str], core: int) -> object:
