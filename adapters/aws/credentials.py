@@ -40,9 +40,12 @@ log = structlog.get_logger(__name__)
 class FrozenCredentials(Protocol):
     """botocore's `ReadOnlyCredentials`."""
 
-    access_key: str
-    secret_key: str
-    token: str | None
+    @property
+    def access_key(self) -> str: ...
+    @property
+    def secret_key(self) -> str: ...
+    @property
+    def token(self) -> str | None: ...
 
 
 class ProviderCredentials(Protocol):

@@ -23,10 +23,14 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str, region: str) -> Endpoint:
-        """Take a URL apart. Raises `ValueError` for one that is none."""
+        """Take a URL apart. Raises `ValueError` for one that no endpoint can have; it does not repeat the URL."""
         parts = urlsplit(url)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(f"{url!r} is not an http or https URL")
+            raise ValueError("must be http://HOST[:PORT] or https://HOST[:PORT]")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("must be a URL without query, fragment and user")
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("must be a URL of printable ASCII characters, others percent-encoded")
         host = parts.hostname
         usual = _DEFAULT_PORTS[parts.scheme]
         port = parts.port or usual

@@ -46,9 +46,9 @@ _CODES: dict[type[BackendError], str] = {
         OptInRequired SubscriptionRequired RegionDisabled
         """,
     CredentialsInvalid: """
-        UnrecognizedClient InvalidClientTokenId InvalidAccessKeyId ExpiredToken InvalidToken TokenRefreshRequired
-        SignatureDoesNotMatch InvalidSignature IncompleteSignature MissingAuthenticationToken AuthFailure
-        RequestExpired RequestTimeTooSkewed RequestInTheFuture
+        UnrecognizedClient InvalidClientTokenId InvalidAccessKeyId ExpiredToken InvalidToken InvalidSecurityToken
+        TokenRefreshRequired SignatureDoesNotMatch InvalidSignature IncompleteSignature MissingAuthenticationToken
+        AuthFailure RequestExpired RequestTimeTooSkewed RequestInTheFuture
         """,
     TooLarge: "BatchRequestTooLong RequestEntityTooLarge RequestTooLarge MessageTooLong",
     Invalid: """

@@ -19,6 +19,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from botocore.parsers import ResponseParserError
 
 from adapters.aws.api import Observer
@@ -31,7 +32,7 @@ from gateway.core.errors import BackendError, CredentialsInvalid, Invalid, Unava
 _CLASSES: tuple[tuple[tuple[type[Exception], ...], type[BackendError]], ...] = (
     ((ParamValidationError,), Invalid),
     ((NoCredentialsError, PartialCredentialsError, CredentialRetrievalError), CredentialsInvalid),
-    ((HTTPClientError, ResponseParserError, aiohttp.ClientError), Unavailable),
+    ((BotocoreConnectionError, HTTPClientError, ResponseParserError, aiohttp.ClientError), Unavailable),
 )
 
 
@@ -67,13 +68,13 @@ class SdkClient:
         """Make a call without counting it."""
         usual = self._session.settings.read_timeout
         limit = usual if read_timeout is None else read_timeout
-        keys = self._session.credentials.current()
         try:
             with translated(service, action, resource):
                 client = await self._client(service, region, limit > usual)
                 async with asyncio.timeout(limit):
                     return await _invoke(client, action, body)
         except CredentialsInvalid:
+            keys = self._session.credentials.current()
             if keys is not None:
                 self._session.credentials.refused(keys)
             raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from adapters.aws.endpoint import Endpoint
 
 
 class AwsSettings(BaseModel):
@@ -39,15 +40,6 @@ class AwsSettings(BaseModel):
     @field_validator("endpoint_url")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if (
-            parts.scheme not in {"http", "https"}
-            or not parts.hostname
-            or parts.query
-            or parts.fragment
-            or parts.username
-        ):
-            raise ValueError("must be http://HOST[:PORT] or https://HOST[:PORT], without query or user")
+        if value is not None:
+            Endpoint.parse(value, region="")
         return value
