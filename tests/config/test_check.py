@@ -1,0 +1,214 @@
+"""What `mqlift check` prints, and its exit code."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.check import EXIT_FAILED, EXIT_MISTAKE, EXIT_RIGHT, check
+from tests.rig.processes import AWS_ENVIRONMENT, Ministack, free_port
+
+Write = Callable[[str], Path]
+
+LISTENER = "listeners: [{protocol: mqtt, port: 1883}]\n"
+ROUTES = """
+prefix: test-
+routes:
+- match: {topic: "a/{site}/#"}
+  to: [{queue: "in-{site}"}, {sqs: all.fifo, group_id: "{site}:{topic}:{header:g}", attributes: [x, y]}]
+- {match: {queue: "payments.*"}, to: [{sqs: payments.fifo}, {sqs: audit}]}
+- {match: {exchange: logs, key: "#.{level}"}, to: [{sqs: "log-{level}"}]}
+- {match: {topic: "foreign/{account}"}, to: [{sqs: "{account}"}]}
+"""
+STANDARD = "    note: a standard queue, which keeps order as well as it can"
+
+
+def run(path: Path, *explain: str, aws: bool = False) -> tuple[int, list[str]]:
+    out = io.StringIO()
+    code = check(path, explain, aws, out)
+    return code, out.getvalue().splitlines()
+
+
+def test_a_right_file(write: Write) -> None:
+    path = write(LISTENER + "aws: {region: eu-west-1}\nprefix: p-")
+    code, lines = run(path)
+    assert code == EXIT_RIGHT
+    assert lines == [
+        f"{path}: OK",
+        "  listens: mqtt on 127.0.0.1:1883",
+        "  admin: http://127.0.0.1:9090",
+        "  aws: eu-west-1",
+        "  routes: 0 rules; other queues are SQS queues named p-NAME",
+        "  note: SQS standard queues keep order as well as they can; only .fifo queues promise it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "anonymous", "warned"),
+    [("0.0.0.0", "true", True), ("0.0.0.0", "false", False), ("127.0.0.1", "true", False)],
+)
+def test_an_open_door_is_warned_of(host: str, anonymous: str, warned: bool, write: Write) -> None:
+    path = write(f"listeners: [{{protocol: mqtt, host: {host}, port: 1}}]\nauth: {{anonymous: {anonymous}}}")
+    _, lines = run(path)
+    assert any(line.startswith("  warning: everybody") for line in lines) is warned
+
+
+def test_mistakes_of_the_file(write: Write) -> None:
+    path = write(LISTENER + "prefix: 5\nprovison: auto\n")
+    assert run(path) == (
+        EXIT_MISTAKE,
+        [
+            f"{path}: prefix: 5 is not text; put it in quotes",
+            f"{path}: provison: there is no such key; did you mean provision?",
+        ],
+    )
+
+
+def test_mistakes_of_a_protocol(write: Write) -> None:
+    path = write("listeners: [{protocol: mqtt, port: 1, delivery_windw: 1}]")
+    assert run(path) == (
+        EXIT_MISTAKE,
+        [f"{path}: listeners.0.delivery_windw: there is no such key; did you mean delivery_window?"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "lines"),
+    [
+        (
+            "topic:a/hall/1",
+            [
+                "  rule: routes.0, topic a/{site}/#",
+                "  captures: site = 'hall'",
+                "  to: queue in-hall",
+                "    lives in: sqs test-in-hall",
+                f"  {STANDARD}",
+                "  to: sqs all.fifo (group_id = hall:a/hall/1:{header:g}, attributes = x, y)",
+                "  and live to clients that are subscribed",
+            ],
+        ),
+        ("topic:b", ["  no rule for this topic: it lives among connected clients only, and is not kept"]),
+        (
+            "queue:payments.eu",
+            [
+                "  rule: routes.1, queue payments.*",
+                "  lives in: sqs payments.fifo",
+                "  copied to: sqs audit",
+                STANDARD,
+            ],
+        ),
+        (
+            "queue:orders",
+            ["  no rule for this queue: it lives where queues do by default", "  lives in: sqs test-orders", STANDARD],
+        ),
+        (
+            "exchange:logs/app.error",
+            [
+                "  rule: routes.2, exchange logs key #.{level}",
+                "  captures: level = 'error'",
+                "  to: sqs log-error",
+                STANDARD,
+                "  and to the queues that clients bind to it",
+            ],
+        ),
+        (
+            "exchange:other/k",
+            ["  no rule for this exchange: messages go to the queues that clients bind to it"],
+        ),
+        ("exchange:amq.topic/b", ["  no rule for this topic: it lives among connected clients only, and is not kept"]),
+        (
+            "exchange:/orders",
+            ["  no rule for this queue: it lives where queues do by default", "  lives in: sqs test-orders", STANDARD],
+        ),
+        (
+            "topic:foreign/arn:x",
+            [
+                "  rule: routes.3, topic foreign/{account}",
+                "  captures: account = 'arn:x'",
+                "  refused: sqs {account}: 'arn:x' is no name, but elsewhere",
+            ],
+        ),
+    ],
+)
+def test_explanations(place: str, lines: list[str], write: Write) -> None:
+    assert run(write(LISTENER + ROUTES), place) == (EXIT_RIGHT, [place, *lines])
+
+
+def test_a_name_that_sqs_does_not_allow_is_shown_as_it_will_be(write: Write) -> None:
+    _, lines = run(write(LISTENER), "queue:café/orders")
+    assert lines[2].startswith("  lives in: sqs caf--orders-")
+
+
+@pytest.mark.parametrize("place", ["orders", "queue:", "stream:x", ""])
+def test_a_place_that_is_none(place: str, write: Write) -> None:
+    line = f"--explain: {place!r} is no place; queue:NAME, topic:A/B or exchange:NAME/KEY"
+    assert run(write(LISTENER), place) == (EXIT_MISTAKE, [line])
+
+
+def test_a_filter_is_no_topic(write: Write) -> None:
+    code, (line,) = run(write(LISTENER), "topic:a/#")
+    assert code == EXIT_MISTAKE
+    assert line == "--explain: topic:a/# is a filter; a topic as it is published, without wildcards"
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def config(write: Write, endpoint: str, *rules: str, provision: str = "auto") -> Path:
+    return write(
+        LISTENER
+        + f"aws: {{region: us-east-1, endpoint_url: '{endpoint}'}}\nprovision: {provision}\nroutes:\n"
+        + "".join(f"- {{match: {{topic: 'a/{{b}}'}}, to: [{rule}]}}\n" for rule in rules)
+    )
+
+
+@pytest.mark.usefixtures("aws", "queue")
+def test_each_resource_that_is_named_is_tried_once(ministack: Ministack, queue_name: str, write: Write) -> None:
+    path = config(
+        write,
+        ministack.url,
+        f"{{queue: {queue_name}}}, {{sqs: {queue_name}-absent}}",
+        f"{{sqs: {queue_name}}}, {{sqs: 'x-{{b}}'}}",
+    )
+    code, lines = run(path, aws=True)
+    assert lines[0] == f"{path}: OK"
+    assert code == EXIT_RIGHT
+    assert lines[-4].startswith("credentials: OK, arn:aws:")
+    assert lines[-3:] == [
+        f"sqs {queue_name}: OK",
+        f"sqs {queue_name}-absent: not there yet; it is created when it is first used",
+        "sqs x-{b}: not tried, as its name depends on the client's",
+    ]
+
+
+@pytest.mark.parametrize(("prefix", "provision"), [("arn:aws:sqs:us-east-1:000000000000:", "auto"), ("", "never")])
+@pytest.mark.usefixtures("aws")
+def test_what_may_not_be_created_has_to_be_there(
+    prefix: str, provision: str, ministack: Ministack, queue_name: str, write: Write
+) -> None:
+    path = config(write, ministack.url, f"{{sqs: '{prefix}{queue_name}'}}", provision=provision)
+    code, lines = run(path, aws=True)
+    assert code == EXIT_FAILED
+    assert lines[-1].startswith("sqs queue ")
+    assert f"{queue_name} (sqs:GetQueueUrl): " in lines[-1]
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_endpoint_that_does_not_answer(write: Write) -> None:
+    code, lines = run(config(write, f"http://127.0.0.1:{free_port()}", "{sqs: orders}"), aws=True)
+    assert code == EXIT_FAILED
+    assert lines[-2].startswith("credentials: the credentials (sts:GetCallerIdentity): ")
+    assert lines[-1].startswith("sqs queue orders (sqs:GetQueueUrl): ")
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_unknown_profile(write: Write) -> None:
+    path = write(LISTENER + "aws: {region: us-east-1, profile: nobody}")
+    code, lines = run(path, aws=True)
+    assert code == EXIT_MISTAKE
+    assert lines[-1].startswith(f"{path}: aws")
+    assert "nobody" in lines[-1]
