@@ -149,8 +149,9 @@ def _table(packed: dict[str, object], key: str) -> dict[str, object]:
 
 
 def _unpack_origin(value: object) -> Origin:
-    match value:
-        case [str(protocol), str(client_id), str(user)]:
+    if isinstance(value, list) and len(value) == 3:
+        protocol, client_id, user = value
+        if isinstance(protocol, str) and isinstance(client_id, str) and isinstance(user, str):
             return Origin(protocol, client_id, user)
     raise MetaUnreadable("o is not a list of three strings")
 

@@ -116,9 +116,10 @@ class TestSend:
         for _ in range(2):
             await scripted_backend.send(target, [entry])
         assert scripted.calls[-1] == scripted.calls[-2]
-        (sent,) = scripted.calls[-1].request["Entries"]  # type: ignore[misc]
-        assert sent["MessageGroupId"] == "mqlift"
-        assert sent["MessageDeduplicationId"]
+        entries = scripted.calls[-1].request["Entries"]
+        assert isinstance(entries, list)
+        assert entries[0]["MessageGroupId"] == "mqlift"
+        assert entries[0]["MessageDeduplicationId"]
 
     async def test_a_group_makes_a_standard_queue_fair(
         self, scripted: ScriptedAws, scripted_backend: SqsBackend
