@@ -137,10 +137,10 @@ class Line(Generic[E]):
 
 
 class Batcher(Generic[E]):
-    """Owns every request to one destination, from `put` to `done(entry, result)`, which is called once for each.
+    """Owns every request to one destination, from `put` to `done(entries, results)`, which speaks once for each entry.
 
     `send` makes one attempt for one batch and returns a result for each entry; it raises only `BackendError`, for all
-    of them.
+    of them. How long it may take is its own affair, and it must end.
     """
 
     def __init__(
@@ -159,12 +159,13 @@ class Batcher(Generic[E]):
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._line: Line[E] = Line()
-        self._requests: set[asyncio.Task[None]] = set()
-        self._active = 0
+        self._requests: dict[asyncio.Task[None], list[E]] = {}
         self._allowed = policy.requests
+        self._slowed_at = float("-inf")
         self._resume_at = 0.0
         self._throttled = 0
         self._wake: asyncio.Handle | None = None
+        self._lingering = False
         self._retries: dict[asyncio.TimerHandle, list[E]] = {}
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
@@ -180,7 +181,7 @@ class Batcher(Generic[E]):
         entry.deadline = self._loop.time() + self._policy.timeout
         self.held += 1
         self._line.put(entry)
-        if self._wake is None:
+        if self._wake is None or self._lingering:
             self._schedule()
 
     async def drain(self) -> None:
@@ -197,8 +198,6 @@ class Batcher(Generic[E]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._wake is not None:
-            self._wake.cancel()
         retries, self._retries = self._retries, {}
         for timer, entries in retries.items():
             timer.cancel()
@@ -209,64 +208,85 @@ class Batcher(Generic[E]):
         while self._line.ready:
             entries = self._line.take(self._entries, self._bytes)
             self._finish(entries, _stopped(entries))
-        self._wake = None
+        self._cancel_wake()
 
     @property
     def _full(self) -> bool:
         return self._line.ready >= self._entries or self._line.ready_bytes >= self._bytes
 
     def _schedule(self) -> None:
-        if self._closed:
-            self._wake = self._loop.call_soon(self._give_up)
-        elif self._policy.linger and not self._full:
-            self._wake = self._loop.call_later(self._policy.linger, self._pump)
-        else:
+        """See that what is in the line gets on its way: a full batch at once, others after the linger time."""
+        if not self._policy.linger or self._full or self._closed:
+            self._cancel_wake()
             self._wake = self._loop.call_soon(self._pump)
+        elif not self._lingering:
+            self._lingering = True
+            self._wake = self._loop.call_later(self._policy.linger, self._pump)
+
+    def _cancel_wake(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self._lingering = False
 
     def _pump(self) -> None:
         """Start as many requests as there are slots and batches for."""
-        self._wake = None
+        self._lingering = False
+        if self._closed:
+            self._give_up()
+            return
         now = self._loop.time()
-        expired = self._line.take_expired(now)
-        if expired:
+        # `_wake` is cleared after this only: what is put or let forward meanwhile is seen by the loop below.
+        while expired := self._line.take_expired(now):
             self._finish(expired, _too_late(expired))
+        self._wake = None
         if now < self._resume_at:
             self._wake = self._loop.call_at(self._resume_at, self._pump)
             return
-        while self._line.ready and self._active < self._allowed:
-            if self._active >= self._policy.partial_requests and not self._full:
+        while self._line.ready and len(self._requests) < self._allowed:
+            if len(self._requests) >= self._policy.partial_requests and not self._full:
                 break
             batch = self._line.take(self._entries, self._bytes)
-            self._active += 1
-            request = self._loop.create_task(self._request(batch))
-            self._requests.add(request)
-            request.add_done_callback(self._requests.discard)
+            request = self._loop.create_task(self._request(batch, now))
+            self._requests[request] = batch
+            request.add_done_callback(self._ended)
 
-    async def _request(self, batch: list[E]) -> None:
-        try:
-            results = await self._attempt(batch)
-        except asyncio.CancelledError:
+    async def _request(self, batch: list[E], started: float) -> None:
+        results = await self._attempt(batch)
+        # The slot is free from here on: what `_sort_out` wakes up may use it.
+        task = asyncio.current_task()
+        assert task is not None
+        del self._requests[task]
+        self._sort_out(batch, results, started)
+
+    def _ended(self, request: asyncio.Task[None]) -> None:
+        """A request that was cancelled, perhaps before its first step, has not answered its entries."""
+        batch = self._requests.pop(request, None)
+        if batch is not None:
             self._finish(batch, _stopped(batch))
-            raise
-        finally:
-            self._active -= 1
-        self._sort_out(batch, results)
+        if not request.cancelled() and (error := request.exception()) is not None:
+            log.error("results_failed_unexpectedly", exc_info=error)
 
-    async def _attempt(self, batch: list[E]) -> Sequence[Result]:
+    async def _attempt(self, batch: Sequence[E]) -> Sequence[Result]:
         try:
-            return await self._send(batch)
+            results = await self._send(batch)
         except BackendError as error:
             if error.permanent and len(batch) > 1:
-                # The service refused the whole request; find out whose fault it is, so that one bad entry fails alone.
-                return [(await self._attempt([entry]))[0] for entry in batch]
+                # The service refused the whole request. Find out whose fault it is, so that one bad entry fails alone.
+                middle = len(batch) // 2
+                return [*await self._attempt(batch[:middle]), *await self._attempt(batch[middle:])]
             outcome = Outcome.REJECTED if error.permanent else Outcome.RELEASED
             return [Result(outcome, error)] * len(batch)
         except Exception:
             # A bug in a backend: publishers still have to be answered, and an operator has to see it.
             log.exception("request_failed_unexpectedly")
-            return [Result(Outcome.RELEASED, Unavailable("internal error, see the gateway's log"))] * len(batch)
+            return _broken(batch)
+        if len(results) != len(batch):
+            log.error("results_do_not_match", entries=len(batch), results=len(results))
+            return _broken(batch)
+        return results
 
-    def _sort_out(self, batch: list[E], results: Sequence[Result]) -> None:
+    def _sort_out(self, batch: list[E], results: Sequence[Result], started: float) -> None:
         """Entries that may still succeed are sent again, exactly as they are; the others are done."""
         if all(result.outcome is Outcome.ACCEPTED for result in results):
             self._allowed = min(self._policy.requests, self._allowed + 1)
@@ -287,14 +307,20 @@ class Batcher(Generic[E]):
                 done.append(entry)
                 done_results.append(result)
         if any(isinstance(result.error, BackendError) and result.error.throttled for result in results):
-            self._slow_down(now)
+            self._slow_down(now, started)
         if again:
             self._retry_at(now + delay, again)
         self._finish(done, done_results)
 
-    def _slow_down(self, now: float) -> None:
-        """Half the requests, after a pause that grows with every throttled request in a row."""
+    def _slow_down(self, now: float, started: float) -> None:
+        """Half the requests, after a pause that grows with every throttled request in a row.
+
+        Those that were under way already when we slowed down last say nothing about the new pace.
+        """
         self.throttles += 1
+        if started <= self._slowed_at:
+            return
+        self._slowed_at = now
         self._throttled += 1
         self._allowed = max(1, self._allowed // 2)
         self._resume_at = max(self._resume_at, now + self._policy.backoff(self._throttled))
@@ -305,7 +331,8 @@ class Batcher(Generic[E]):
         def retry() -> None:
             del self._retries[timer]
             self._line.put_back(entries)
-            if self._wake is None:
+            if self._wake is None or self._lingering:
+                self._cancel_wake()
                 self._wake = self._loop.call_soon(self._pump)
 
         timer = self._loop.call_at(when, retry)
@@ -315,7 +342,7 @@ class Batcher(Generic[E]):
         for entry in entries:
             self._line.done(entry)
         self.held -= len(entries)
-        if self._line.ready and self._wake is None:
+        if self._line.ready and (self._wake is None or self._lingering):
             self._schedule()
         self._done(entries, results)
         if not self.held and self._idle is not None:
@@ -329,3 +356,7 @@ def _stopped(entries: Sequence[object]) -> list[Result]:
 
 def _too_late(entries: Sequence[object]) -> list[Result]:
     return [Result(Outcome.RELEASED, Unavailable("the backend did not take it in time"))] * len(entries)
+
+
+def _broken(entries: Sequence[object]) -> list[Result]:
+    return [Result(Outcome.RELEASED, Unavailable("internal error, see the gateway's log"))] * len(entries)

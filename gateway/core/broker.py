@@ -44,6 +44,9 @@ class BrokerLimits:
     inflight_bytes: int = 256 * 1024 * 1024
     durable_queues: int = 10_000
     """Durable queues that are in use here; each keeps a sender, a receiver and its metrics."""
+    destinations: int = 20_000
+    """Resources that are published to, those of queues included. A rule that makes names of captures lets clients
+    choose how many there are."""
 
 
 class Owner(Publisher, Consumer, Protocol):
@@ -147,16 +150,19 @@ class Broker:
 
     async def declare_queue(self, name: str, spec: QueueSpec, owner: Owner) -> None:
         """Have a queue; one that is there stays as it is. Raises `BackendError`, or `Refused` over a limit."""
-        if name in self._durable or name in self._virtual:
+        known = self._durable.get(name)
+        if name in self._virtual or (known is not None and known.ensured):
             return
         if spec.virtual:
+            self._topology.declare_queue(name)
             self._virtual[name] = VirtualQueue(name, self._metrics)
             self._owned.setdefault(owner, set()).add(name)
-            self._topology.declare_queue(name)
         else:
-            target = self._target_of(name, spec)
-            await self._ensure(target, spec)
-            self._queue(name, spec)
+            if known is None:
+                self._check_room(name)  # before anything is created
+            await self._ensure(known.target if known else self._target_of(name, spec), spec)
+            if name not in self._virtual:  # nobody else has taken the name meanwhile
+                self._queue(name, spec).ensured = True
 
     def bind(self, queue: str, exchange: str, pattern: str) -> None:
         """Route to a queue from now on. Raises the topology's errors for unknown names and impossible patterns."""
@@ -232,11 +238,11 @@ class Broker:
             if target.kind != QUEUE_KIND:
                 sinks.setdefault((target.kind, target.name), Destination(self._sender(target), target))
         plan = tuple(sinks.values())
-        if len(self._plans) >= PLANS:
+        if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
+            # A rule that names a queue has just declared it; what was published to that queue before was unrouted.
             self._plans.clear()
+            self._plans_version = self._topology.version
         self._plans[address] = plan
-        # A rule that names a queue has just declared it, which changes no other plan.
-        self._plans_version = self._topology.version
         return plan
 
     def _target_of(self, queue: str, spec: QueueSpec) -> Target:
@@ -247,22 +253,32 @@ class Broker:
         queue = self._durable.get(name)
         if queue is not None:
             return queue
-        if len(self._durable) >= self._limits.durable_queues:
-            raise Refused(f"queue '{name}': {self._limits.durable_queues} queues are in use, the limit of this gateway")
+        self._check_room(name)
         target = self._target_of(name, spec)
+        sender = self._sender(target)
+        self._topology.declare_queue(name)
         backend = self._backends[target.kind]
         settler = Settler(backend, target, policy=self._sending, metrics=self._metrics)
         receiver = Receiver(
             backend, target, settler, policy=self._receiving, metrics=self._metrics, health=self._health
         )
-        queue = self._durable[name] = BackendQueue(target, self._sender(target), receiver, settler)
-        self._topology.declare_queue(name)
+        queue = self._durable[name] = BackendQueue(target, sender, receiver, settler)
         return queue
+
+    def _check_room(self, queue: str) -> None:
+        limit = self._limits.durable_queues
+        if len(self._durable) >= limit:
+            raise Refused(f"queue '{queue}': {limit} queues are in use, the limit of this gateway")
 
     def _sender(self, target: Target) -> Sender:
         key = (target.kind, target.name)
         sender = self._senders.get(key)
         if sender is None:
+            limit = self._limits.destinations
+            if len(self._senders) >= limit:
+                raise Refused(
+                    f"{target.kind} '{target.name}': {limit} destinations are in use, the limit of this gateway"
+                )
             sender = self._senders[key] = Sender(
                 self._backends[target.kind],
                 target,

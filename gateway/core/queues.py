@@ -53,6 +53,8 @@ class BackendQueue:
     def __init__(self, target: Target, sender: Sender, receiver: Receiver, settler: Settler) -> None:
         self.name = target.queue
         self.target = target
+        self.ensured = False
+        """Whether the backend has said that it is there. One that only a rule names is found, or made, by sending."""
         self._sender = sender
         self._receiver = receiver
         self._settler = settler
@@ -92,51 +94,54 @@ class VirtualQueue:
         self._turns = Turns()
         self._waiting: deque[Delivery] = deque()
         self._bytes = 0
+        # Ahead of those that wait, in the order in which they were given back; no more than consumers may hold.
+        self._released: deque[Delivery] = deque()
+        self._closed = False
         self._dropped = metrics.dropped
         self._dropping = False
         self._wake: asyncio.Handle | None = None
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:  # noqa: ARG002 - Sink
         delivery = Delivery(Received(message, ""), self)
-        subscription = None if self._waiting else self._turns.next()
-        if subscription is not None:
-            subscription.hand(delivery)
-        else:
+        if self._waiting or self._released or not self._turns.hand(delivery):
             self._keep(delivery)
         waiter.answer(token, ACCEPTED)
 
     def consume(self, tag: str, consumer: Consumer, prefetch: int) -> Subscription:
         subscription = Subscription(tag, self, consumer, prefetch)
         self._turns.add(subscription)
-        self.wake()
+        self._wake_up()
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._turns.remove(subscription)
 
-    def wake(self) -> None:
-        if self._waiting and self._wake is None:
-            self._wake = self._loop.call_soon(self._hand_out)
+    def credited(self, subscription: Subscription) -> None:
+        self._turns.offer(subscription)
+        self._wake_up()
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """End a delivery, once: a released one goes back to the head, marked redelivered."""
+        """End a delivery, once: a released one is delivered again, ahead of the others, marked redelivered."""
         if delivery.settled:
             return
         delivery.settled = True
+        if outcome is Outcome.RELEASED and not self._closed:
+            self._released.append(Delivery(Received(delivery.message, "", delivery.attempt + 1), self))
         subscription = delivery.subscription
         if isinstance(subscription, Subscription):
-            subscription.held -= 1
-        if outcome is Outcome.RELEASED:
-            again = Delivery(Received(delivery.message, "", delivery.attempt + 1), self)
-            self._waiting.appendleft(again)
-            self._bytes += len(again.message.body)
-        self.wake()
+            subscription.settled()
 
     def close(self) -> None:
-        """Drop what waits."""
+        """Drop what waits, and what will be released."""
+        self._closed = True
         if self._wake is not None:
             self._wake.cancel()
         self._waiting.clear()
+        self._released.clear()
+
+    def _wake_up(self) -> None:
+        if self._wake is None and (self._waiting or self._released):
+            self._wake = self._loop.call_soon(self._hand_out)
 
     def _keep(self, delivery: Delivery) -> None:
         size = len(delivery.message.body)
@@ -151,11 +156,12 @@ class VirtualQueue:
 
     def _hand_out(self) -> None:
         self._wake = None
-        while self._waiting:
-            subscription = self._turns.next()
-            if subscription is None:
-                return
-            delivery = self._waiting.popleft()
-            self._bytes -= len(delivery.message.body)
-            subscription.hand(delivery)
+        for line in (self._released, self._waiting):
+            while line:
+                delivery = line.popleft()
+                if not self._turns.hand(delivery):
+                    line.appendleft(delivery)
+                    return
+                if line is self._waiting:
+                    self._bytes -= len(delivery.message.body)
         self._dropping = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +15,7 @@ from gateway.core.errors import BackendError, Unavailable
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
+from gateway.core.renewer import Renewer
 from gateway.core.session import Delivery
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription, Turns
@@ -72,22 +72,16 @@ class Receiver:
         self._gathered = False
         self._reserved = 0
         self._failures = 0
+        self._failed_at = float("-inf")
         self._blocked_until = 0.0
         self._wake: asyncio.Handle | None = None
         self._closed = False
-        self._renewal: asyncio.Task[None] | None = None
-        # In the order they fall due, because every hold is the same time long.
-        self._held: deque[Delivery] = deque()
+        self._renewer = Renewer(backend, target, visibility=policy.visibility, metrics=metrics)
         self._deliveries = metrics.deliveries.labels(self.name)
         self._redeliveries = metrics.redeliveries.labels(self.name)
-        self._renewals = metrics.renewals.labels(self.name)
         self._unsettled = 0
         metrics.unsettled.labels(self.name).set_function(lambda: self._unsettled)
         metrics.polls.labels(self.name).set_function(lambda: len(self._polls))
-
-    @property
-    def consumers(self) -> int:
-        return len(self._turns)
 
     def subscribe(self, subscription: Subscription) -> None:
         self._turns.add(subscription)
@@ -100,6 +94,11 @@ class Receiver:
             self._failures = 0
             self._health.clear(self._resource)
 
+    def credited(self, subscription: Subscription) -> None:
+        self._turns.offer(subscription)
+        if self._wake is None:
+            self.wake()
+
     def wake(self) -> None:
         """Poll if there is credit; at the end of this turn of the loop, once."""
         if self._wake is None and not self._closed:
@@ -111,12 +110,11 @@ class Receiver:
             return
         delivery.settled = True
         self._unsettled -= 1
+        self._renewer.forget(delivery)
+        self._settler.settle(delivery, outcome)
         subscription = delivery.subscription
         if isinstance(subscription, Subscription):
-            subscription.held -= 1
-            if self._wake is None:
-                self.wake()
-        self._settler.settle(delivery, outcome)
+            subscription.settled()
 
     def stop(self) -> None:
         """No new polls. What those under way still bring is released when nobody takes it."""
@@ -126,15 +124,17 @@ class Receiver:
 
     async def finish(self) -> None:
         """Wait for the polls under way, after `stop`."""
-        await asyncio.gather(*self._polls, return_exceptions=True)
+        if self._polls:
+            await asyncio.wait(self._polls)
 
     async def aclose(self) -> None:
         """Abandon polls under way: what the service takes for their answers comes back after its visibility timeout."""
         self.stop()
-        tasks = [*self._polls, *([self._renewal] if self._renewal else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        polls = list(self._polls)
+        for poll in polls:
+            poll.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
+        await self._renewer.aclose()
 
     def _start_polls(self) -> None:
         self._wake = None
@@ -163,36 +163,42 @@ class Receiver:
 
     def _polled(self, poll: asyncio.Task[None]) -> None:
         self._polls.discard(poll)
+        if not poll.cancelled() and (error := poll.exception()) is not None:
+            log.error("hand_out_failed_unexpectedly", queue=self.name, exc_info=error)
         self.wake()
 
     async def _receive(self, limit: int) -> None:
+        started = self._loop.time()
         wait = min(self._policy.wait, self._backend.limits.max_wait)
         try:
             received = await self._backend.receive(self._target, limit, wait, self._policy.visibility)
         except BackendError as error:
-            self._reserved -= limit
-            self._back_off(error)
+            self._back_off(error, started)
             return
-        except asyncio.CancelledError:
-            raise
         except Exception:
             # A bug in a backend must not stop the queue for good, nor pass unseen.
             log.exception("receive_failed_unexpectedly", queue=self.name)
-            self._reserved -= limit
-            self._back_off(Unavailable("internal error, see the gateway's log", resource=self._resource))
+            self._back_off(Unavailable("internal error, see the gateway's log", resource=self._resource), started)
             return
-        self._reserved -= limit
+        finally:
+            self._reserved -= limit
         if self._failures:
             self._failures = 0
             self._health.clear(self._resource)
         self._adapt(limit, len(received))
         self._hand_out(received)
 
-    def _back_off(self, error: BackendError) -> None:
+    def _back_off(self, error: BackendError, started: float) -> None:
+        """Wait longer after every failure in a row; polls that were under way at the last one are part of that one."""
+        if started <= self._failed_at:
+            return
+        self._failed_at = self._loop.time()
         self._failures += 1
         self._wanted_polls = 1
-        self._blocked_until = self._loop.time() + self._policy.backoff.backoff(self._failures)
-        if not error.throttled and (not error.retriable or self._failures >= FAILURES_TO_REPORT):
+        self._blocked_until = self._failed_at + self._policy.backoff.backoff(self._failures)
+        lasting = not error.retriable or self._failures >= FAILURES_TO_REPORT
+        # Without a consumer nobody would poll, and see that it works again.
+        if self._turns and lasting and not error.throttled:
             self._health.report(self._resource, error)
 
     def _adapt(self, asked: int, got: int) -> None:
@@ -205,75 +211,17 @@ class Receiver:
             self._wanted_polls = max(1, self._wanted_polls - 1)
 
     def _hand_out(self, received: Sequence[Received]) -> None:
-        due = self._loop.time() + self._policy.visibility / 3
+        now = self._loop.time()
+        handed = redelivered = 0
         for one in received:
             delivery = Delivery(one, self)
-            delivery.due = due
             self._unsettled += 1
-            subscription = self._turns.next()
-            if subscription is None:
+            self._renewer.hold(delivery, now)
+            if self._turns.hand(delivery):
+                handed += 1
+                redelivered += delivery.redelivered
+            else:
                 # Its consumer left, or stopped reading, while the poll was under way.
                 self.settle(delivery, Outcome.RELEASED)
-                continue
-            self._held.append(delivery)
-            if delivery.redelivered:
-                self._redeliveries.inc()
-            subscription.hand(delivery)
-        self._deliveries.inc(len(received))
-        if self._held and self._renewal is None:
-            self._renewal = self._loop.create_task(self._renew())
-            self._renewal.add_done_callback(self._renewed)
-
-    def _renewed(self, renewal: asyncio.Task[None]) -> None:
-        self._renewal = None
-        if not renewal.cancelled() and (error := renewal.exception()) is not None:
-            log.error("renewal_failed_unexpectedly", queue=self.name, exc_info=error)
-
-    async def _renew(self) -> None:
-        """Keep what consumers hold hidden from others: renewed at a third of the timeout, up to the service's limit."""
-        while self._forget_settled():
-            await asyncio.sleep(max(0.0, self._held[0].due - self._loop.time()))
-            now = self._loop.time()
-            due: list[Delivery] = []
-            while self._forget_settled() and self._held[0].due <= now:
-                due.append(self._held.popleft())
-            entries = self._backend.limits.batch_entries
-            for start in range(0, len(due), entries):
-                await self._extend(due[start : start + entries])
-
-    def _forget_settled(self) -> bool:
-        """Drop settled deliveries at the head; whether any is left."""
-        held = self._held
-        while held and held[0].settled:
-            held.popleft()
-        return bool(held)
-
-    async def _extend(self, deliveries: list[Delivery]) -> None:
-        now = self._loop.time()
-        third = self._policy.visibility / 3
-        for delivery in deliveries:
-            if not delivery.held_until:
-                delivery.held_until = now - third + self._backend.limits.max_hold
-        # Over the limit it comes back, however long its consumer goes on.
-        deliveries = [one for one in deliveries if not one.settled and now + self._policy.visibility < one.held_until]
-        if not deliveries:
-            return
-        try:
-            results = await self._backend.extend(
-                self._target, [delivery.receipt for delivery in deliveries], self._policy.visibility
-            )
-        except BackendError as error:
-            # Two more tries fit into what is left of the timeout; then the messages come back, as they must.
-            log.warning("renewal_failed", queue=self.name, problem=str(error))
-            renewed = deliveries
-        else:
-            self._renewals.inc(sum(result.outcome is Outcome.ACCEPTED for result in results))
-            renewed = [
-                delivery
-                for delivery, result in zip(deliveries, results, strict=True)
-                if result.outcome is Outcome.ACCEPTED
-                or (isinstance(result.error, BackendError) and result.error.retriable)
-            ]
-        for delivery in renewed:
-            delivery.due = now + third
-            self._held.append(delivery)
+        self._deliveries.inc(handed)
+        self._redeliveries.inc(redelivered)

@@ -20,8 +20,8 @@ NO_SIZE: Final = 0
 """Receipts are counted, not weighed: ten of them are far below any service's request limit."""
 
 
-class Settlement:
-    """One delivery that is being ended."""
+class DeliveryEntry:
+    """One delivery in a request about it: to end it, or to hold it longer."""
 
     __slots__ = ("attempts", "deadline", "delivery", "key", "size")
 
@@ -45,7 +45,7 @@ class Settler:
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """End a delivery. A rejected one is deleted: whoever rejects it has stored it elsewhere, if it has to stay."""
-        self._batchers[outcome].put(Settlement(delivery))
+        self._batchers[outcome].put(DeliveryEntry(delivery))
 
     async def drain(self) -> None:
         """Wait until the backend has answered for every settlement."""
@@ -56,15 +56,15 @@ class Settler:
         for batcher in self._batchers.values():
             await batcher.aclose()
 
-    def _batcher(self, outcome: Outcome, policy: BatchPolicy) -> Batcher[Settlement]:
+    def _batcher(self, outcome: Outcome, policy: BatchPolicy) -> Batcher[DeliveryEntry]:
         settled = self._metrics.settlements.labels(self._target.queue, outcome.name.lower())
 
-        async def send(settlements: Sequence[Settlement]) -> Sequence[Result]:
-            receipts = [settlement.delivery.receipt for settlement in settlements]
+        async def send(entries: Sequence[DeliveryEntry]) -> Sequence[Result]:
+            receipts = [entry.delivery.receipt for entry in entries]
             return await self._backend.settle(self._target, receipts, outcome)
 
-        def done(settlements: Sequence[Settlement], results: Sequence[Result]) -> None:
-            settled.inc(len(settlements))
+        def done(entries: Sequence[DeliveryEntry], results: Sequence[Result]) -> None:
+            settled.inc(len(entries))
             self._count_failures(results)
 
         limits = self._backend.limits

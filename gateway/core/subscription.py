@@ -20,8 +20,8 @@ class ConsumedQueue(Protocol):
 
     name: str
 
-    def wake(self) -> None:
-        """Some consumer has credit again."""
+    def credited(self, subscription: Subscription) -> None:
+        """A consumer may have credit again."""
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """No more deliveries to it; what it holds stays with it until settled."""
@@ -30,7 +30,7 @@ class ConsumedQueue(Protocol):
 class Subscription:
     """One consumer of one queue. `held` deliveries are not settled yet, of `prefetch` at most."""
 
-    __slots__ = ("blocked", "cancelled", "consumer", "held", "prefetch", "queue", "tag")
+    __slots__ = ("blocked", "cancelled", "consumer", "held", "in_turn", "prefetch", "queue", "tag")
 
     def __init__(self, tag: str, queue: ConsumedQueue, consumer: Consumer, prefetch: int) -> None:
         self.tag = tag
@@ -41,21 +41,22 @@ class Subscription:
         self.blocked = False
         """The consumer does not read what it was sent: it gets no more until it does."""
         self.cancelled = False
+        self.in_turn = False
+        """Whether it waits among the queue's `Turns`."""
 
     @property
     def credit(self) -> int:
         """Deliveries that it takes now."""
         return 0 if self.blocked or self.cancelled else self.prefetch - self.held
 
-    def hand(self, delivery: Delivery) -> None:
-        """Deliver one message, against credit."""
-        self.held += 1
-        delivery.subscription = self
-        self.consumer.deliver(self, delivery)
+    def settled(self) -> None:
+        """One of the deliveries that it held has ended."""
+        self.held -= 1
+        self.queue.credited(self)
 
     def unblock(self) -> None:
         self.blocked = False
-        self.queue.wake()
+        self.queue.credited(self)
 
     def cancel(self) -> None:
         """Stop the deliveries. Idempotent."""
@@ -65,38 +66,58 @@ class Subscription:
 
 
 class Turns:
-    """The consumers of one queue, taking turns, so that each with credit gets its share."""
+    """The consumers of one queue, taking turns, so that each with credit gets its share.
 
-    __slots__ = ("_subscriptions",)
+    Only those that have credit stand in the line: what one delivery costs does not grow with the number of consumers.
+    """
+
+    __slots__ = ("_consumers", "_line")
 
     def __init__(self) -> None:
-        self._subscriptions: deque[Subscription] = deque()
+        self._consumers = 0
+        self._line: deque[Subscription] = deque()
 
     def __len__(self) -> int:
-        return len(self._subscriptions)
+        return self._consumers
 
     def add(self, subscription: Subscription) -> None:
-        self._subscriptions.append(subscription)
+        self._consumers += 1
+        self.offer(subscription)
 
     def remove(self, subscription: Subscription) -> None:
-        self._subscriptions.remove(subscription)
+        self._consumers -= 1
+        if subscription.in_turn:
+            subscription.in_turn = False
+            self._line.remove(subscription)
 
-    def next(self) -> Subscription | None:
-        """Whose turn it is; None when nobody has credit."""
-        subscriptions = self._subscriptions
-        for _ in range(len(subscriptions)):
-            subscription = subscriptions[0]
-            subscriptions.rotate(-1)
-            if subscription.credit > 0:
-                return subscription
-        return None
+    def offer(self, subscription: Subscription) -> None:
+        """Give a turn to a consumer that may have credit again."""
+        if not subscription.in_turn and subscription.credit > 0:
+            subscription.in_turn = True
+            self._line.append(subscription)
+
+    def hand(self, delivery: Delivery) -> bool:
+        """Deliver to whose turn it is, against credit. False when nobody has any."""
+        line = self._line
+        while line:
+            subscription = line.popleft()
+            credit = subscription.credit
+            if credit > 1:
+                line.append(subscription)
+            else:
+                subscription.in_turn = False
+            if credit > 0:
+                subscription.held += 1
+                delivery.subscription = subscription
+                subscription.consumer.deliver(subscription, delivery)
+                return True
+        return False
 
     def credit(self, enough: int) -> int:
         """What all take together; counting stops at `enough`."""
         total = 0
-        for subscription in self._subscriptions:
-            if subscription.credit > 0:
-                total += subscription.credit
-                if total >= enough:
-                    return enough
+        for subscription in self._line:
+            total += subscription.credit
+            if total >= enough:
+                return enough
         return total

@@ -16,7 +16,7 @@ from typing import Final, cast
 import structlog
 
 from gateway.core.broker import Broker
-from gateway.core.errors import MqliftError, NotAuthorized
+from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.flow import Watermark
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
@@ -122,6 +122,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unwritten",
         "_write_paused",
+        "_writing",
         "inflight",
         "number",
     )
@@ -155,8 +156,11 @@ class Connection(asyncio.Protocol):
         # Made when needed: most connections are idle most of the time.
         self._pauses: set[object] | None = None
         self._commands: deque[Command] | None = None
+        """Not None while commands are executed, or wait for `_control`."""
         self._subscriptions: dict[str, Subscription] | None = None
+        # Deliveries that are settled by being written: in the session's bytes; then given to the transport.
         self._unwritten: list[Delivery] | None = None
+        self._writing: list[Delivery] | None = None
         self._control: asyncio.Task[None] | None = None
         self._flush_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -167,7 +171,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         # Told as soon as a single byte stays behind: a delivery counts as written only when all of it has gone.
-        self._transport.set_write_buffer_limits(high=1, low=0)
+        # (asyncio's TLS is paused at the high mark already, not above it, and would never go on with 0. Behind it up to
+        # 64 KiB of ciphertext may wait in the plain transport, which it shows to nobody: they count as written.)
+        high = 0 if transport.get_extra_info("sslcontext") is None else 1
+        self._transport.set_write_buffer_limits(high=high, low=0)
         now = self._loop.time()
         self._session = self._open_session(_peer(transport), now)
         self._handshake_ends = now + self._limits.connect_timeout
@@ -196,34 +203,44 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._write_paused = False
         self._stuck_at = float("inf")
-        self._settle_written()
+        self._accept_written()
         for subscription in self._consuming():
             subscription.unblock()
         self.resume(_UNSENT)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = self._closing = True
+        if self._pauses:
+            self._metrics.paused.dec()
+        self._lost = True
         for handle in (self._timer, self._flush_handle, self._control):
             if handle is not None:
                 handle.cancel()
-        if self._pauses:
-            self._metrics.paused.dec()
-        for command in self._session.connection_lost():
-            if isinstance(command, Publish):
-                self._publish(command)
-        self._run(self._commands or deque())
-        for reason in self._pauses or ():
-            if isinstance(reason, Watermark):
-                reason.forget(self)
-        for subscription in self._consuming():
-            subscription.cancel()
-        for delivery in [*self._session.unsettled(), *(self._unwritten or ())]:
-            delivery.source.settle(delivery, Outcome.RELEASED)
-        self._broker.disconnected(self, self._client_id)
-        self._metrics.connections.dec()
-        self._count()
-        log.debug("connection_lost", connection=self.number, problem=str(exc) if exc else None)
-        self._on_lost(self)
+        self._leave()
+        try:
+            self._last_words()
+        finally:
+            self._metrics.connections.dec()
+            self._count()
+            log.debug("connection_lost", connection=self.number, problem=str(exc) if exc else None)
+            self._on_lost(self)
+
+    def _last_words(self) -> None:
+        """Publish what the protocol asks for at the end (a will), and give back what was not settled."""
+        deliveries = [*(self._writing or ()), *(self._unwritten or ())]
+        self._writing = self._unwritten = None
+        try:
+            for command in self._session.connection_lost():
+                if isinstance(command, Publish):
+                    self._publish(command)
+            # What a consumer settled, it settled, though it was behind a command that waited.
+            self._run(self._commands or deque())
+            deliveries += self._session.unsettled()
+        finally:
+            for delivery in deliveries:
+                delivery.source.settle(delivery, Outcome.RELEASED)
+            for reason in self._pauses or ():
+                if isinstance(reason, Watermark):
+                    reason.forget(self)
 
     # What the broker calls
 
@@ -233,17 +250,31 @@ class Connection(asyncio.Protocol):
         self._results[result.outcome] += 1
         if self._pauses and self.inflight <= self._limits.inflight // 2:
             self.resume(self)
-        if token is None or self._lost:
+        if self._lost:
+            self._count()
             return
-        commands = self._session.answer(token, result, self._loop.time())
-        if commands:
-            self._execute(commands)
+        if token is not None:
+            try:
+                commands = self._session.answer(token, result, self._loop.time())
+                if commands:
+                    self._execute(commands)
+            except Exception:
+                # A bug in a session must not keep the rest of the batch from those that it belongs to.
+                log.exception("session_failed", connection=self.number)
+                self.abort()
         if self._flush_handle is None:
             self._flush_soon()
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         """One message for the peer."""
-        if not self._session.deliver(subscription.tag, delivery):
+        try:
+            held = self._session.deliver(subscription.tag, delivery)
+        except Exception:
+            log.exception("session_failed", connection=self.number)
+            delivery.source.settle(delivery, Outcome.RELEASED)
+            self.abort()
+            return
+        if not held:
             if self._unwritten is None:
                 self._unwritten = []
             self._unwritten.append(delivery)
@@ -274,7 +305,7 @@ class Connection(asyncio.Protocol):
     def taken_over(self) -> None:
         """Another connection has claimed the client id."""
         self._client_id = ""
-        self._end(self._session.taken_over())
+        self._end(self._session.taken_over)
 
     # What the listener calls
 
@@ -284,11 +315,11 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The gateway stops: end the session as its protocol asks for, then close."""
-        self._end(self._session.shutdown())
+        self._end(self._session.shutdown)
 
     def abort(self) -> None:
         """Close at once, without waiting for the peer to read."""
-        self._closing = True
+        self._leave()
         self._transport.abort()
 
     # Commands
@@ -296,11 +327,14 @@ class Connection(asyncio.Protocol):
     def _execute(self, commands: Sequence[Command]) -> None:
         if self._commands is None:
             self._run(deque(commands))
+        elif self._control is None:
+            self._commands.extendleft(reversed(commands))  # answered at once, while `_run` is at the command
         else:
             self._commands.extend(commands)  # behind the one that waits for the backend
 
     def _run(self, commands: deque[Command]) -> None:
         """Execute commands in order; at one that has to wait, keep the rest and stop reading until it is answered."""
+        self._commands = commands
         while commands:
             command = commands.popleft()
             if isinstance(command, Settle):
@@ -313,13 +347,13 @@ class Connection(asyncio.Protocol):
             elif isinstance(command, Close):
                 self._close(command)
             elif isinstance(command, Authenticate | DeclareQueue):
-                self._commands = commands
                 self.pause(_COMMAND)
                 self._control = self._loop.create_task(self._wait_for(command))
                 self._control.add_done_callback(self._waited)
                 return
             else:
                 commands.extendleft(reversed(self._perform(command)))
+        self._commands = None
 
     def _publish(self, command: Publish) -> None:
         self._published += 1
@@ -344,7 +378,6 @@ class Connection(asyncio.Protocol):
         self._control = None
         followers = deque(self._session.answer(command.token, result, self._loop.time()))
         followers.extend(self._commands or ())
-        self._commands = None
         self.resume(_COMMAND)
         self._run(followers)
         self._flush_soon()
@@ -375,10 +408,12 @@ class Connection(asyncio.Protocol):
         return self._session.answer(command.token, result, self._loop.time())
 
     def _consume(self, tag: str, queue: str, prefetch: int) -> None:
-        subscription = self._broker.consume(tag, queue, self, prefetch)
-        subscription.blocked = self._write_paused
         if self._subscriptions is None:
             self._subscriptions = {}
+        if tag in self._subscriptions:
+            raise Refused(f"there is a consumer '{tag}' already")
+        subscription = self._broker.consume(tag, queue, self, prefetch)
+        subscription.blocked = self._write_paused
         self._subscriptions[tag] = subscription
 
     def _cancel(self, tag: str) -> None:
@@ -395,17 +430,33 @@ class Connection(asyncio.Protocol):
             log.info("connection_refused", connection=self.number, reason=command.reason, problem=str(command.error))
         else:
             log.debug("connection_closed", connection=self.number, reason=command.reason)
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
         self._flush()
-        self._closing = True
+        self._leave()
         self._transport.close()
         self._set_timer(self._loop.time() + LINGER)
 
-    def _end(self, commands: Sequence[Command]) -> None:
+    def _leave(self) -> None:
+        """Take part in nothing any more; answers that are on their way, and settlements, still come. Idempotent."""
+        self._closing = True
+        for subscription in self._consuming():
+            subscription.cancel()
+        self._broker.disconnected(self, self._client_id)
+
+    def _end(self, farewell: Callable[[], Sequence[Command]]) -> None:
         """Execute a session's last commands, whatever it was waiting for."""
+        if self._closing:
+            return  # what it has to publish at its end, it publishes when the socket is gone
         if self._control is not None:
             self._control.cancel()
+            self._control = None
         waiting, self._commands = self._commands, None
-        self._run(deque(commands))
+        try:
+            self._run(deque(farewell()))
+        except Exception:
+            log.exception("session_failed", connection=self.number)
+            self.abort()
         self._run(waiting or deque())
 
     # Writing
@@ -417,23 +468,35 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         """Write what has gathered in this turn of the event loop, and do what is due once for each turn."""
         self._flush_handle = None
-        data = self._session.data_to_send()
-        if data and not self._closing:
-            self._metrics.sent.inc(len(data))
-            self._transport.write(data)
-        if self._write_paused:
-            if self._transport.get_write_buffer_size() > UNSENT_BYTES and self._stuck_at == float("inf"):
-                self._stuck_at = self._loop.time() + STUCK
-                self.pause(_UNSENT)
-        elif self._unwritten:
-            self._settle_written()
+        self._write()
+        if self._write_paused and self._transport.get_write_buffer_size() > UNSENT_BYTES:
+            self._stuck_at = min(self._stuck_at, self._loop.time() + STUCK)
+            self.pause(_UNSENT)
         self._count()
         self._arm()
 
-    def _settle_written(self) -> None:
-        """What the operating system has taken is delivered, for a consumer that does not acknowledge."""
+    def _write(self) -> None:
+        data = self._session.data_to_send()
+        if self._closing:
+            return  # what was not written is not delivered
         unwritten, self._unwritten = self._unwritten, None
-        for delivery in unwritten or ():
+        if unwritten:
+            self._writing = self._writing + unwritten if self._writing else unwritten
+        if data:
+            self._metrics.sent.inc(len(data))
+            self._transport.write(data)
+        if unwritten and not self._write_paused:
+            # Not now: that a write has failed shows in the next turn, when the transport says that it is closing.
+            self._loop.call_soon(self._accept_gone)
+
+    def _accept_gone(self) -> None:
+        if not self._write_paused and not self._transport.is_closing():
+            self._accept_written()
+
+    def _accept_written(self) -> None:
+        """What the operating system has taken is delivered, for a consumer that does not acknowledge."""
+        written, self._writing = self._writing, None
+        for delivery in written or ():
             delivery.source.settle(delivery, Outcome.ACCEPTED)
 
     def _count(self) -> None:

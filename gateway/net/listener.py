@@ -56,6 +56,7 @@ class Listener:
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._full = False
+        self._stopped = False
         self._all_gone = asyncio.Event()
 
     async def start(self) -> None:
@@ -85,6 +86,7 @@ class Listener:
 
     def stop_listening(self) -> None:
         """No new connections, and nothing more from those that are there."""
+        self._stopped = True
         if self._server is not None:
             self._server.close()
         for connection in self._connections:
@@ -103,13 +105,11 @@ class Listener:
                 log.warning("connections_aborted", protocol=self.options.protocol, count=len(self._connections))
                 for connection in list(self._connections):
                     connection.abort()
+                await self._all_gone.wait()
 
     def _accept(self) -> asyncio.Protocol:
         if len(self._connections) >= self.options.max_connections:
-            self._refused.inc()
-            if not self._full:
-                self._full = True
-                log.warning("too_many_connections", protocol=self.options.protocol, limit=self.options.max_connections)
+            self._refuse()
             return _Refusal()
         self._full = False
         return Connection(
@@ -117,9 +117,24 @@ class Listener:
             self._broker,
             self._connection_metrics,
             self.options.limits,
-            self._connections.add,  # not before the TLS handshake: one that fails never ends as a connection
+            self._made,  # not before the TLS handshake: one that fails never ends as a connection
             self._lost,
         )
+
+    def _made(self, connection: Connection) -> None:
+        """Count a connection. Others that were accepted with it, or a stop, may have come first."""
+        self._connections.add(connection)
+        if len(self._connections) > self.options.max_connections:
+            self._refuse()
+            connection.abort()
+        elif self._stopped:
+            connection.abort()
+
+    def _refuse(self) -> None:
+        self._refused.inc()
+        if not self._full:
+            self._full = True
+            log.warning("too_many_connections", protocol=self.options.protocol, limit=self.options.max_connections)
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
