@@ -16,6 +16,7 @@ from gateway.protocols.mqtt.writer import write_packet
 __all__ = ["UNKNOWN_LEVEL", "Decoder", "encode"]
 
 encode = write_packet
+"""The way back, under the name that goes with `Decoder`."""
 
 UNKNOWN_LEVEL: Final = 0
 """Of a decoder that has not seen CONNECT."""

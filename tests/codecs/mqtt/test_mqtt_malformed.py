@@ -6,7 +6,7 @@ import contextlib
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.protocols.mqtt.codec import UNKNOWN_LEVEL, Decoder, encode
@@ -256,6 +256,7 @@ def test_refuse_to_write_properties_where_they_do_not_belong(packet: Packet) -> 
         encode(packet, V5)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), level=st.sampled_from([UNKNOWN_LEVEL, V3_1, V3_1_1, V5]))
 def test_any_bytes_give_packets_or_a_packet_error(data: bytes, level: int) -> None:
     decoder = Decoder(MAX_PACKET, level)

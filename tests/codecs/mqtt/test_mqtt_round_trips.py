@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.protocols.mqtt.codec import Decoder, encode
@@ -199,6 +199,7 @@ def packets(level: Level) -> st.SearchStrategy[Packet]:
 streams = st.sampled_from(Level).flatmap(lambda level: st.tuples(st.just(level), st.lists(packets(level), max_size=8)))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stream=streams, cuts=st.lists(st.integers(0, 2000), max_size=10))
 def test_what_was_written_is_read(stream: tuple[Level, list[Packet]], cuts: list[int]) -> None:
     level, written = stream

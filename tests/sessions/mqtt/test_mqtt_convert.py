@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.message import PERSISTENT, TRANSIENT, Address, Message, Origin
@@ -22,6 +22,7 @@ def test_topics_and_keys(topic: str, key: str) -> None:
     assert out.field == len(topic.encode()).to_bytes(2, "big") + topic.encode()
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(is_topic_name))
 def test_a_topic_comes_back_as_it_was(topic: str) -> None:
     out = outgoing_topic(address_of(topic).routing_key)

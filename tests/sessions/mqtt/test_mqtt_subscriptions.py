@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.protocols.mqtt.subscriptions import CACHED_GRANTS, NOT_SUBSCRIBED, Subscriptions
@@ -77,6 +77,7 @@ filters = (
 )
 
 
+@settings(deadline=None)
 @given(
     changes=st.lists(st.tuples(st.booleans(), filters, st.integers(0, 1)), min_size=1, max_size=12),
     published=st.lists(topics, min_size=1, max_size=6),
