@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -81,6 +82,13 @@ class Cores:
     @property
     def shared(self) -> bool:
         return self.gateway == self.load
+
+
+def raise_file_limit() -> int:
+    """Let this process and its children open as many files as they may; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def cpu_model() -> str:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from tests.bench.machine import describe
 from tests.bench.measurements import BENCHMARKS, Figures
+from tests.bench.profile import own_time, shares
 from tests.bench.stage import Effort
 
 Runs: TypeAlias = Mapping[str, Sequence[Figures]]
@@ -150,11 +151,15 @@ def spread_table(runs: Runs) -> str:
     return table(["messages/s", *(f"round {number}" for number in range(1, count + 1))], rows) if count > 1 else ""
 
 
+def profile_table(stacks: str) -> str:
+    return table(["function, without what it calls", "share"], shares(own_time(stacks)))
+
+
 def report(runs: Runs, effort: Effort, profiles: Mapping[str, str]) -> str:
-    """Everything that was measured, as a Markdown page."""
+    """Everything that was measured, as a Markdown page. `profiles` are collapsed stacks by benchmark."""
     how = (
-        f"Written by `make bench`: {effort['rounds']} rounds, each of {effort['duration']:g} s after "
-        f"{effort['warmup']:g} s of warm-up, the order turned round every time; medians. The gateway, and the "
+        f"Written by `python -m tests.bench`. Rounds: {effort['rounds']}, each benchmark {effort['duration']:g} s "
+        f"after {effort['warmup']:g} s of warm-up, the order turned round every time; medians. The gateway, and the "
         "application it is compared with, have one core; the endpoint and the load have another. Payloads are JSON "
         "of 200 bytes, plain TCP and HTTP. Each run is checked: every PUBACK came in order for a message that the "
         "endpoint had accepted, every delivery came once and was deleted once."
@@ -166,7 +171,7 @@ def report(runs: Runs, effort: Effort, profiles: Mapping[str, str]) -> str:
         ("Latency (ms, from PUBLISH to PUBACK)", figures_table(runs, LATENCY_COLUMNS)),
         ("Memory", figures_table(runs, IDLE_COLUMNS)),
         ("Rounds", spread_table(runs)),
-        *((f"Where the time goes: {BENCHMARKS[name].title}", text) for name, text in profiles.items()),
+        *((f"Where the time goes: {BENCHMARKS[name].title}", profile_table(profiles[name])) for name in profiles),
         ("Machine", table(["", ""], describe())),
     ]
     parts = ["# Performance", how, *(f"## {title}\n\n{text}" for title, text in sections if text)]

@@ -15,6 +15,7 @@ import orjson
 from tests.bench.control import Control
 from tests.bench.load import Consumed, Idle, Latency, Published
 from tests.bench.machine import Cores, Window
+from tests.bench.profile import sampling
 from tests.rig.processes import ROOT, Gateway, ServerProcess, answers, clean_environment, free_port, gateway_config
 
 QUEUE = "bench"
@@ -60,6 +61,8 @@ class Stage:
     def __init__(self, directory: Path, cores: Cores, effort: Effort, endpoint: EndpointProcess) -> None:
         self.effort = effort
         self.endpoint = endpoint
+        self.profile: Path | None = None
+        """Where stacks of the gateway are written while it is under load; nowhere unless it is set."""
         self._directory = directory
         self._cores = cores
 
@@ -108,7 +111,11 @@ class Stage:
     def _load(self, kind: str, port: int, watched: int, connections: int) -> object:
         own = [f"--port={port}", f"--watch={watched}", f"--connections={connections}"]
         own += [f"--queue={QUEUE}", f"--endpoint={self.endpoint.port}"]
-        return run(["tests.bench.load", kind, *own, *self._common()], self._cores.load)
+        command = ["tests.bench.load", kind, *own, *self._common()]
+        if self.profile is None:
+            return run(command, self._cores.load)
+        with sampling(watched, self.effort["warmup"] + self.effort["duration"], self.profile):
+            return run(command, self._cores.load)
 
     def _common(self) -> list[str]:
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.bench.profile import own_time, shares
 from tests.bench.report import THRESHOLDS, Runs, Threshold, median, ratio, report, table
 from tests.bench.stage import QUICK
 
@@ -64,3 +65,9 @@ def test_tables_are_aligned() -> None:
         "| --------- | ---- |",
         "| wide cell | x    |",
     ]
+
+
+def test_own_time_is_by_function() -> None:
+    stacks = "run (a.py:1);put (q.py:7) 3\nrun (a.py:1);put (q.py:9) 2\nrun (a.py:2) 4\n<idle> 1\n"
+    assert own_time(stacks) == {"put (q.py)": 5, "run (a.py)": 4, "<idle>": 1}
+    assert shares(own_time(stacks))[0] == ("put (q.py)", "50.0%")
