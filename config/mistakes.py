@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from gateway.core.errors import ConfigError
 
 _SHOWN_LENGTH: Final = 60
+_MAPPING_SHOWN: Final = "a mapping"
 _SECRET_NAME: Final = re.compile(r"pass|secret|token|credential|access_key", re.IGNORECASE)
 
 _NUMBER: Final = ("{given} is not a number", "a number such as 10")
@@ -103,7 +104,10 @@ def _translated(details: ErrorDetails, model: type[BaseModel], also_known: Itera
         return unknown_key(key, [*_known_keys(model, place[:-1]), *(also_known if len(place) == 1 else ())])
     given = _shown(key, details["input"])
     if details["type"] == "value_error":
-        return ConfigError(key, f"{given} cannot be used", str(context["error"]))
+        reason = str(context["error"])
+        return (
+            ConfigError(key, reason) if given == _MAPPING_SHOWN else ConfigError(key, f"{given} cannot be used", reason)
+        )
     problem, remedy = _TEXTS.get(details["type"], (_escaped(details["msg"]), ""))
     return ConfigError(key, problem.format(given=given), remedy.format(**context))
 
@@ -120,7 +124,7 @@ def _suggestion(name: str, known: list[str]) -> str:
 def _shown(key: str, value: object) -> str:
     """A value in few words; nothing of it when its name sounds like a secret."""
     if isinstance(value, Mapping):
-        return "a mapping"
+        return _MAPPING_SHOWN
     if isinstance(value, (list, tuple)):
         return "a list" if value else "an empty list"
     if value is None:

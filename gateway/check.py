@@ -209,6 +209,9 @@ async def _try_aws(assembly: Assembly, say: Say) -> int:
         backends = {kind: open_backend(kind, client, assembly.settings) for kind in assembly.kinds}
         for target in _named(assembly.routes, backends, say):
             well &= await _try_resource(backends[target.kind], target, assembly.settings.provision, say)
+    except Invalid as error:
+        say(str(error))
+        return EXIT_FAILED
     finally:
         await client.aclose()
     return EXIT_RIGHT if well else EXIT_FAILED

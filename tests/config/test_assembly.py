@@ -1,9 +1,16 @@
 """What protocols and adapters define is checked by them; mistakes carry the whole key."""
 
+import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from config.mistakes import ConfigErrors
 from config.settings import Settings
@@ -143,6 +150,10 @@ def test_mistakes(text: str, line: str, refused: Callable[[str], list[str]]) -> 
         ),
         ("{protocol: mqtt, port: 1, delivery_window: 0}", "listeners.0.delivery_window: 0 is too small; 1 or more"),
         (
+            "{protocol: stomp, port: 1, default_prefetch: 5, max_prefetch: 4}",
+            "listeners.0: default_prefetch is over max_prefetch",
+        ),
+        (
             "{protocol: mqtt, port: 1, tls: {certificate: /absent, key: /absent}}",
             "listeners.0.tls.certificate: cannot load /absent with /absent: No such file or directory; PEM files",
         ),
@@ -182,3 +193,20 @@ def test_tls_files_are_loaded(read: Read, tmp_path: Path) -> None:
     settings = read(f"listeners: [{{protocol: mqtt, port: 1, tls: {{certificate: {broken}, key: {broken}}}}}]")
     with pytest.raises(ConfigErrors, match=r"listeners\.0\.tls\.certificate: cannot load"):
         assemble(settings)
+
+
+def test_tls_files_become_a_context(read: Read, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+    ).sign(key, hashes.SHA256())
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(
+        certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    tls = f"{{certificate: {pem}, key: {pem}, client_ca: {pem}, client_certificates: required}}"
+    (part,) = assemble(read(f"listeners: [{{protocol: mqtt, port: 1, tls: {tls}}}]")).listeners
+    assert part.tls is not None
+    assert part.tls.verify_mode is ssl.CERT_REQUIRED

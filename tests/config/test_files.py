@@ -1,5 +1,6 @@
 """The configuration files that come with the product are right, and say what they are said to say."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from config.settings import Settings, load
+from adapters.aws.settings import AwsSettings
+from config.settings import ListenerSettings, Settings, TlsSettings, load
 from gateway.assembly import assemble
 from gateway.core.message import Address
+from gateway.protocols.mqtt.settings import Settings as MqttSettings
+from gateway.protocols.stomp.settings import Settings as StompSettings
 
 FILES = Path(__file__).parents[2] / "config"
 
@@ -52,3 +56,11 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
             value = value[step]
         if key not in ("aws", "listeners", "routes"):
             assert value == default, key
+
+
+@pytest.mark.parametrize("model", [Settings, ListenerSettings, TlsSettings, AwsSettings, MqttSettings, StompSettings])
+def test_the_documentation_names_every_setting(model: type[BaseModel]) -> None:
+    documentation = (FILES.parent / "docs" / "configuration.md").read_text()
+    written = set(re.findall(r"[a-z_.]+", " ".join(re.findall(r"`[a-z_., `]+`", documentation))))
+    known = written | {step for key in written for step in key.split(".")}
+    assert {key for key, _ in keys(model)} <= known
