@@ -72,6 +72,8 @@ def consume(connections: int) -> Callable[[Stage], Figures]:
         stage.endpoint.control.reset({"supply": ENDLESS, "latency_ms": 0.0})
         with stage.gateway() as gateway:
             consumed = stage.consume(gateway, connections)
+            # Answers the long polls that are under way; a gateway that stops would wait for them.
+            stage.endpoint.control.reset({"supply": 0})
         stats = consumed["endpoint"]
         counts = {consumed["messages"], consumed["distinct"], stats["received"], stats["deleted"]}
         if len(counts) != 1 or stats["deleted_again"] or stats["unknown_receipts"]:
