@@ -63,7 +63,7 @@ class MemoryBackend:
         self._publishes = itertools.count()
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
-        if not queue:
+        if not queue.removesuffix(FIFO_SUFFIX):
             raise Invalid("a queue cannot have an empty name")
         fifo = spec.arguments.get("x-fifo") in (True, "true") and not queue.endswith(FIFO_SUFFIX)
         name = self._prefix + queue + (FIFO_SUFFIX if fifo else "")

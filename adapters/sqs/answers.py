@@ -18,8 +18,8 @@ COUNTS: Final = (
     "ApproximateNumberOfMessagesDelayed",
 )
 
-Refuse: TypeAlias = Callable[[str, str, bool], BackendError]
-"""The error of an entry that failed with this code and text; True where SQS calls it the sender's fault."""
+Refuse: TypeAlias = Callable[[str, str], BackendError]
+"""The error of an entry that failed with this code and text."""
 
 Decode: TypeAlias = Callable[[str, Mapping[str, Mapping[str, str]], Mapping[str, str], str], Message]
 
@@ -37,7 +37,7 @@ def batch_results(answer: bytes, count: int, refuse: Refuse) -> list[Result]:
         for entry in parsed.get("Successful") or ():
             results[int(entry["Id"])] = ACCEPTED
         for entry in parsed.get("Failed") or ():
-            error = refuse(str(entry["Code"]), str(entry.get("Message") or ""), bool(entry.get("SenderFault")))
+            error = refuse(str(entry["Code"]), str(entry.get("Message") or ""))
             results[int(entry["Id"])] = Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
     except _SHAPE_ERRORS as error:
         raise _unreadable(error) from None

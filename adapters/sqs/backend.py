@@ -18,7 +18,7 @@ from adapters.sqs.naming import is_fifo, queue_name
 from adapters.sqs.queues import Provision, Queue, QueueDirectory
 from adapters.sqs.settings import DEFAULT_OPTIONS, KIND, SqsOptions
 from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
-from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
+from gateway.core.errors import Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
 
@@ -74,8 +74,11 @@ class SqsBackend:
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
         if not queue:
-            raise Invalid("an SQS queue cannot have an empty name")
-        name = queue_name(self._prefix + queue, fifo=spec.arguments.get("x-fifo") in (True, "true"))
+            raise Invalid("a queue cannot have an empty name")
+        try:
+            name = queue_name(self._prefix + queue, fifo=spec.arguments.get("x-fifo") in (True, "true"))
+        except ValueError as error:
+            raise Invalid(str(error)) from None
         return Target(kind=KIND, name=name, queue=queue, options=DEFAULT_OPTIONS)
 
     def encode(self, target: Target, message: Message) -> Entry:
@@ -111,14 +114,7 @@ class SqsBackend:
         payloads = cast("list[bytes]", [entry.payload for entry in entries])
         joined = b",".join([_ENTRY_HEADS[index] + payload for index, payload in enumerate(payloads)])
         answer = await self._call(queue, "SendMessageBatch", queue.send_head + joined + b"]}", creating=True)
-
-        def refuse(code: str, text: str, sender_fault: bool) -> BackendError:
-            error = classify("sqs", "SendMessage", code, text, queue.resource)
-            if sender_fault and type(error) is BackendError:
-                return Invalid(error.problem, resource=error.resource, action=error.action)
-            return error
-
-        return batch_results(answer, len(entries), refuse)
+        return _results(queue, "SendMessage", answer, len(entries))
 
     async def receive(self, target: Target, limit: int, wait: float, visibility: float) -> Sequence[Received]:
         queue = self._queues.find(target)
@@ -154,9 +150,7 @@ class SqsBackend:
         queue = self._queues.find(target)
         request = {"QueueUrl": await self._queues.url(queue, target, create=False), "Entries": entries}
         answer = await self._call(queue, f"{action}Batch", orjson.dumps(request))
-        return batch_results(
-            answer, len(entries), lambda code, text, _: classify("sqs", action, code, text, queue.resource)
-        )
+        return _results(queue, action, answer, len(entries))
 
     async def ensure(self, target: Target, spec: QueueSpec) -> None:  # noqa: ARG002 - the name says standard or FIFO
         queue = self._queues.find(target)
@@ -196,6 +190,12 @@ class SqsBackend:
 
     async def aclose(self) -> None:
         """Nothing here is open but the client, which others share."""
+
+
+def _results(queue: Queue, action: str, answer: bytes, count: int) -> Sequence[Result]:
+    # `SenderFault` decides nothing: SQS says it too of a key that an operator has disabled, and that is no reason to
+    # reject a message for good.
+    return batch_results(answer, count, lambda code, text: classify("sqs", action, code, text, queue.resource))
 
 
 def _whole_seconds(visibility: float) -> int:

@@ -82,9 +82,10 @@ class TestHome:
         assert backend.home("orders.fifo", spec).name == "orders.fifo"
         assert backend.home("orders", QueueSpec(arguments={"x-fifo": False})).name == "orders"
 
-    def test_a_queue_without_name_has_none(self, backend: Backend) -> None:
+    @pytest.mark.parametrize("name", ["", ".fifo"])
+    def test_a_queue_without_name_has_none(self, backend: Backend, name: str) -> None:
         with pytest.raises(Invalid):
-            backend.home("", DURABLE)
+            backend.home(name, DURABLE)
 
     @pytest.mark.parametrize("name", ["a.b/c d", "grüße", "%2F#*", "q" * 200, "\ud800"])
     @pytest.mark.parametrize("spec", [DURABLE, FIFO], ids=["standard", "fifo"])

@@ -66,13 +66,13 @@ class TestSend:
                 failed(5, "InvalidParameterValue", "Message must be shorter than 1024 bytes", sender=True),
                 failed(6, "AccessDenied", sender=True),
                 failed(7, "SomethingNew", "who knows", sender=True),
-                failed(8, "SomethingNew", "who knows"),
+                failed(8, "KmsDisabled", "an operator can mend it", sender=True),
             ],
             "Successful": succeeded(9, 0),
         }
         results = await send(scripted_backend, 10)
         assert [results[0], results[9]] == [Outcome.ACCEPTED, Outcome.ACCEPTED]
-        expected = [Unavailable, Unavailable, Throttled, Invalid, TooLarge, AccessDenied, Invalid, BackendError]
+        expected = [Unavailable, Unavailable, Throttled, Invalid, TooLarge, AccessDenied, BackendError, BackendError]
         assert [type(result) for result in results[1:9]] == expected
         assert "sqs queue orders (sqs:SendMessage): AccessDenied" in str(results[6])
         assert "said nothing" in str(results[2])
