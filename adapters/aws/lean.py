@@ -121,7 +121,8 @@ class LeanClient:
 
     async def aclose(self) -> None:
         """As `AwsClient.aclose`."""
-        self._closed = True
+        async with self._opening:  # what is being opened is there, to be closed
+            self._closed = True
         for route in self._routes.values():
             await route.pool.aclose()
             await route.polls.aclose()
@@ -135,8 +136,9 @@ class LeanClient:
         try:
             route = self._routes.get((service, region)) or await self._late_route(service, action, region)
             keys = self._credentials.current() or await self._credentials.load()
+            offset = self._clock_offset
             answer = await self._exchange(route, action, keys, body, read_timeout)
-            if answer.status >= 300 and self._corrects_clock(answer):
+            if answer.status >= 300 and self._corrects_clock(answer, offset):
                 answer = await self._exchange(route, action, keys, body, read_timeout)
         except ExchangeFailed as error:
             raise Unavailable(str(error), resource=resource, action=f"{service}:{action}") from error
@@ -158,17 +160,21 @@ class LeanClient:
         pool = route.polls if read_timeout > self._read_timeout else route.pool
         return await pool.exchange(head + body, read_timeout)
 
-    def _corrects_clock(self, answer: Answer) -> bool:
-        """Take over AWS's time when a signature was refused for ours. False: there is nothing to correct."""
+    def _corrects_clock(self, answer: Answer, used: float) -> bool:
+        """Take over AWS's time when a signature was refused for ours; `used` is the offset that it was made with.
+
+        False: the clock is not the reason.
+        """
         code = short_code(_fault(answer)[0])
         date = _date(answer)
         if code not in _SKEW_CODES or date is None:
             return False
         offset = date - self._clock()
-        if abs(offset - self._clock_offset) < SKEW_LIMIT:
+        if abs(offset - used) < SKEW_LIMIT:
             return False
-        log.warning("aws_clock_skew", seconds=round(offset), code=code)
-        self._clock_offset = offset
+        if used == self._clock_offset:  # no other request has corrected it meanwhile
+            log.warning("aws_clock_skew", seconds=round(offset), code=code)
+            self._clock_offset = offset
         return True
 
     # --- endpoints
@@ -222,12 +228,9 @@ class LeanClient:
 
 
 def tls_context(ca_bundle: Path) -> ssl.SSLContext:
-    """Trust the authorities in a PEM file, or in a directory that was hashed for OpenSSL. Raises `ConfigError`."""
+    """Trust the authorities in a PEM file, and check host names. Raises `ConfigError`."""
     try:
-        if ca_bundle.is_dir():
-            context = ssl.create_default_context(capath=str(ca_bundle))
-        else:
-            context = ssl.create_default_context(cafile=str(ca_bundle))
+        context = ssl.create_default_context(cafile=str(ca_bundle))
     except (ssl.SSLError, OSError) as error:
         raise ConfigError("aws.ca_bundle", f"{ca_bundle} cannot be used: {error}", "name a PEM file") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -86,9 +86,10 @@ class SdkClient:
 
     async def aclose(self) -> None:
         """As `AwsClient.aclose`."""
-        self._closed = True
-        self._clients.clear()
-        await self._open.aclose()
+        async with self._opening:  # what is being opened is there, to be closed
+            self._closed = True
+            self._clients.clear()
+            await self._open.aclose()
 
     async def _client(self, service: str, region: str, polls: bool) -> SdkServiceClient:
         key = (service, region, polls)

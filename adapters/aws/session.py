@@ -84,15 +84,17 @@ class AwsSession:
         return context
 
     def _open_source(self) -> CredentialSource:
-        source: CredentialSource = AioSession(profile=self.settings.profile)
+        """Start the credential chain; the services that providers call are in our region, behind our authorities."""
+        session = AioSession(profile=self.settings.profile)
+        session.set_config_variable("region", self.region)
+        session.set_config_variable("ca_bundle", self.ca_bundle)
+        source: CredentialSource = session
         return source
 
     def _find_region(self) -> str:
         # AWS_REGION is what ECS, EKS and Lambda set and other SDKs read; botocore reads AWS_DEFAULT_REGION only.
         region: str | None = (
-            self.settings.region
-            or (os.environ.get("AWS_REGION") if self.settings.profile is None else None)
-            or self._session.get_config_variable("region")
+            self.settings.region or os.environ.get("AWS_REGION") or self._session.get_config_variable("region")
         )
         if not region:
             raise ConfigError(
@@ -105,8 +107,8 @@ class AwsSession:
     def _find_ca_bundle(self) -> str:
         chosen = self.settings.ca_bundle or self._session.get_config_variable("ca_bundle")
         path = Path(chosen or get_cert_path(True)).expanduser()
-        if not path.exists():
-            raise ConfigError("aws.ca_bundle", f"{path} does not exist", "name a PEM file or a directory of them")
+        if not path.is_file():
+            raise ConfigError("aws.ca_bundle", f"{path} is not a file", "name a PEM file")
         return str(path)
 
 

@@ -27,10 +27,10 @@ class AwsSettings(BaseModel):
     """Seconds for the name, the TCP connection and the TLS handshake together."""
     read_timeout: float = Field(default=15.0, gt=0)
     """Seconds until the whole answer has arrived; long polls add the time that they wait on purpose."""
-    max_connections: int = Field(default=64, ge=1, le=10_000)
-    """Connections to one endpoint at most: as many again may be open for long polls."""
+    max_connections: int = Field(default=256, ge=1, le=10_000)
+    """Connections to one endpoint at most; as many again for long polls, of which each idle queue has one."""
     ca_bundle: Path | None = None
-    """PEM file, or directory, of the certificate authorities to trust. None: `AWS_CA_BUNDLE`, or those of botocore."""
+    """PEM file of the certificate authorities to trust. None: `AWS_CA_BUNDLE`, or those of botocore."""
 
     @field_validator("region", "profile", "endpoint_url")
     @classmethod

@@ -17,6 +17,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from adapters.aws import credentials
 from adapters.aws.api import OUTCOMES, AwsClient
 from adapters.aws.client import open_client
 from adapters.aws.lean import JSON_SERVICES, LeanClient
@@ -345,6 +346,42 @@ async def test_session_tokens_are_sent(
     assert "x-amz-security-token" in server.requests[0].headers["authorization"]
 
 
+async def test_credentials_of_an_assumed_role_are_refreshed(
+    server: ScriptedServer, transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """STS, the profile's role and its refresh are aiobotocore's; both transports sign with what comes of it."""
+    monkeypatch.setattr(credentials, "FRESH_FOR", 0.0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url(server))
+    (tmp_path / "aws-credentials").write_text("[base]\naws_access_key_id = AKIDBASE\naws_secret_access_key = base\n")
+    (tmp_path / "aws-config").write_text(
+        "[profile gateway]\nrole_arn = arn:aws:iam::111122223333:role/gateway\nsource_profile = base\n"
+    )
+    expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
+    roles: list[str] = []
+
+    async def aws(request: Request, writer: asyncio.StreamWriter) -> None:
+        if b"Action=AssumeRole" not in request.body:
+            await answers()(request, writer)
+            return
+        roles.append(request.headers["authorization"])
+        secrets = f"<AccessKeyId>AKIDROLE</AccessKeyId><SecretAccessKey>x</SecretAccessKey><SessionToken>t{len(roles)}"
+        result = (
+            f"<Credentials>{secrets}</SessionToken><Expiration>{expiry:%Y-%m-%dT%H:%M:%SZ}</Expiration></Credentials>"
+        )
+        body = f"<AssumeRoleResponse><AssumeRoleResult>{result}</AssumeRoleResult></AssumeRoleResponse>"
+        await answers(body.encode())(request, writer)
+
+    server.otherwise = aws
+    async with opened(url(server), transport=transport, profile="gateway") as client:
+        for _ in range(2):
+            await client.call("sqs", "ListQueues", b"{}")
+    assert all("AKIDBASE" in role and "/eu-west-1/sts/" in role for role in roles)
+    calls = [each for each in server.requests if "x-amz-target" in each.headers]
+    assert all("AKIDROLE" in each.headers["authorization"] for each in calls)
+    first, second = (each.headers["x-amz-security-token"] for each in calls)
+    assert first != second
+
+
 # --- the clock
 
 
@@ -363,10 +400,11 @@ async def test_a_wrong_clock_is_corrected(server: ScriptedServer, skew: float) -
     server.otherwise = judge
     calls = Calls()
     async with opened(url(server), calls) as client:
-        for _ in range(2):
-            assert await client.call("sqs", "ListQueues", b"{}") == b"{}"
-    assert len(server.requests) == 3  # the correction was kept
-    assert calls == [("sqs", "ListQueues", "accepted")] * 2
+        await asyncio.gather(*(client.call("sqs", "ListQueues", b"{}") for _ in range(3)))
+        assert len(server.requests) == 6
+        await client.call("sqs", "ListQueues", b"{}")
+    assert len(server.requests) == 7  # the correction was kept
+    assert calls == [("sqs", "ListQueues", "accepted")] * 4
 
 
 @pytest.mark.parametrize("headers", [(), ("Date: nonsense",), ("Date: Sun, 22 Nov 2026 22:22:22 GMT",)])
@@ -407,11 +445,13 @@ async def test_the_region_of_the_environment(variable: str, monkeypatch: pytest.
 
 
 async def test_the_region_of_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in all AWS SDKs, the environment comes before the profile."""
     (tmp_path / "aws-config").write_text("[profile gateway]\nregion = ca-central-1\n")
-    monkeypatch.setenv("AWS_REGION", "sa-east-1")
-    client = await open_client(AwsSettings(profile="gateway"))
-    assert client.region == "ca-central-1"
-    await client.aclose()
+    for expected in ("ca-central-1", "sa-east-1"):
+        client = await open_client(AwsSettings(profile="gateway"))
+        assert client.region == expected
+        await client.aclose()
+        monkeypatch.setenv("AWS_REGION", "sa-east-1")
 
 
 async def test_an_unknown_profile(transport: Transport) -> None:
@@ -425,7 +465,7 @@ async def test_a_bad_region() -> None:
 
 
 async def test_a_missing_ca_bundle(tmp_path: Path, transport: Transport) -> None:
-    with pytest.raises(ConfigError, match=r"aws\.ca_bundle: .*nowhere\.pem does not exist"):
+    with pytest.raises(ConfigError, match=r"aws\.ca_bundle: .*nowhere\.pem is not a file"):
         await open_client(AwsSettings(region="eu-west-1", ca_bundle=tmp_path / "nowhere.pem", transport=transport))
 
 

@@ -49,6 +49,29 @@ async def exchange(opened: Pool, body: bytes = b"{}", read_timeout: float = 5.0)
     return await opened.exchange(request(body), read_timeout)
 
 
+def test_on_uvloop(tmp_path: Path) -> None:
+    """Its transports are not asyncio's: plain and TLS, kept alive, closed by the server, timed out."""
+    uvloop = pytest.importorskip("uvloop", reason="not made for this platform")
+    authority = make_authority(tmp_path, HOST)
+
+    async def exchanges(server: ScriptedServer, tls: ssl.SSLContext | None) -> None:
+        async with open_pool(server.port, tls=tls) as opened:
+            await asyncio.gather(*(exchange(opened) for _ in range(10)))
+            server.steps += [sends_and_closes(), answers(b"again"), waits_for(asyncio.Event(), answers())]
+            assert (await exchange(opened, bytes(1_000_000))).body == b"again"
+            with pytest.raises(ExchangeFailed, match="in time"):
+                await exchange(opened, read_timeout=0.02)
+        assert opened._open == 0
+
+    async def both() -> None:
+        for server_tls, client_tls in ((None, None), (authority.server, tls_context(authority.ca_file))):
+            server = ScriptedServer(answers())
+            async with server.running(server_tls):
+                await exchanges(server, client_tls)
+
+    uvloop.run(both())
+
+
 # --- answers in all their forms
 
 
@@ -273,6 +296,12 @@ async def test_connecting_has_a_time_limit() -> None:
             for _ in range(3):
                 with pytest.raises(ExchangeFailed, match=r"no connection within 0\.05 s"):
                     await exchange(opened)
+
+
+async def test_all_addresses_of_a_name_are_tried(server: ScriptedServer) -> None:
+    """`localhost` may be ::1 first, where nobody listens."""
+    async with open_pool(server.port, host="localhost") as opened:
+        assert (await exchange(opened)).status == 200
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "does-not-exist.invalid"])
