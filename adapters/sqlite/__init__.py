@@ -1,0 +1,1 @@
+"""A state store in one SQLite file, for a gateway that runs alone."""

@@ -1,0 +1,80 @@
+"""The port of the state store: what must outlive a connection, or the gateway, and is not a message in a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.core.errors import MqliftError
+
+
+class StoreError(MqliftError):
+    """The store did not do what it was asked: out of space, out of reach, damaged."""
+
+
+class Conflict(StoreError):
+    """Somebody else has changed the record since it was read."""
+
+    def __init__(self, kind: str, key: str) -> None:
+        super().__init__(f"the {kind} record of '{key}' was changed by somebody else")
+        self.kind = kind
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One thing that is kept. `value` means something only to who wrote it.
+
+    `version` is a number that grows with every write, is never 0, and never comes again, not even for a record that was
+    deleted and made anew. `expires_at`: seconds since 1970-01-01 UTC from when
+    the record may be removed; the store itself does not hide or remove it, because more may have to be removed with it.
+    """
+
+    kind: str
+    key: str
+    value: bytes
+    version: int
+    expires_at: float | None = None
+
+
+class StateStore(Protocol):
+    """Records by kind and key. Kinds are few and fixed; keys are any text of at most `MAX_KEY_BYTES` bytes.
+
+    Called from the event loop; a call may be cancelled, and then it is not known whether it took effect. Raises nothing
+    but `StoreError`.
+    """
+
+    value_bytes: int
+    """A value's size at most."""
+
+    async def get(self, kind: str, key: str) -> Record | None:
+        """Read one record as it was last written by anybody whose write has returned."""
+
+    async def put(
+        self, kind: str, key: str, value: bytes, *, expected: int | None = None, expires_at: float | None = None
+    ) -> Record:
+        """Write one record; when it returns, the record survives a crash of this process and of the machine.
+
+        `expected`: the version that must be there now, 0 for none at all; raises `Conflict` otherwise, and for None
+        overwrites whatever there is. Raises `StoreError` for a key or value over the limit.
+        """
+
+    async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
+        """Remove one record, as durably as `put` writes it; False when there was none. `expected` as for `put`."""
+
+    async def scan(self, kind: str, *, after: str = "", limit: int = 1_000) -> Sequence[Record]:
+        """The next records of a kind whose keys come after `after`, in the keys' order (of their UTF-8 bytes).
+
+        Fewer than `limit` mean that there are no more.
+        """
+
+    async def expired(self, kind: str, now: float, *, limit: int = 1_000) -> Sequence[Record]:
+        """Records of a kind whose `expires_at` has passed, the oldest first."""
+
+    async def aclose(self) -> None:
+        """Finish what was begun, then close. Idempotent."""
+
+
+MAX_KEY_BYTES = 65_535
+"""An MQTT topic or client id has no more."""
