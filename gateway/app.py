@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -17,9 +16,8 @@ from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import Settings
 from gateway.admin.server import AdminServer
-from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble
+from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend
 from gateway.authentication import Anonymous, Nobody
-from gateway.core.backend import Backend
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
@@ -48,7 +46,7 @@ class Gateway:
         self._broker = Broker(
             topology=Topology(),
             routes=assembly.routes,
-            backends={kind: _open_backend(kind, aws, settings) for kind in assembly.kinds},
+            backends={kind: open_backend(kind, aws, settings) for kind in assembly.kinds},
             home=HOME_KIND,
             authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
             sending=_sending(settings),
@@ -176,12 +174,6 @@ def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions
         ),
         tls=part.tls,
     )
-
-
-def _open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
-    module = importlib.import_module(f"adapters.{kind}.backend")
-    backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision)
-    return backend
 
 
 def _observer(metrics: Metrics) -> Callable[[str, str, str, float], None]:
