@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import orjson
 
-from adapters.sqs.meta import Meta, pack_meta, unpack_meta
+from gateway.core.packing import Meta, pack_meta, unpack_meta
 from gateway.core.message import DEFAULT_EXCHANGE, Address, Headers, HeaderValue, Message
 
 META: Final = "mqlift.meta"

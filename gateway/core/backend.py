@@ -99,14 +99,18 @@ class Entry:
 
 
 class Received:
-    """One message that a backend handed out. `receipt` is opaque to the hub; `attempt` counts from 1."""
+    """One message that a backend handed out. `receipt` is opaque to the hub; `attempt` counts from 1.
 
-    __slots__ = ("attempt", "message", "receipt")
+    `uid` names the message: the same each time that it is handed out.
+    """
 
-    def __init__(self, message: Message, receipt: str, attempt: int = 1) -> None:
+    __slots__ = ("attempt", "message", "receipt", "uid")
+
+    def __init__(self, message: Message, receipt: str, attempt: int = 1, uid: str = "") -> None:
         self.message = message
         self.receipt = receipt
         self.attempt = attempt
+        self.uid = uid
 
 
 class Backend(Protocol):
@@ -151,6 +155,9 @@ class Backend(Protocol):
 
     async def probe(self, target: Target) -> None:
         """Find the resource without creating it. Raises `NotFound`, `AccessDenied`, or `CredentialsInvalid`."""
+
+    async def remove(self, target: Target) -> None:
+        """Remove a queue with its messages. One that is not there is removed already."""
 
     async def depth(self, target: Target) -> Depth:
         """Approximate counts of a queue."""

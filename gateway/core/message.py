@@ -19,6 +19,15 @@ NO_HEADERS: Headers = MappingProxyType({})
 DEFAULT_EXCHANGE = ""
 """Routes a message to the queue whose name is the routing key (AMQP 0-9-1 §3.1.3.1)."""
 
+RETAINED = "x-mqtt-retained"
+"""Header, true: the message was kept as the last one of its address, and is sent to a new subscriber."""
+
+RETAIN = "x-mqtt-retain"
+"""Header, true: it was published with the wish to be retained (MQTT's RETAIN flag)."""
+
+PUBLISH_QOS = "x-mqtt-publish-qos"
+"""Header: MQTT's QoS of the publication, where `delivery_mode` does not say it: 2. As in RabbitMQ."""
+
 TOPIC_EXCHANGE = "amq.topic"
 """Where MQTT topics and STOMP `/topic/…` destinations live, as in RabbitMQ."""
 

@@ -3,8 +3,9 @@
 A session does no I/O and knows no event loop. The connection that hosts it calls its methods from one thread,
 executes the commands they return in order, and then writes `data_to_send()`. Commands with a `token` are answered by
 exactly one `answer(token, result)`, possibly before the next command is executed, possibly much later and in any
-order among publishes. Control commands (all but `Publish` and `Settle`) are executed one after the other, each after
-the one before it was answered; commands that follow one wait behind it.
+order among the concurrent ones (`Publish`, `Retain`, `KeepInflight`). Control commands (all others but `Settle`,
+`EndSession` and `Close`) are executed one after the other, each after the one before it was answered; commands that
+follow one wait behind it.
 
 A session never raises for what a peer sends: it answers with its protocol's own error and a `Close` command.
 """
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from gateway.core.auth import Credentials
+from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec, Received
 from gateway.core.errors import MqliftError
 from gateway.core.message import Message
@@ -44,17 +45,122 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Who is this? Answered ACCEPTED, or REJECTED with `NotAuthorized`."""
+    """Who is this? Answered `Authenticated`, or REJECTED with `NotAuthorized`."""
 
     credentials: Credentials
     token: object
 
 
+class Authenticated(Result):
+    """The peer is let in, as somebody."""
+
+    __slots__ = ("identity",)
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__(Outcome.ACCEPTED)
+        self.identity = identity
+
+
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Be the only connection with this client id; another one that is, here, is told by `taken_over()` first."""
+class OpenSession:
+    """Be the only connection with this client id, and go on with the session it left, if any is kept.
+
+    Another connection that has the client id, here, is told by `taken_over()` first. What waited for the session's end
+    (its expiry, a delayed will) is called off. With `clean`, the session that is kept is forgotten, with its queue.
+    Answered `Opened`, or RELEASED when the store does not answer.
+    """
 
     client_id: str
+    clean: bool
+    token: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """What outlives a session's connection. `state` and `inflight` mean something only to their protocol."""
+
+    queue: str = ""
+    """The durable queue that its messages wait in; empty for none. Its bindings are those of `bindings`."""
+    bindings: tuple[tuple[str, str], ...] = ()
+    """(exchange, pattern) of each."""
+    state: bytes = b""
+    inflight: bytes = b""
+
+
+class Opened(Result):
+    """The session is this connection's. `record` is what was kept of it, None for a new one."""
+
+    __slots__ = ("record",)
+
+    def __init__(self, record: SessionRecord | None) -> None:
+        super().__init__(Outcome.ACCEPTED)
+        self.record = record
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSession:
+    """Keep the session: when answered, it survives its connection and the gateway. `record.inflight` is left alone.
+
+    The record's queue has been declared. REJECTED with `Refused` when there are too many kept sessions.
+    """
+
+    client_id: str
+    record: SessionRecord
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class KeepInflight:
+    """Keep the part of the session that changes with messages. Answered when it, or a later one, is durable.
+
+    Concurrent: written in order, several at once where they come faster than the store.
+    """
+
+    client_id: str
+    inflight: bytes
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """The connection of a session ends. Executed whatever has become of the connection; never answered.
+
+    `expiry`: seconds that the session is kept, infinity for ever; with 0, it and its queue are removed. `will` is
+    published after `will_delay` seconds, or when the session ends before that, unless it is opened again in time.
+    """
+
+    client_id: str
+    expiry: float
+    will: Message | None = None
+    will_delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteQueue:
+    """Remove a durable queue, with its messages and bindings. ACCEPTED also when there was none."""
+
+    queue: str
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class Retain:
+    """Keep a message as the last one of its address; an empty body forgets it. Concurrent, answered when durable.
+
+    It is not routed by this: a `Publish` of the same message does that.
+    """
+
+    message: Message
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
+class SendRetained:
+    """Put the retained messages whose addresses match a pattern into a queue, each with the header `RETAINED`."""
+
+    queue: str
+    exchange: str
+    pattern: str
     token: object
 
 
@@ -113,7 +219,24 @@ class Close:
     error: MqliftError | None = None
 
 
-Command: TypeAlias = Publish | Settle | Authenticate | Claim | DeclareQueue | Bind | Unbind | Consume | Cancel | Close
+Command: TypeAlias = (
+    Publish
+    | Settle
+    | Authenticate
+    | OpenSession
+    | KeepSession
+    | KeepInflight
+    | EndSession
+    | DeclareQueue
+    | DeleteQueue
+    | Bind
+    | Unbind
+    | Consume
+    | Cancel
+    | Retain
+    | SendRetained
+    | Close
+)
 
 NO_COMMANDS: Sequence[Command] = ()
 
@@ -121,14 +244,16 @@ NO_COMMANDS: Sequence[Command] = ()
 class Delivery:
     """One message on its way to one consumer, until it is settled exactly once.
 
-    `redelivered`: it may have been delivered before. `attempt` counts from 1.
+    `redelivered`: it may have been delivered before. `attempt` counts from 1. `uid` is the same each time that the
+    backend delivers the same message, and empty where nothing outlives the connection.
     """
 
-    __slots__ = ("attempt", "due", "held_until", "message", "receipt", "settled", "source", "subscription")
+    __slots__ = ("attempt", "due", "held_until", "message", "receipt", "settled", "source", "subscription", "uid")
 
     def __init__(self, received: Received, source: DeliverySource) -> None:
         self.message = received.message
         self.receipt = received.receipt
+        self.uid = received.uid
         self.attempt = received.attempt
         self.source = source
         self.settled = False
@@ -190,7 +315,7 @@ class Session(Protocol):
         """The gateway stops: say so if the protocol can, publish what it asks for, and close."""
 
     def connection_lost(self) -> Sequence[Command]:
-        """The socket is gone. Only `Publish` without token (a will) is executed from here on."""
+        """The socket is gone. Only `Publish` without token (a will) and `EndSession` are executed from here on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

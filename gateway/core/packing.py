@@ -1,4 +1,4 @@
-"""The attribute `mqlift.meta`: address, properties, headers and origin of a message in one line of JSON. Pure.
+"""A message without its body as one line of JSON: address, properties, headers and origin, with their types. Pure.
 
 JSON's own types stand for themselves; what JSON has no type for is an object with one member, whose name tells the
 type. The format is a public contract: `docs/wire-format.md`.
