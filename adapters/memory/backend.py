@@ -67,7 +67,9 @@ class MemoryBackend:
             raise Invalid("a queue cannot have an empty name")
         fifo = spec.arguments.get("x-fifo") in (True, "true") and not queue.endswith(FIFO_SUFFIX)
         name = self._prefix + queue + (FIFO_SUFFIX if fifo else "")
-        return Target(kind=KIND, name=name, queue=queue, options=DEFAULT_OPTIONS)
+        template = spec.arguments.get("x-group-id")
+        options = DEFAULT_OPTIONS if template is None else MemoryOptions(group_id=_template(template))
+        return Target(kind=KIND, name=name, queue=queue, options=options)
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, MemoryOptions) else DEFAULT_OPTIONS
@@ -144,6 +146,10 @@ class MemoryBackend:
     async def probe(self, target: Target) -> None:
         self._find(target.name)
 
+    async def remove(self, target: Target) -> None:
+        self._queues.pop(target.name, None)
+        self._wake(target.name)
+
     async def depth(self, target: Target) -> Depth:
         return self._find(target.name).depth(_now())
 
@@ -175,6 +181,13 @@ def _group(template: Template | None, message: Message, target: Target) -> str:
     return next(filter(None, groups), DEFAULT_GROUP)
 
 
+def _template(text: object) -> Template:
+    try:
+        return Template.parse(str(text), frozenset())
+    except ValueError as error:
+        raise Invalid(f"x-group-id: {error}") from None
+
+
 def _attempt(operation: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> Result:
     try:
         operation(*args, **kwargs)
@@ -184,7 +197,7 @@ def _attempt(operation: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs)
 
 
 def _received(stored: Stored) -> Received:
-    return Received(stored.message, stored.receipt, stored.received)
+    return Received(stored.message, stored.receipt, stored.received, str(stored.sequence))
 
 
 def _finish(poller: asyncio.Future[None]) -> None:

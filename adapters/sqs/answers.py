@@ -60,7 +60,8 @@ def received(answer: bytes, decode: Decode, queue: str) -> list[Received]:
 def _received(message: Mapping[str, Any], decode: Decode, queue: str) -> Received:
     system = message.get("Attributes") or _NOTHING
     decoded = decode(message["Body"], message.get("MessageAttributes") or _NOTHING, system, queue)
-    return Received(decoded, message["ReceiptHandle"], int(system.get("ApproximateReceiveCount", 1)))
+    attempt = int(system.get("ApproximateReceiveCount", 1))
+    return Received(decoded, message["ReceiptHandle"], attempt, message.get("MessageId", ""))
 
 
 def queue_url(answer: bytes) -> str:

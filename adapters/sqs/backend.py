@@ -21,6 +21,7 @@ from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Targ
 from gateway.core.errors import Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
+from gateway.core.templates import Template
 
 # "The maximum allowed individual message size and the maximum total payload size (the sum of the individual lengths of
 # all of the batched messages) are both 1 MiB" and "up to 10 messages"
@@ -79,7 +80,7 @@ class SqsBackend:
             name = queue_name(self._prefix + queue, fifo=spec.arguments.get("x-fifo") in (True, "true"))
         except ValueError as error:
             raise Invalid(str(error)) from None
-        return Target(kind=KIND, name=name, queue=queue, options=DEFAULT_OPTIONS)
+        return Target(kind=KIND, name=name, queue=queue, options=_home_options(spec))
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, SqsOptions) else DEFAULT_OPTIONS
@@ -163,6 +164,15 @@ class SqsBackend:
         queue = self._queues.find(target)
         await self._attributes(queue, await self._queues.look_up(queue), ("QueueArn",))
 
+    async def remove(self, target: Target) -> None:
+        queue = self._queues.find(target)
+        try:
+            url = await self._queues.url(queue, target, create=False)
+            await self._call(queue, "DeleteQueue", orjson.dumps({"QueueUrl": url}))
+        except NotFound:
+            return  # there is none, as was wished
+        queue.forget()
+
     async def depth(self, target: Target) -> Depth:
         queue = self._queues.find(target)
         return depth(await self._attributes(queue, await self._queues.url(queue, target, create=False), COUNTS))
@@ -190,6 +200,17 @@ class SqsBackend:
 
     async def aclose(self) -> None:
         """Nothing here is open but the client, which others share."""
+
+
+def _home_options(spec: QueueSpec) -> SqsOptions:
+    """A queue may be declared with the template of its message groups: the argument `x-group-id`."""
+    template = spec.arguments.get("x-group-id")
+    if template is None:
+        return DEFAULT_OPTIONS
+    try:
+        return SqsOptions(group_id=Template.parse(str(template), frozenset()))
+    except ValueError as error:
+        raise Invalid(f"x-group-id: {error}") from None
 
 
 def _results(queue: Queue, action: str, answer: bytes, count: int) -> Sequence[Result]:

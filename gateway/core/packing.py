@@ -83,6 +83,21 @@ def pack_meta(message: Message) -> str:
     return text.decode()
 
 
+def pack_message(message: Message) -> bytes:
+    """A whole message, body included, for the state store. Raises `ValueError` like `pack_meta`."""
+    return orjson.dumps([pack_meta(message), base64.b64encode(message.body).decode()])
+
+
+def unpack_message(data: bytes) -> Message:
+    """The reverse of `pack_message`. Raises `MetaUnreadable`."""
+    try:
+        text, body = orjson.loads(data)
+        meta = unpack_meta(text)
+        return Message(meta.address, base64.b64decode(body, validate=True), meta.properties, meta.headers, meta.origin)
+    except (TypeError, ValueError) as error:
+        raise MetaUnreadable(f"not a packed message: {error}") from None
+
+
 def _pack_properties(properties: Properties) -> dict[str, object]:
     values: tuple[HeaderValue, ...] = _property_values(properties)
     return {key: pack_value(value) for key, value in zip(_PROPERTIES, values, strict=True) if value is not None}

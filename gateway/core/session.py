@@ -12,6 +12,7 @@ A session never raises for what a peer sends: it answers with its protocol's own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -83,6 +84,10 @@ class SessionRecord:
     """The durable queue that its messages wait in; empty for none. Its bindings are those of `bindings`."""
     bindings: tuple[tuple[str, str], ...] = ()
     """(exchange, pattern) of each."""
+    shared: tuple[str, ...] = ()
+    """Shared queues that the session takes part in."""
+    expiry: float = math.inf
+    """Seconds that the session is kept when the gateway ends without a word."""
     state: bytes = b""
     inflight: bytes = b""
 
