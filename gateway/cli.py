@@ -91,7 +91,7 @@ def check(
     config: _Config,
     explain: Annotated[
         list[str] | None,
-        typer.Option(metavar="PLACE", help="Show where queue:NAME or topic:NAME would go. May be repeated."),
+        typer.Option(metavar="PLACE", help="Show where queue:NAME, topic:A/B or exchange:NAME/KEY goes. Repeatable."),
     ] = None,
     aws: Annotated[bool, typer.Option("--aws", help="Try the credentials, and each resource that is named.")] = False,
 ) -> None:

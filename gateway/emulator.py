@@ -28,6 +28,8 @@ ANSWER_LIMIT: Final = 2.0
 """Seconds that one question, whether it is there yet, may take."""
 POLL_INTERVAL: Final = 0.05
 """Seconds between those questions."""
+TAIL: Final = 4096
+"""Bytes of its output that its last words are looked for in."""
 KEPT_VARIABLES: Final = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
 """Of the environment. The rest might configure the emulator, or hold somebody's credentials."""
 
@@ -72,7 +74,8 @@ class Emulator:
     async def wait(self) -> EmulatorFailed:
         """Wait until it ends, and say how."""
         status = await self._process.wait()
-        self._output.seek(0)
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - TAIL))
         lines = self._output.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
         return EmulatorFailed(f"the AWS emulator ended by itself (exit status {status}): {last}")

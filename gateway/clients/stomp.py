@@ -109,7 +109,9 @@ class StompConnection:
         self._drop()
 
     def _drop(self) -> None:
-        self._connection.transport.disconnect_socket()
+        # When the server closes at this very moment, stomp.py's thread takes the socket away under this call.
+        with suppress(AttributeError):
+            self._connection.transport.disconnect_socket()
 
     def _await(self, wanted: _Kind, timeout: float | None) -> None:
         """Wait for an event, keeping messages. Raises `ClientError` for ERROR, a lost connection, and silence."""

@@ -109,6 +109,14 @@ class Line(Generic[E]):
         else:
             del self._behind[key]
 
+    def take_behind(self, entry: E) -> Sequence[E]:
+        """The entries that wait for this one to be done, out of the line."""
+        key = entry.key
+        if key is None:
+            return ()
+        behind, self._behind[key] = self._behind[key], None
+        return behind or ()
+
     def take(self, entries: int, size: int) -> list[E]:
         """The next batch: at least one entry, at most `entries` of them and, from the second on, `size` bytes."""
         ready = self._ready
@@ -238,7 +246,7 @@ class Batcher(Generic[E]):
         now = self._loop.time()
         # `_wake` is cleared after this only: what is put or let forward meanwhile is seen by the loop below.
         while expired := self._line.take_expired(now):
-            self._finish(expired, _too_late(expired))
+            self._give_back(expired, _too_late(expired))
         self._wake = None
         if now < self._resume_at:
             self._wake = self._loop.call_at(self._resume_at, self._pump)
@@ -310,7 +318,7 @@ class Batcher(Generic[E]):
             self._slow_down(now, started)
         if again:
             self._retry_at(now + delay, again)
-        self._finish(done, done_results)
+        self._give_back(done, done_results)
 
     def _slow_down(self, now: float, started: float) -> None:
         """Half the requests, after a pause that grows with every throttled request in a row.
@@ -338,12 +346,31 @@ class Batcher(Generic[E]):
         timer = self._loop.call_at(when, retry)
         self._retries[timer] = entries
 
+    def _give_back(self, entries: Sequence[E], results: Sequence[Result]) -> None:
+        """Entries are done that were not all accepted; what waits behind a released one is released with it.
+
+        Its publisher sends again from there on, and what was stored meanwhile would have overtaken it.
+        """
+        followers: list[E] = []
+        reasons: list[Result] = []
+        for entry, result in zip(entries, results, strict=True):
+            if result.outcome is Outcome.RELEASED:
+                behind = self._line.take_behind(entry)
+                followers += behind
+                reasons += [result] * len(behind)
+        self._finish(entries, results)
+        if followers:
+            self._answer(followers, reasons)
+
     def _finish(self, entries: Sequence[E], results: Sequence[Result]) -> None:
         for entry in entries:
             self._line.done(entry)
-        self.held -= len(entries)
         if self._line.ready and (self._wake is None or self._lingering):
             self._schedule()
+        self._answer(entries, results)
+
+    def _answer(self, entries: Sequence[E], results: Sequence[Result]) -> None:
+        self.held -= len(entries)
         self._done(entries, results)
         if not self.held and self._idle is not None:
             self._idle.set_result(None)

@@ -17,7 +17,7 @@ from gateway.core.flow import Watermark
 from gateway.core.health import Health
 from gateway.core.message import Address, Message
 from gateway.core.metrics import Metrics
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
 from gateway.core.queues import BackendQueue, Destination, Sink, VirtualQueue
 from gateway.core.receiver import ReceivePolicy, Receiver
 from gateway.core.routes import QUEUE_KIND, Routes
@@ -68,8 +68,7 @@ class Merge:
         self._worst = ACCEPTED
 
     def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - every place answers for the same token
-        if result.outcome > self._worst.outcome:
-            self._worst = result
+        self._worst = worse(self._worst, result)
         self._missing -= 1
         if not self._missing:
             self._waiter.answer(self._token, self._worst)

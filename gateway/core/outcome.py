@@ -5,7 +5,6 @@ The names are those of AMQP 1.0's terminal delivery states (amqp-core-messaging 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import IntEnum
 
 from gateway.core.errors import MqliftError
@@ -51,13 +50,6 @@ ACCEPTED = Result(Outcome.ACCEPTED)
 UNROUTED = Result(Outcome.ACCEPTED, routed=False)
 
 
-def merge(results: Iterable[Result]) -> Result:
-    """The result of a message that went to several places: the worst wins, the first of equals speaks.
-
-    Nothing at all means unrouted.
-    """
-    worst: Result | None = None
-    for result in results:
-        if worst is None or result.outcome > worst.outcome:
-            worst = result
-    return UNROUTED if worst is None else worst
+def worse(one: Result, other: Result) -> Result:
+    """The merge rule for a message that went to several places: the worst outcome wins, the first of equals speaks."""
+    return other if other.outcome > one.outcome else one

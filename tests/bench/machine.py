@@ -22,6 +22,13 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
+def core_seconds(core: int) -> float:
+    """Time that a core has worked for anybody, the host's other guests included (proc(5), `/proc/stat`)."""
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process (proc(5), `smaps_rollup`)."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -41,6 +48,8 @@ class Window(TypedDict):
     load_cpu: float
     """CPU seconds of the load generator itself."""
     endpoint_cpu: float
+    core_cpu: float
+    """Seconds that the watched process' core has worked, for it and for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +61,20 @@ class Sample:
     cpu: float
     load_cpu: float
     endpoint_cpu: float
+    core_cpu: float
 
     @classmethod
     def take(cls, messages: int, watched: int, endpoint: int) -> Sample:
-        return cls(time.monotonic(), messages, cpu_seconds(watched), time.process_time(), cpu_seconds(endpoint))
+        """Now; the watched process is pinned to one core."""
+        core = min(os.sched_getaffinity(watched))
+        return cls(
+            time.monotonic(),
+            messages,
+            cpu_seconds(watched),
+            time.process_time(),
+            cpu_seconds(endpoint),
+            core_seconds(core),
+        )
 
     def until(self, end: Sample) -> Window:
         return {
@@ -64,6 +83,7 @@ class Sample:
             "cpu": end.cpu - self.cpu,
             "load_cpu": end.load_cpu - self.load_cpu,
             "endpoint_cpu": end.endpoint_cpu - self.endpoint_cpu,
+            "core_cpu": end.core_cpu - self.core_cpu,
         }
 
 

@@ -38,6 +38,7 @@ def rates(window: Window) -> dict[str, float]:
         "rate": window["messages"] / window["seconds"],
         "cpu_us": window["cpu"] / window["messages"] * 1e6 if window["messages"] else 0.0,
         "busy": window["cpu"] / window["seconds"],
+        "others": max(0.0, window["core_cpu"] - window["cpu"]) / window["seconds"],
         "load_busy": window["load_cpu"] / window["seconds"],
         "endpoint_busy": window["endpoint_cpu"] / window["seconds"],
     }

@@ -76,9 +76,13 @@ COLUMNS = (
     ("calls", "SQS calls/message", "{:.4f}"),
     ("cpu_us", "CPU µs/message", "{:.1f}"),
     ("busy", "core busy", "{:.0%}"),
+    ("others", "by others", "{:.0%}"),
     ("load_busy", "other core: load", "{:.0%}"),
     ("endpoint_busy", "other core: endpoint", "{:.0%}"),
 )
+
+TOLERABLE_OTHERS = 0.1
+"""Share of the measured core that other processes may have before figures say more about them."""
 
 LATENCY_COLUMNS = (
     ("median", "median", "{:.2f}"),
@@ -140,6 +144,18 @@ def thresholds_table(runs: Runs) -> str:
     return table(["", "promised", "measured", ""], rows) if rows else ""
 
 
+def disturbance(runs: Runs) -> str:
+    """A warning when others were at work on the core that was measured; empty when it was quiet."""
+    disturbed = [figures["others"] for rounds in runs.values() for figures in rounds if "others" in figures]
+    worst = max(disturbed, default=0.0)
+    if worst <= TOLERABLE_OTHERS:
+        return ""
+    return (
+        f"**The machine was not quiet: other processes, or other guests of its host, had up to {worst:.0%} of the "
+        "measured core. Rates are lower than the gateway's own, and latencies higher.**"
+    )
+
+
 def spread_table(runs: Runs) -> str:
     """How far the rounds lie apart: what the figures above are worth."""
     rows = [
@@ -174,5 +190,11 @@ def report(runs: Runs, effort: Effort, profiles: Mapping[str, str]) -> str:
         *((f"Where the time goes: {BENCHMARKS[name].title}", profile_table(profiles[name])) for name in profiles),
         ("Machine", table(["", ""], describe())),
     ]
-    parts = ["# Performance", how, *(f"## {title}\n\n{text}" for title, text in sections if text)]
+    warning = disturbance(runs)
+    parts = [
+        "# Performance",
+        how,
+        *([warning] if warning else []),
+        *(f"## {title}\n\n{text}" for title, text in sections if text),
+    ]
     return "\n\n".join(parts) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.bench.profile import own_time, shares
-from tests.bench.report import THRESHOLDS, Runs, Threshold, median, ratio, report, table
+from tests.bench.report import THRESHOLDS, Runs, Threshold, disturbance, median, ratio, report, table
 from tests.bench.stage import QUICK
 
 RUNS: Runs = {
@@ -71,3 +71,10 @@ def test_own_time_is_by_function() -> None:
     stacks = "run (a.py:1);put (q.py:7) 3\nrun (a.py:1);put (q.py:9) 2\nrun (a.py:2) 4\n<idle> 1\n"
     assert own_time(stacks) == {"put (q.py)": 5, "run (a.py)": 4, "<idle>": 1}
     assert shares(own_time(stacks))[0] == ("put (q.py)", "50.0%")
+
+
+def test_a_disturbed_run_says_so() -> None:
+    assert disturbance({"idle": [{"kib_each": 1.0}], "consume": [{"others": 0.02}]}) == ""
+    runs: Runs = {"consume": [{"rate": 1.0, "others": 0.02}, {"rate": 1.0, "others": 0.31}]}
+    assert "31% of the measured core" in disturbance(runs)
+    assert disturbance(runs) in report(runs, QUICK, {})

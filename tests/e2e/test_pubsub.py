@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import GatewayFactory
 from tests.rig.processes import ROOT, free_port
 
 MQLIFT = [sys.executable, "-c", "from gateway.cli import main; main()"]
@@ -387,3 +388,49 @@ def test_interrupting_pub_while_it_waits_for_a_line() -> None:
     thread.join(LIMIT)
     server.close()
     assert process.returncode == 130
+
+
+# both, with a gateway in between
+
+SHORT_POLLS = {"wait": 1}
+"""A gateway lets its polls end before it stops."""
+
+
+@contextmanager
+def subscribed(place: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """`mqlift sub` that waits for one message, once it is subscribed."""
+    command = [*MQLIFT, "sub", place, "-v", "-n", "1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(b"subscribed to ")
+        yield process
+
+
+def test_a_live_topic_reaches_its_subscriber(gateway_factory: GatewayFactory) -> None:
+    port = gateway_factory(receiver=SHORT_POLLS).port("mqtt")
+    with subscribed("topic:site/+/alarm", port) as subscriber:
+        assert mqlift("pub", "topic:site/7/alarm", "fire", "--port", str(port)).returncode == 0
+        out, _ = subscriber.communicate(timeout=LIMIT)
+    assert out == b"topic: site/7/alarm\nqos: 1\n\nfire\n"
+
+
+def test_headers_cross_a_queue(gateway_factory: GatewayFactory, queue_name: str) -> None:
+    port = gateway_factory(receiver=SHORT_POLLS).port("stomp")
+    published = mqlift("pub", f"queue:{queue_name}", "hello", "--header", "color=dark:blue", "--port", str(port))
+    assert (published.returncode, published.stderr) == (0, b"")
+    with subscribed(f"queue:{queue_name}", port) as subscriber:
+        out, _ = subscriber.communicate(timeout=LIMIT)
+    head, _, body = out.partition(b"\n\n")
+    assert b"color: dark:blue" in head.split(b"\n")
+    assert body == b"hello\n"
+
+
+def test_the_rest_of_a_queue_stays_for_others(gateway_factory: GatewayFactory, queue_name: str) -> None:
+    port = gateway_factory(receiver=SHORT_POLLS).port("stomp")
+    place = f"queue:{queue_name}"
+    bodies = {f"message {number}".encode() for number in range(5)}
+    assert mqlift("pub", place, "-l", "--port", str(port), stdin=b"\n".join(bodies)).returncode == 0
+    first = mqlift("sub", place, "-n", "2", "--port", str(port)).stdout.splitlines()
+    rest = mqlift("sub", place, "-n", "3", "--port", str(port)).stdout.splitlines()
+    assert {*first, *rest} == bodies
+    assert len(first) + len(rest) == len(bodies)

@@ -35,7 +35,7 @@ def test_a_publisher_knows_what_was_acknowledged_and_when(
         publisher.wait_acknowledged(len(BODIES))
     assert set(publisher.acknowledged) == set(BODIES)
     assert_stored_before_acknowledged(publisher.acknowledged, faults.stored())
-    assert_exactly(BODIES, drain(sqs, queue).elements())
+    assert_exactly(BODIES, drain(sqs, queue))
 
 
 def test_a_subscriber_keeps_what_comes(gateway: Gateway) -> None:

@@ -40,6 +40,14 @@ def test_lost_messages() -> None:
         assert_nothing_lost(["a", "a", "b", "c"], ["a", "b"])
 
 
+def test_what_clients_and_queues_give_can_be_compared_as_it_is() -> None:
+    acknowledged = {"a": 17.5, "b": 18.5}
+    assert_nothing_lost(acknowledged, Counter(["a", "b", "b"]))
+    assert_exactly(["a", "b", "b"], Counter(["a", "b", "b"]))
+    with pytest.raises(AssertionError, match=r"there: 1 messages, such as \['b'\]"):
+        assert_nothing_lost(acknowledged, Counter(["a"]))
+
+
 def test_exact_sums() -> None:
     assert_exactly(["a", "b", "b"], ["b", "a", "b"])
     with pytest.raises(AssertionError, match=r"1 missing, such as \['a'\]; 2 too many, such as \['b', 'c'\]"):
