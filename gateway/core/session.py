@@ -13,8 +13,9 @@ A session never raises for what a peer sends: it answers with its protocol's own
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import time as wall_clock
 from typing import Protocol, TypeAlias
 
 from gateway.core.auth import Credentials, Identity
@@ -333,6 +334,8 @@ class SessionContext:
     """Name and version of this product."""
     settings: object
     """The protocol's own settings, checked."""
+    time: Callable[[], float] = wall_clock
+    """Seconds since 1970-01-01 UTC: for what has to mean the same to other gateways, such as the age of a message."""
 
 
 class SessionFactory(Protocol):
