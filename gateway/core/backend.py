@@ -45,6 +45,8 @@ class Target:
     name: str
     queue: str = ""
     options: object = None
+    label: str = ""
+    """What metrics call it, where it is one of many alike; its queue or name otherwise."""
     captures: Mapping[str, str] = field(default_factory=lambda: NO_CAPTURES, compare=False)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
@@ -20,9 +20,15 @@ from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
 from gateway.core.queues import BackendQueue, Destination, Sink, VirtualQueue
 from gateway.core.receiver import ReceivePolicy, Receiver
+from gateway.core.retained import Retained, RetainedLimits
 from gateway.core.routes import QUEUE_KIND, Routes
 from gateway.core.sender import Publisher, Sender
+from gateway.core.session import SessionRecord
+from gateway.core.sessions import Sessions
 from gateway.core.settler import Settler
+from gateway.core.shared import SESSION, SHARED, SharedQueues
+from gateway.core.statewriter import Done, StateWriter
+from gateway.core.store import StateStore
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology
 
@@ -44,9 +50,19 @@ class BrokerLimits:
     inflight_bytes: int = 256 * 1024 * 1024
     durable_queues: int = 10_000
     """Durable queues that are in use here; each keeps a sender, a receiver and its metrics."""
+    sessions: int = 10_000
+    """Sessions that are kept for clients without a connection, or with one."""
+    retained: RetainedLimits = field(default_factory=RetainedLimits)
     destinations: int = 20_000
     """Resources that are published to, those of queues included. A rule that makes names of captures lets clients
     choose how many there are."""
+
+
+SWEEP: Final = 0.5
+"""Seconds between two looks at what is due: wills and sessions. A will's delay is given in whole seconds."""
+
+SESSION_LABEL: Final = "(sessions)"
+"""What metrics call the queues of all kept sessions together: there may be thousands."""
 
 
 class Owner(Publisher, Consumer, Protocol):
@@ -88,6 +104,7 @@ class Broker:
         sending: BatchPolicy,
         receiving: ReceivePolicy,
         limits: BrokerLimits,
+        store: StateStore,
         metrics: Metrics,
         health: Health,
     ) -> None:
@@ -110,6 +127,13 @@ class Broker:
         self._virtual: dict[str, VirtualQueue] = {}
         self._owned: dict[Owner, set[str]] = {}
         self._claims: dict[str, Owner] = {}
+        self._store = store
+        self._writer = StateWriter(store)
+        self._retained = Retained(store, self._writer, limits.retained)
+        self._sessions = Sessions(
+            store, self._writer, limit=limits.sessions, publish=self._publish_alone, remove=self._remove_session
+        )
+        self._shared = SharedQueues(store, self._writer)
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
 
@@ -117,13 +141,66 @@ class Broker:
         """Who the peer is. Raises `NotAuthorized`."""
         return await self._authenticator.authenticate(credentials)
 
-    def claim(self, client_id: str, owner: Owner) -> None:
-        """Make `owner` the only connection with this client id; the one that was is told and closed."""
+    async def restore(self) -> None:
+        """Take up what the state store has kept. Before anything else; raises `StoreError`."""
+        await self._retained.restore()
+        for name, kept in (await self._shared.restore()).items():
+            self._adopt(name, kept.arguments, kept.bindings)
+        for record in await self._sessions.restore():
+            if record.queue:
+                self._adopt(record.queue, record.arguments, record.bindings)
+
+    async def open_session(self, client_id: str, owner: Owner, *, clean: bool) -> SessionRecord | None:
+        """Make `owner` the only connection with this client id, and give it the session that is kept.
+
+        The connection that had the client id is told, and closed. Raises `StoreError`.
+        """
         other = self._claims.get(client_id)
         self._claims[client_id] = owner
         if other is not None and other is not owner:
             self._metrics.takeovers.inc()
             other.taken_over()
+        return await self._sessions.open(client_id, clean=clean)
+
+    def keep_session(self, client_id: str, record: SessionRecord, done: Done) -> None:
+        """Keep a session; `done` when it is durable, or with `Refused` at the limit."""
+        queue = self._durable.get(record.queue)
+        if queue is not None:
+            record = replace(record, arguments=queue.spec.arguments)
+        self._sessions.keep(client_id, record, done)
+
+    def keep_inflight(self, client_id: str, inflight: bytes, done: Done) -> None:
+        """Keep the part of a session that changes with messages; `done` when it, or a later one, is durable."""
+        self._sessions.keep_inflight(client_id, inflight, done)
+
+    def end_session(self, client_id: str, expiry: float, will: Message | None, will_delay: float) -> None:
+        """A session has lost its connection: keep it for `expiry` seconds, or remove it."""
+        self._sessions.end(client_id, expiry, will, will_delay)
+
+    def retain(self, message: Message, done: Done) -> None:
+        """Keep a message as the last of its address, or with an empty body forget that; `done` when it is durable."""
+        self._retained.keep(message, done)
+
+    def send_retained(self, queue: str, exchange: str, pattern: str, publisher: Publisher, waiter: Answerable) -> None:
+        """Put the retained messages that match into a queue; one `waiter.answer(None, …)` follows.
+
+        Raises `Refused` when there is no such queue.
+        """
+        virtual = self._virtual.get(queue)
+        if virtual is not None:
+            for message in self._retained.match(exchange, pattern):
+                virtual.put_retained(message)
+            waiter.answer(None, ACCEPTED)
+            return
+        durable = self._durable.get(queue)
+        if durable is None:
+            raise Refused(f"no queue '{queue}'")
+        messages = list(self._retained.match(exchange, pattern))
+        if not messages:
+            waiter.answer(None, ACCEPTED)
+        merge = Merge(len(messages), waiter, None)
+        for message in messages:
+            durable.put(message, publisher, merge, None)
 
     def publish(self, message: Message, publisher: Publisher, token: object) -> None:
         """Route a message. `publisher.answer(token, …)` follows once, at once or when all places have answered."""
@@ -156,16 +233,34 @@ class Broker:
             self._topology.declare_queue(name)
             self._virtual[name] = VirtualQueue(name, self._metrics)
             self._owned.setdefault(owner, set()).add(name)
-        else:
-            if known is None:
-                self._check_room(name)  # before anything is created
-            await self._ensure(known.target if known else self._target_of(name, spec), spec)
-            if name not in self._virtual:  # nobody else has taken the name meanwhile
-                self._queue(name, spec).ensured = True
+            return
+        if known is None:
+            self._check_room(name)  # before anything is created
+        await self._ensure(known.target if known else self._target_of(name, spec), spec)
+        if name not in self._virtual:  # nobody else has taken the name meanwhile
+            self._queue(name, spec).ensured = True
+            if spec.arguments.get(SHARED):
+                self._shared.declare(name, spec.arguments)
+
+    async def delete_queue(self, name: str) -> None:
+        """Remove a durable queue with its messages and bindings, if it is there. Raises `BackendError`."""
+        queue = self._durable.pop(name, None)
+        if queue is not None:
+            await self._delete(queue.target)
+            await queue.aclose()
+
+    async def _delete(self, target: Target) -> None:
+        self._topology.delete_queue(target.queue)
+        sender = self._senders.pop((target.kind, target.name), None)
+        if sender is not None:
+            await sender.drain()  # an entry that came later than the deletion would make the queue anew
+            await sender.aclose()
+        await self._backends[target.kind].remove(target)
 
     def bind(self, queue: str, exchange: str, pattern: str) -> None:
         """Route to a queue from now on. Raises the topology's errors for unknown names and impossible patterns."""
-        self._topology.bind(queue, exchange, pattern)
+        if self._topology.bind(queue, exchange, pattern):
+            self._shared.bound(queue, exchange, pattern)
 
     def unbind(self, queue: str, exchange: str, pattern: str) -> None:
         self._topology.unbind(queue, exchange, pattern)
@@ -186,11 +281,29 @@ class Broker:
             del self._claims[client_id]
 
     async def watch(self) -> None:
-        """Look at failing destinations that nobody uses just now, so that readiness recovers by itself. Never ends."""
+        """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
+        recheck = self._loop.time()
         while True:
-            await asyncio.sleep(RECHECK)
-            for sender in list(self._senders.values()):
-                await sender.recheck()
+            await asyncio.sleep(SWEEP)
+            self._sessions.sweep()
+            if self._loop.time() - recheck >= RECHECK:
+                recheck = self._loop.time()
+                await self._look_around()
+
+    async def _look_around(self) -> None:
+        for sender in list(self._senders.values()):
+            await sender.recheck()
+        try:
+            await self._retained.sweep()
+            await self._sessions.retry_removals()
+            for name in self._shared.unused(self._consumed(), self._sessions.in_use()):
+                await self.delete_queue(name)
+                self._shared.forget(name)
+        except MqliftError as error:
+            log.warning("housekeeping_failed", problem=str(error))  # and is tried again
+
+    def _consumed(self) -> set[str]:
+        return {name for name, queue in self._durable.items() if queue.consumers}
 
     def stop_polling(self) -> None:
         """No new polls. What consumers hold can still be settled."""
@@ -208,6 +321,7 @@ class Broker:
         timeout; so this may take as long as a long poll.
         """
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._durable.values()))
+        await self._writer.drain()
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
@@ -215,6 +329,9 @@ class Broker:
             await queue.aclose()
         for sender in self._senders.values():
             await sender.aclose()
+        await self._sessions.aclose()
+        await self._writer.drain()
+        await self._store.aclose()
         for backend in self._backends.values():
             await backend.aclose()
 
@@ -245,7 +362,8 @@ class Broker:
         return plan
 
     def _target_of(self, queue: str, spec: QueueSpec) -> Target:
-        return self._routes.home(queue) or self._backends[self._home].home(queue, spec)
+        target = self._routes.home(queue) or self._backends[self._home].home(queue, spec)
+        return replace(target, label=SESSION_LABEL) if spec.arguments.get(SESSION) else target
 
     def _queue(self, name: str, spec: QueueSpec) -> BackendQueue:
         """The durable queue of this name, made known here if it was not."""
@@ -254,15 +372,30 @@ class Broker:
             return queue
         self._check_room(name)
         target = self._target_of(name, spec)
-        sender = self._sender(target)
         self._topology.declare_queue(name)
+        queue = self._durable[name] = BackendQueue(target, spec, self._sender, self._receiver)
+        return queue
+
+    def _receiver(self, target: Target) -> Receiver:
         backend = self._backends[target.kind]
         settler = Settler(backend, target, policy=self._sending, metrics=self._metrics)
-        receiver = Receiver(
-            backend, target, settler, policy=self._receiving, metrics=self._metrics, health=self._health
-        )
-        queue = self._durable[name] = BackendQueue(target, sender, receiver, settler)
-        return queue
+        return Receiver(backend, target, settler, policy=self._receiving, metrics=self._metrics, health=self._health)
+
+    def _adopt(self, name: str, arguments: Mapping[str, object], bindings: Iterable[tuple[str, str]]) -> None:
+        """Make a kept queue known again. It is not asked for in AWS before it is used."""
+        self._queue(name, QueueSpec(durable=True, arguments=arguments))
+        for exchange, pattern in bindings:
+            self._topology.bind(name, exchange, pattern)
+
+    async def _remove_session(self, record: SessionRecord) -> None:
+        queue = self._durable.pop(record.queue, None)
+        if queue is not None:
+            await queue.aclose()
+        await self._delete(self._target_of(record.queue, QueueSpec(durable=True, arguments=record.arguments)))
+
+    def _publish_alone(self, message: Message) -> None:
+        """Publish what no connection waits for: a will."""
+        self.publish(message, _NOBODY, None)
 
     def _check_room(self, queue: str) -> None:
         limit = self._limits.durable_queues
@@ -301,3 +434,20 @@ class Broker:
                 if not error.retriable or self._loop.time() + delay >= deadline:
                     raise
             await asyncio.sleep(delay)
+
+
+class _Nobody:
+    """Publishes for the gateway itself; it neither waits for the result nor can be made to wait."""
+
+    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - there is only one kind
+        if result.outcome is not Outcome.ACCEPTED:
+            log.warning("will_not_published", problem=str(result.error))
+
+    def pause(self, reason: object) -> None:
+        """Wills are few: one for each session that ends."""
+
+    def resume(self, reason: object) -> None:
+        """Nothing was paused."""
+
+
+_NOBODY: Final = _Nobody()

@@ -5,12 +5,25 @@ Updated for batches, reads and requests, never for single messages: a counter of
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
+from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 25, 100, 250, 500)
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+
+
+class CountedQueue(Protocol):
+    """A queue whose state is read when metrics are scraped."""
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that clients hold."""
+
+    @property
+    def polls(self) -> int:
+        """Receive requests under way."""
 
 
 class Metrics:
@@ -60,6 +73,8 @@ class Metrics:
         self.polls = gauge("polls", "Receive requests under way", "queue")
         self.dropped = counter("virtual_queue_dropped", "Messages dropped from a full virtual queue of a slow consumer")
 
+        self._queues: dict[str, WeakSet[CountedQueue]] = {}
+
         self.aws_calls = counter("aws_calls", "Requests to AWS", "service", "action", "outcome")
         self.aws_seconds = Histogram(
             "mqlift_aws_call_seconds",
@@ -68,3 +83,11 @@ class Metrics:
             registry=registry,
             buckets=LATENCY_BUCKETS,
         )
+
+    def count_queue(self, label: str, queue: CountedQueue) -> None:
+        """Show a queue's state with that of all others of the same label, as long as it lives."""
+        if label not in self._queues:
+            queues = self._queues[label] = WeakSet()
+            self.unsettled.labels(label).set_function(lambda: sum(each.unsettled for each in queues))
+            self.polls.labels(label).set_function(lambda: sum(each.polls for each in queues))
+        self._queues[label].add(queue)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
 
-from gateway.core.backend import Answerable, Received, Target
+from gateway.core.backend import Answerable, QueueSpec, Received, Target
+from gateway.core.errors import Refused
 from gateway.core.message import Message
 from gateway.core.metrics import Metrics
-from gateway.core.outcome import ACCEPTED, Outcome
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Delivery
-from gateway.core.settler import Settler
 from gateway.core.subscription import Consumer, Subscription, Turns
 
 log = structlog.get_logger("mqlift.queues")
@@ -48,37 +49,63 @@ class Destination:
 
 
 class BackendQueue:
-    """A durable queue: its messages live in a backend, whoever publishes and consumes them."""
+    """A durable queue: its messages live in a backend, whoever publishes and consumes them.
 
-    def __init__(self, target: Target, sender: Sender, receiver: Receiver, settler: Settler) -> None:
+    What it needs to send and to receive is made when it is first used: thousands of sessions may keep a queue each.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        spec: QueueSpec,
+        open_sender: Callable[[Target], Sender],
+        open_receiver: Callable[[Target], Receiver],
+    ) -> None:
         self.name = target.queue
         self.target = target
+        self.spec = spec
         self.ensured = False
         """Whether the backend has said that it is there. One that only a rule names is found, or made, by sending."""
-        self._sender = sender
-        self._receiver = receiver
-        self._settler = settler
+        self._open_sender = open_sender
+        self._open_receiver = open_receiver
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
+
+    @property
+    def consumers(self) -> int:
+        return 0 if self._receiver is None else self._receiver.consumers
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        if self._sender is None:
+            try:
+                self._sender = self._open_sender(self.target)
+            except Refused as error:
+                waiter.answer(token, Result(Outcome.REJECTED, error))
+                return
         self._sender.put(self.target, message, publisher, waiter, token)
 
     def consume(self, tag: str, consumer: Consumer, prefetch: int) -> Subscription:
+        if self._receiver is None:
+            self._receiver = self._open_receiver(self.target)
         subscription = Subscription(tag, self._receiver, consumer, prefetch)
         self._receiver.subscribe(subscription)
         return subscription
 
     def stop_polling(self) -> None:
         """No new polls; what consumers hold can still be settled."""
-        self._receiver.stop()
+        if self._receiver is not None:
+            self._receiver.stop()
 
     async def drain(self) -> None:
         """Wait for the polls under way, and until the backend has answered for every settlement."""
-        await self._receiver.finish()
-        await self._settler.drain()
+        if self._receiver is not None:
+            await self._receiver.finish()
+            await self._receiver.settler.drain()
 
     async def aclose(self) -> None:
-        await self._receiver.aclose()
-        await self._settler.aclose()
+        if self._receiver is not None:
+            await self._receiver.aclose()
+            await self._receiver.settler.aclose()
 
 
 class VirtualQueue:
@@ -106,6 +133,12 @@ class VirtualQueue:
         if self._waiting or self._released or not self._turns.hand(delivery):
             self._keep(delivery)
         waiter.answer(token, ACCEPTED)
+
+    def put_retained(self, message: Message) -> None:
+        """Take a message over the bounds: retained ones are in memory anyway, and are as many as the topics."""
+        self._waiting.append(Delivery(Received(message, ""), self))
+        self._bytes += len(message.body)
+        self._wake_up()
 
     def consume(self, tag: str, consumer: Consumer, prefetch: int) -> Subscription:
         subscription = Subscription(tag, self, consumer, prefetch)

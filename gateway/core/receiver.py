@@ -61,7 +61,7 @@ class Receiver:
         self.name = target.queue
         self._backend = backend
         self._target = target
-        self._settler = settler
+        self.settler = settler
         self._policy = policy
         self._health = health
         self._resource = f"{target.kind} {target.name} (receive)"
@@ -77,11 +77,19 @@ class Receiver:
         self._wake: asyncio.Handle | None = None
         self._closed = False
         self._renewer = Renewer(backend, target, visibility=policy.visibility, metrics=metrics)
-        self._deliveries = metrics.deliveries.labels(self.name)
-        self._redeliveries = metrics.redeliveries.labels(self.name)
-        self._unsettled = 0
-        metrics.unsettled.labels(self.name).set_function(lambda: self._unsettled)
-        metrics.polls.labels(self.name).set_function(lambda: len(self._polls))
+        label = target.label or target.queue
+        self._deliveries = metrics.deliveries.labels(label)
+        self._redeliveries = metrics.redeliveries.labels(label)
+        self.unsettled = 0
+        metrics.count_queue(label, self)
+
+    @property
+    def polls(self) -> int:
+        return len(self._polls)
+
+    @property
+    def consumers(self) -> int:
+        return len(self._turns)
 
     def subscribe(self, subscription: Subscription) -> None:
         self._turns.add(subscription)
@@ -109,9 +117,9 @@ class Receiver:
         if delivery.settled:
             return
         delivery.settled = True
-        self._unsettled -= 1
+        self.unsettled -= 1
         self._renewer.forget(delivery)
-        self._settler.settle(delivery, outcome)
+        self.settler.settle(delivery, outcome)
         subscription = delivery.subscription
         if isinstance(subscription, Subscription):
             subscription.settled()
@@ -215,7 +223,7 @@ class Receiver:
         handed = redelivered = 0
         for one in received:
             delivery = Delivery(one, self)
-            self._unsettled += 1
+            self.unsettled += 1
             self._renewer.hold(delivery, now)
             if self._turns.hand(delivery):
                 handed += 1

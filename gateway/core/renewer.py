@@ -34,7 +34,7 @@ class Renewer:
         self._target = target
         self._visibility = visibility
         self._third = visibility / 3
-        self._renewed = metrics.renewals.labels(target.queue)
+        self._renewed = metrics.renewals.labels(target.label or target.queue)
         self._loop = asyncio.get_running_loop()
         # In the order they fall due, because every hold is the same time long. Settled ones leave at once: the rest of
         # their time they would keep their messages in memory.

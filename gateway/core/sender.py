@@ -46,7 +46,7 @@ class Sender:
         self._waiting = Watermark(DESTINATION_MESSAGES, DESTINATION_BYTES)
         self._resource = f"{target.kind} {target.name} (send)"
         self._failures = 0
-        self._label = f"{target.kind}:{target.name}"
+        self._label = f"{target.kind}:{target.label or target.name}"
         self._accepted = metrics.entries.labels(self._label, "accepted")
         self._batch_entries = metrics.batch_entries.labels(self._label)
         self._batcher: Batcher[Entry] = Batcher(

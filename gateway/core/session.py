@@ -13,8 +13,8 @@ A session never raises for what a peer sends: it answers with its protocol's own
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import time as wall_clock
 from typing import Protocol, TypeAlias
 
@@ -83,6 +83,8 @@ class SessionRecord:
 
     queue: str = ""
     """The durable queue that its messages wait in; empty for none. Its bindings are those of `bindings`."""
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    """Those that the queue was declared with; the hub fills them in."""
     bindings: tuple[tuple[str, str], ...] = ()
     """(exchange, pattern) of each."""
     shared: tuple[str, ...] = ()

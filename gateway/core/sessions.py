@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import heapq
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -13,19 +14,23 @@ from typing import Final
 import orjson
 import structlog
 
-from gateway.core.errors import Refused
+from gateway.core.errors import BackendError, Refused
 from gateway.core.message import Message
 from gateway.core.packing import MetaUnreadable, pack_message, unpack_message
 from gateway.core.session import SessionRecord
 from gateway.core.statewriter import Done, StateWriter
-from gateway.core.store import StateStore
+from gateway.core.store import StateStore, StoreError
 
 log = structlog.get_logger("mqlift.sessions")
 
 KIND: Final = "session"
 INFLIGHT: Final = "session.inflight"
+REMOVED: Final = "session.removed"
+"""Sessions whose queues are still to be deleted in AWS, by the queue's name."""
 VERSION: Final = 1
 PAGE: Final = 1_000
+SPARE: Final = 1_000
+"""Entries of the queue of endings that may be out of date, beyond one for each session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +67,8 @@ class Sessions:
         self._remove = remove
         self._kept: dict[str, SessionRecord] = {}
         self._endings: dict[str, Ending] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._due: list[tuple[float, str]] = []
+        self._removals: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -79,38 +85,35 @@ class Sessions:
                     log.error("session_unreadable", client_id=record.key, problem=str(error))  # noqa: TRY400
                     continue
                 self._kept[record.key] = kept
-                if ending is None:
-                    self._end_later(record.key, kept, Ending(ends_at=time.time() + kept.expiry))
-                else:
-                    self._endings[record.key] = ending
+                self._end_later(record.key, kept, ending or Ending(ends_at=time.time() + kept.expiry))
             if len(records) < PAGE:
                 return list(self._kept.values())
             after = records[-1].key
 
-    async def open(self, client_id: str, *, clean: bool) -> SessionRecord | None:
-        """Go on with a session, or forget it. Raises `StoreError`, and `BackendError` when its queue cannot be removed."""
-        lock = self._opening.setdefault(client_id, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._open(client_id, clean)
-        finally:
-            if not lock.locked():
-                self._opening.pop(client_id, None)
+    def in_use(self) -> set[str]:
+        """The shared queues that kept sessions take part in."""
+        return {queue for record in self._kept.values() for queue in record.shared}
 
-    async def _open(self, client_id: str, clean: bool) -> SessionRecord | None:
+    async def open(self, client_id: str, *, clean: bool) -> SessionRecord | None:
+        """Go on with a session, or forget it. Raises `StoreError`."""
         ending = self._endings.pop(client_id, None)
         kept = self._kept.get(client_id)
         now = time.time()
-        if ending is not None and ending.will is not None and (clean or ending.will_at <= now):
-            self._publish(ending.will)  # a new session ends the old one, and that is when its will is due
+        over = clean or (ending is not None and ending.ends_at <= now)
+        if ending is not None and ending.will is not None and (over or ending.will_at <= now):
+            self._publish(ending.will)  # a session's end is when its will is due, at the latest
         if kept is None:
             return None
-        if clean or (ending is not None and ending.ends_at <= now):
-            await self._forget(client_id)
+        if over:
+            self._forget(client_id)
             return None
-        await self._writer.settled(INFLIGHT, client_id)
-        inflight = await self._store.get(INFLIGHT, client_id)
         self._write(client_id, kept, None, _ignore)
+        try:
+            await self._writer.settled(INFLIGHT, client_id)
+            inflight = await self._store.get(INFLIGHT, client_id)
+        except (StoreError, asyncio.CancelledError):
+            self._end_later(client_id, kept, ending or Ending(ends_at=now + kept.expiry))  # it is nobody's again
+            raise
         return replace(kept, inflight=inflight.value if inflight is not None else b"")
 
     def keep(self, client_id: str, record: SessionRecord, done: Done) -> None:
@@ -125,13 +128,13 @@ class Sessions:
         """Keep the part that changes with messages; `done` when it, or a later one, is durable."""
         self._writer.write(INFLIGHT, client_id, inflight, done)
 
-    async def end(self, client_id: str, expiry: float, will: Message | None, will_delay: float) -> None:
-        """The session has no connection any more. Raises like `open`."""
+    def end(self, client_id: str, expiry: float, will: Message | None, will_delay: float) -> None:
+        """The session has no connection any more."""
         if expiry <= 0:
             if will is not None:
                 self._publish(will)
             if client_id in self._kept:
-                await self._forget(client_id)
+                self._forget(client_id)
             return
         now = time.time()
         record = self._kept.get(client_id)
@@ -142,33 +145,68 @@ class Sessions:
         record = self._kept[client_id] = replace(record or SessionRecord(), expiry=expiry)
         self._end_later(client_id, record, Ending(ends_at=now + expiry, will=will, will_at=now + will_delay))
 
-    async def sweep(self) -> None:
+    def sweep(self) -> None:
         """Publish the wills and end the sessions whose time has come."""
         now = time.time()
-        for client_id, ending in list(self._endings.items()):
-            due = ending.next
-            if due is not None and due <= now and self._endings.get(client_id) is ending:
-                await self._end(client_id, ending, now)
+        while self._due and self._due[0][0] <= now:
+            _, client_id = heapq.heappop(self._due)
+            ending = self._endings.get(client_id)
+            if ending is not None and ending.next is not None and ending.next <= now:
+                self._end(client_id, ending, now)
 
-    async def _end(self, client_id: str, ending: Ending, now: float) -> None:
+    async def retry_removals(self) -> None:
+        """Delete what could not be deleted before. Raises `StoreError`."""
+        for record in await self._store.scan(REMOVED):
+            if record.key not in self._removals:
+                self._remove_soon(unpack(record.value)[0])
+
+    async def aclose(self) -> None:
+        """Leave the removals under way to the next gateway."""
+        for task in list(self._removals.values()):
+            task.cancel()
+        await asyncio.gather(*self._removals.values(), return_exceptions=True)
+
+    def _end(self, client_id: str, ending: Ending, now: float) -> None:
         if ending.will is not None:
             self._publish(ending.will)
         if ending.ends_at <= now:
             del self._endings[client_id]
-            await self._forget(client_id)
+            self._forget(client_id)
             log.info("session_expired", client_id=client_id)
         else:
             self._end_later(client_id, self._kept[client_id], replace(ending, will=None))
 
     def _end_later(self, client_id: str, record: SessionRecord, ending: Ending) -> None:
         self._endings[client_id] = ending
+        if ending.next is not None:
+            if len(self._due) > 2 * len(self._endings) + SPARE:
+                # Sessions that came back left entries behind.
+                self._due = [(each.next, key) for key, each in self._endings.items() if each.next is not None]
+                heapq.heapify(self._due)
+            else:
+                heapq.heappush(self._due, (ending.next, client_id))
         self._write(client_id, record, ending, _ignore)
 
-    async def _forget(self, client_id: str) -> None:
+    def _forget(self, client_id: str) -> None:
         record = self._kept.pop(client_id)
+        if record.queue:
+            self._writer.write(REMOVED, record.queue, pack(record, None), _ignore)
+            self._remove_soon(record)
         self._writer.write(KIND, client_id, None, _ignore)
         self._writer.write(INFLIGHT, client_id, None, _ignore)
-        await self._remove(record)
+
+    def _remove_soon(self, record: SessionRecord) -> None:
+        task = asyncio.get_running_loop().create_task(self._remove_now(record))
+        self._removals[record.queue] = task
+        task.add_done_callback(lambda _: self._removals.pop(record.queue, None))
+
+    async def _remove_now(self, record: SessionRecord) -> None:
+        try:
+            await self._remove(record)
+        except BackendError as error:
+            log.warning("queue_not_removed", queue=record.queue, problem=str(error))  # and tried again by and by
+        else:
+            self._writer.write(REMOVED, record.queue, None, _ignore)
 
     def _write(self, client_id: str, record: SessionRecord, ending: Ending | None, done: Done) -> None:
         expires_at = None if ending is None else ending.next
@@ -184,6 +222,7 @@ def pack(record: SessionRecord, ending: Ending | None) -> bytes:
     packed: dict[str, object] = {
         "v": VERSION,
         "queue": record.queue,
+        "arguments": record.arguments,
         "bindings": record.bindings,
         "shared": record.shared,
         "expiry": _seconds(record.expiry),
@@ -205,6 +244,7 @@ def unpack(value: bytes) -> tuple[SessionRecord, Ending | None]:
             raise MetaUnreadable(f"a session of version {packed['v']!r:.20}, known is {VERSION}")
         record = SessionRecord(
             queue=packed["queue"],
+            arguments=packed["arguments"],
             bindings=tuple((exchange, pattern) for exchange, pattern in packed["bindings"]),
             shared=tuple(packed["shared"]),
             expiry=_unlimited(packed["expiry"]),

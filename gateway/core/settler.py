@@ -40,7 +40,7 @@ class Settler:
         self._backend = backend
         self._target = target
         self._metrics = metrics
-        self._failures = metrics.settle_failures.labels(target.queue)
+        self._failures = metrics.settle_failures.labels(target.label or target.queue)
         self._batchers = {outcome: self._batcher(outcome, policy) for outcome in Outcome}
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -57,7 +57,7 @@ class Settler:
             await batcher.aclose()
 
     def _batcher(self, outcome: Outcome, policy: BatchPolicy) -> Batcher[DeliveryEntry]:
-        settled = self._metrics.settlements.labels(self._target.queue, outcome.name.lower())
+        settled = self._metrics.settlements.labels(self._target.label or self._target.queue, outcome.name.lower())
 
         async def send(entries: Sequence[DeliveryEntry]) -> Sequence[Result]:
             receipts = [entry.delivery.receipt for entry in entries]

@@ -11,7 +11,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import structlog
 
@@ -22,15 +22,23 @@ from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (
     Authenticate,
+    Authenticated,
     Bind,
     Cancel,
-    Claim,
     Close,
     Command,
     Consume,
     DeclareQueue,
+    DeleteQueue,
     Delivery,
+    EndSession,
+    KeepInflight,
+    KeepSession,
+    Opened,
+    OpenSession,
     Publish,
+    Retain,
+    SendRetained,
     Session,
     Settle,
     Unbind,
@@ -52,6 +60,9 @@ STUCK: Final = 60.0
 _COMMAND: Final = "a command waits for the backend"
 _UNSENT: Final = "the peer does not read"
 _SHUTDOWN: Final = "the gateway stops"
+
+_Waiting: TypeAlias = Authenticate | OpenSession | KeepSession | DeclareQueue | DeleteQueue | SendRetained
+_WAITING: Final = (Authenticate, OpenSession, KeepSession, DeclareQueue, DeleteQueue, SendRetained)
 
 _numbers = itertools.count(1)
 
@@ -229,11 +240,9 @@ class Connection(asyncio.Protocol):
         deliveries = [*(self._writing or ()), *(self._unwritten or ())]
         self._writing = self._unwritten = None
         try:
-            for command in self._session.connection_lost():
-                if isinstance(command, Publish):
-                    self._publish(command)
-            # What a consumer settled, it settled, though it was behind a command that waited.
+            # What the peer settled and sent it settled and sent, though it was behind a command that waited.
             self._run(self._commands or deque())
+            self._run(deque(self._session.connection_lost()))
             deliveries += self._session.unsettled()
         finally:
             for delivery in deliveries:
@@ -250,6 +259,10 @@ class Connection(asyncio.Protocol):
         self._results[result.outcome] += 1
         if self._pauses and self.inflight <= self._limits.inflight // 2:
             self.resume(self)
+        self._tell(token, result)
+
+    def _tell(self, token: object, result: Result) -> None:
+        """Give the session an answer, unless nobody waits for it any more."""
         if self._lost:
             self._count()
             return
@@ -340,17 +353,20 @@ class Connection(asyncio.Protocol):
             if isinstance(command, Settle):
                 for delivery in command.deliveries:
                     delivery.source.settle(delivery, command.outcome)
-            elif self._closing:
-                continue  # nobody can be answered; but what a consumer settled, it settled
             elif isinstance(command, Publish):
-                self._publish(command)
-            elif isinstance(command, Close):
-                self._close(command)
-            elif isinstance(command, Authenticate | DeclareQueue):
+                if not self._closing or command.token is None:
+                    self._publish(command)
+            elif isinstance(command, EndSession):
+                self._broker.end_session(command.client_id, command.expiry, command.will, command.will_delay)
+            elif self._closing:
+                continue  # nobody can be answered; but what the peer settled, and its will, is done
+            elif isinstance(command, _WAITING):
                 self.pause(_COMMAND)
                 self._control = self._loop.create_task(self._wait_for(command))
                 self._control.add_done_callback(self._waited)
                 return
+            elif isinstance(command, Close):
+                self._close(command)
             else:
                 commands.extendleft(reversed(self._perform(command)))
         self._commands = None
@@ -362,19 +378,32 @@ class Connection(asyncio.Protocol):
         if self.inflight >= self._limits.inflight:
             self.pause(self)
 
-    async def _wait_for(self, command: Authenticate | DeclareQueue) -> None:
+    def _keep(self, command: Retain | KeepInflight) -> None:
+        """Have something kept, while what follows goes on; the answer comes when it is durable."""
+        self.inflight += 1
+
+        def done(error: MqliftError | None) -> None:
+            self.inflight -= 1
+            if self._pauses and self.inflight <= self._limits.inflight // 2:
+                self.resume(self)
+            self._tell(command.token, _result(error))
+
+        if isinstance(command, Retain):
+            self._broker.retain(command.message, done)
+        else:
+            self._broker.keep_inflight(command.client_id, command.inflight, done)
+        if self.inflight >= self._limits.inflight:
+            self.pause(self)
+
+    async def _wait_for(self, command: _Waiting) -> None:
         """Execute a command that may take a while, then those behind it."""
-        result = ACCEPTED
         try:
-            if isinstance(command, Authenticate):
-                await self._broker.authenticate(command.credentials)
-            else:
-                await self._broker.declare_queue(command.queue, command.spec, self)
+            result = await self._await(command)
         except NotAuthorized as error:
             self._metrics.logins_refused.inc()
             result = Result(Outcome.REJECTED, error)
         except MqliftError as error:
-            result = Result(Outcome.RELEASED, error)
+            result = _result(error)
         self._control = None
         followers = deque(self._session.answer(command.token, result, self._loop.time()))
         followers.extend(self._commands or ())
@@ -382,19 +411,49 @@ class Connection(asyncio.Protocol):
         self._run(followers)
         self._flush_soon()
 
+    async def _await(self, command: _Waiting) -> Result:
+        match command:
+            case Authenticate(credentials):
+                return Authenticated(await self._broker.authenticate(credentials))
+            case OpenSession(client_id, clean):
+                self._client_id = client_id
+                return Opened(await self._broker.open_session(client_id, self, clean=clean))
+            case DeclareQueue(queue, spec):
+                await self._broker.declare_queue(queue, spec, self)
+            case DeleteQueue(queue):
+                await self._broker.delete_queue(queue)
+            case KeepSession(client_id, record):
+                return await self._answered(lambda done: self._broker.keep_session(client_id, record, done))
+            case SendRetained(queue, exchange, pattern):
+                return await self._answered(
+                    lambda done: self._broker.send_retained(queue, exchange, pattern, self, _Told(done))
+                )
+        return ACCEPTED
+
+    async def _answered(self, begin: Callable[[Callable[[MqliftError | None], None]], None]) -> Result:
+        """Begin something that tells a callback when it is done, and wait for that."""
+        answered: asyncio.Future[Result] = self._loop.create_future()
+
+        def done(error: MqliftError | None) -> None:
+            if not answered.done():
+                answered.set_result(_result(error))
+
+        begin(done)
+        return await answered
+
     def _waited(self, control: asyncio.Task[None]) -> None:
         if not control.cancelled() and (error := control.exception()) is not None:
             log.error("command_failed_unexpectedly", connection=self.number, exc_info=error)
             self.abort()
 
-    def _perform(self, command: Claim | Bind | Unbind | Consume | Cancel) -> Sequence[Command]:
-        """Execute a command that is done at once; gives what the session answers to its result."""
+    def _perform(self, command: Retain | KeepInflight | Bind | Unbind | Consume | Cancel) -> Sequence[Command]:
+        """Begin a command, or execute one that is done at once; gives what the session answers to its result."""
+        if isinstance(command, Retain | KeepInflight):
+            self._keep(command)
+            return ()
         result = ACCEPTED
         try:
             match command:
-                case Claim(client_id):
-                    self._client_id = client_id
-                    self._broker.claim(client_id, self)
                 case Bind(queue, exchange, pattern):
                     self._broker.bind(queue, exchange, pattern)
                 case Unbind(queue, exchange, pattern):
@@ -544,6 +603,25 @@ class Connection(asyncio.Protocol):
         self._metrics.errors.inc()
         log.info("connection_refused", connection=self.number, reason=reason)
         self.abort()
+
+
+class _Told:
+    """Passes the one answer to retained messages on."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Callable[[MqliftError | None], None]) -> None:
+        self._done = done
+
+    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - there is one
+        self._done(result.error)
+
+
+def _result(error: MqliftError | None) -> Result:
+    """What a session is told of a fault: a limit is a refusal, everything else may pass."""
+    if error is None:
+        return ACCEPTED
+    return Result(Outcome.REJECTED if isinstance(error, Refused) else Outcome.RELEASED, error)
 
 
 def _peer(transport: asyncio.BaseTransport) -> str:

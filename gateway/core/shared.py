@@ -1,0 +1,99 @@
+"""Queues that several sessions consume together, competing: kept in the store until nobody wants them any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+import structlog
+
+from gateway.core.statewriter import StateWriter
+from gateway.core.store import StateStore
+
+log = structlog.get_logger("mqlift.shared")
+
+SHARED: Final = "x-shared"
+"""Argument of a queue that belongs to all its consumers, and ends some time after the last of them."""
+
+SESSION: Final = "x-session"
+"""Argument of the queue of one kept session: its metrics are counted with those of all others."""
+
+KIND: Final = "shared"
+PAGE: Final = 1_000
+GRACE: Final = 300.0
+"""Seconds that a shared queue waits for its next consumer. Workers that restart find what came meanwhile."""
+
+
+@dataclass(slots=True)
+class SharedQueue:
+    """How a shared queue was declared, and since when nobody has used it."""
+
+    arguments: Mapping[str, object]
+    bindings: dict[tuple[str, str], None] = field(default_factory=dict)
+    unused_since: float | None = None
+
+
+class SharedQueues:
+    """All shared queues, by name."""
+
+    def __init__(self, store: StateStore, writer: StateWriter) -> None:
+        self._store = store
+        self._writer = writer
+        self._queues: dict[str, SharedQueue] = {}
+
+    async def restore(self) -> Mapping[str, SharedQueue]:
+        """Read what the store has. Raises `StoreError`."""
+        after = ""
+        while True:
+            records = await self._store.scan(KIND, after=after, limit=PAGE)
+            for record in records:
+                packed = orjson.loads(record.value)
+                bindings = dict.fromkeys(packed["bindings"])
+                self._queues[record.key] = SharedQueue(packed["arguments"], bindings)
+            if len(records) < PAGE:
+                return self._queues
+            after = records[-1].key
+
+    def declare(self, name: str, arguments: Mapping[str, object]) -> None:
+        """A consumer wants it, whether or not it was there."""
+        queue = self._queues.setdefault(name, SharedQueue(arguments))
+        queue.unused_since = None
+        self._keep(name, queue)
+
+    def bound(self, name: str, exchange: str, pattern: str) -> None:
+        """Remember a binding, if the queue is a shared one. Written before any session that is kept later."""
+        queue = self._queues.get(name)
+        if queue is not None:
+            queue.bindings[exchange, pattern] = None
+            self._keep(name, queue)
+
+    def unused(self, consumed: AbstractSet[str], in_use: AbstractSet[str]) -> list[str]:
+        """The queues that have had neither a consumer nor a kept session for `GRACE`."""
+        now = time.time()
+        gone = []
+        for name, queue in self._queues.items():
+            if name in consumed or name in in_use:
+                queue.unused_since = None
+            elif queue.unused_since is None:
+                queue.unused_since = now
+            elif now - queue.unused_since >= GRACE:
+                gone.append(name)
+        return gone
+
+    def forget(self, name: str) -> None:
+        """The queue was deleted."""
+        del self._queues[name]
+        self._writer.write(KIND, name, None, _ignore)
+        log.info("shared_queue_deleted", queue=name)
+
+    def _keep(self, name: str, queue: SharedQueue) -> None:
+        value = orjson.dumps({"arguments": queue.arguments, "bindings": list(queue.bindings)})
+        self._writer.write(KIND, name, value, _ignore)
+
+
+def _ignore(_: object) -> None:
+    """Nobody waits; the writer has logged a failure."""
