@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -49,7 +49,10 @@ class _Kept:
 class Retained:
     """The retained messages of `amq.topic`: all in memory for matching, each in the store."""
 
-    def __init__(self, store: StateStore, writer: StateWriter, limits: RetainedLimits) -> None:
+    def __init__(
+        self, store: StateStore, writer: StateWriter, limits: RetainedLimits, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._wall = wall
         self._store = store
         self._writer = writer
         self._limits = limits
@@ -89,7 +92,7 @@ class Retained:
             done(error)
             return
         expiration = message.properties.expiration
-        expires_at = None if expiration is None else time.time() + expiration / 1000
+        expires_at = None if expiration is None else self._wall() + expiration / 1000
         self._set(key, _Kept(message, expires_at))
         self._writer.write(KIND, key, pack_message(message), done, expires_at=expires_at)
 
@@ -102,14 +105,14 @@ class Retained:
             return
         words = split_words(pattern)
         check_words(words)
-        now = time.time()
+        now = self._wall()
         for kept in _find(self._root, words, 0, root=True):
             if kept.expires_at is None or kept.expires_at > now:
                 yield _for_subscriber(kept, now)
 
     async def sweep(self) -> None:
         """Remove what has expired."""
-        for record in await self._store.expired(KIND, time.time()):
+        for record in await self._store.expired(KIND, self._wall()):
             level = self._level(record.key, make=False)
             if level is not None and level.kept is not None and level.kept.expires_at == record.expires_at:
                 self._set(record.key, None)

@@ -59,12 +59,14 @@ class Sessions:
         limit: int,
         publish: Callable[[Message], None],
         remove: Callable[[SessionRecord], Awaitable[None]],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._writer = writer
         self._limit = limit
         self._publish = publish
         self._remove = remove
+        self._wall = wall
         self._kept: dict[str, SessionRecord] = {}
         self._endings: dict[str, Ending] = {}
         self._due: list[tuple[float, str]] = []
@@ -85,7 +87,7 @@ class Sessions:
                     log.error("session_unreadable", client_id=record.key, problem=str(error))  # noqa: TRY400
                     continue
                 self._kept[record.key] = kept
-                self._end_later(record.key, kept, ending or Ending(ends_at=time.time() + kept.expiry))
+                self._end_later(record.key, kept, ending or Ending(ends_at=self._wall() + kept.expiry))
             if len(records) < PAGE:
                 return list(self._kept.values())
             after = records[-1].key
@@ -98,7 +100,7 @@ class Sessions:
         """Go on with a session, or forget it. Raises `StoreError`."""
         ending = self._endings.pop(client_id, None)
         kept = self._kept.get(client_id)
-        now = time.time()
+        now = self._wall()
         over = clean or (ending is not None and ending.ends_at <= now)
         if ending is not None and ending.will is not None and (over or ending.will_at <= now):
             self._publish(ending.will)  # a session's end is when its will is due, at the latest
@@ -136,7 +138,7 @@ class Sessions:
             if client_id in self._kept:
                 self._forget(client_id)
             return
-        now = time.time()
+        now = self._wall()
         record = self._kept.get(client_id)
         if record is None and len(self._kept) >= self._limit:
             if will is not None:
@@ -147,7 +149,7 @@ class Sessions:
 
     def sweep(self) -> None:
         """Publish the wills and end the sessions whose time has come."""
-        now = time.time()
+        now = self._wall()
         while self._due and self._due[0][0] <= now:
             _, client_id = heapq.heappop(self._due)
             ending = self._endings.get(client_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
@@ -40,7 +40,8 @@ class SharedQueue:
 class SharedQueues:
     """All shared queues, by name."""
 
-    def __init__(self, store: StateStore, writer: StateWriter) -> None:
+    def __init__(self, store: StateStore, writer: StateWriter, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
         self._store = store
         self._writer = writer
         self._queues: dict[str, SharedQueue] = {}
@@ -73,7 +74,7 @@ class SharedQueues:
 
     def unused(self, consumed: AbstractSet[str], in_use: AbstractSet[str]) -> list[str]:
         """The queues that have had neither a consumer nor a kept session for `GRACE`."""
-        now = time.time()
+        now = self._wall()
         gone = []
         for name, queue in self._queues.items():
             if name in consumed or name in in_use:
