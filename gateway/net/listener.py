@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 import structlog
 
@@ -15,15 +13,12 @@ from gateway.core.broker import Broker
 from gateway.core.errors import ConfigError
 from gateway.core.metrics import Metrics
 from gateway.core.session import Session
+from gateway.net.acceptor import Acceptor
 from gateway.net.connection import Connection, ConnectionLimits, ConnectionMetrics
+from gateway.net.tls import ServerTls
+from gateway.net.websocket import WebSocket, WebSocketOptions
 
 log = structlog.get_logger("mqlift.listener")
-
-BACKLOG: Final = 1_024
-"""Connections that the operating system accepts for us while we are busy, as a site's devices all come back at once."""
-
-TLS_HANDSHAKE: Final = 10.0
-"""Seconds that a peer has for the TLS handshake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +30,9 @@ class ListenerOptions:
     port: int
     max_connections: int = 10_000
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
-    tls: ssl.SSLContext | None = None
+    tls: ServerTls | None = None
+    websocket: WebSocketOptions | None = None
+    proxy_protocol: bool = False
 
 
 class Listener:
@@ -52,26 +49,30 @@ class Listener:
         self._open_session = open_session
         self._broker = broker
         self._connection_metrics = ConnectionMetrics(metrics, options.protocol)
-        self._refused = metrics.connections_refused.labels(options.protocol, "max_connections")
+        self._refused = metrics.connections_refused
         self._connections: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._acceptor = Acceptor(
+            self._accept,
+            tls=options.tls,
+            proxy_protocol=options.proxy_protocol,
+            patience=options.limits.connect_timeout,
+            admit=self._admit,
+            refused=self._cut,
+        )
         self._full = False
         self._stopped = False
         self._all_gone = asyncio.Event()
 
+    @property
+    def port(self) -> int:
+        """Where clients connect, once started."""
+        return self._acceptor.port
+
     async def start(self) -> None:
         """Listen. Raises `ConfigError` when the port cannot be had."""
         options = self.options
-        handshake = TLS_HANDSHAKE if options.tls else None
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._accept,
-                options.host,
-                options.port,
-                backlog=BACKLOG,
-                ssl=options.tls,
-                ssl_handshake_timeout=handshake,
-            )
+            await self._acceptor.start(options.host, options.port)
         except OSError as error:
             where = f"{options.host}:{options.port}"
             if error.errno == errno.EADDRINUSE:
@@ -82,18 +83,25 @@ class Listener:
             else:
                 problem, remedy = f"cannot listen on {where}: {error.strerror or error}", "an address of this machine"
             raise ConfigError("listeners", problem, remedy) from error
-        log.info("listening", protocol=options.protocol, host=options.host, port=options.port, tls=bool(options.tls))
+        log.info(
+            "listening",
+            protocol=options.protocol,
+            host=options.host,
+            port=self.port,
+            tls=options.tls is not None,
+            websocket=options.websocket is not None,
+        )
 
     def stop_listening(self) -> None:
         """No new connections, and nothing more from those that are there."""
         self._stopped = True
-        if self._server is not None:
-            self._server.close()
+        self._acceptor.close()
         for connection in self._connections:
             connection.stop_reading()
 
     async def shutdown(self, patience: float) -> None:
         """End every connection, the slow ones by force after `patience` seconds."""
+        await self._acceptor.wait_closed()
         for connection in list(self._connections):
             connection.shutdown()
         if self._connections:
@@ -107,12 +115,16 @@ class Listener:
                     connection.abort()
                 await self._all_gone.wait()
 
-    def _accept(self) -> asyncio.Protocol:
-        if len(self._connections) >= self.options.max_connections:
+    def _admit(self, arriving: int) -> bool:
+        """Whether there is room for one more connection. Those that arrive are counted apart: most are soon made."""
+        if max(len(self._connections), arriving) >= self.options.max_connections:
             self._refuse()
-            return _Refusal()
+            return False
         self._full = False
-        return Connection(
+        return True
+
+    def _accept(self) -> asyncio.Protocol:
+        connection = Connection(
             self._open_session,
             self._broker,
             self._connection_metrics,
@@ -120,6 +132,8 @@ class Listener:
             self._made,  # not before the TLS handshake: one that fails never ends as a connection
             self._lost,
         )
+        websocket = self.options.websocket
+        return connection if websocket is None else WebSocket(connection, websocket, self._cut)
 
     def _made(self, connection: Connection) -> None:
         """Count a connection. Others that were accepted with it, or a stop, may have come first."""
@@ -131,19 +145,17 @@ class Listener:
             connection.abort()
 
     def _refuse(self) -> None:
-        self._refused.inc()
+        self._refused.labels(self.options.protocol, "max_connections").inc()
         if not self._full:
             self._full = True
             log.warning("too_many_connections", protocol=self.options.protocol, limit=self.options.max_connections)
+
+    def _cut(self, reason: str, problem: str) -> None:
+        """Tell of a peer that did not keep to what carries the protocol."""
+        self._refused.labels(self.options.protocol, reason).inc()
+        log.info("connection_refused", protocol=self.options.protocol, reason=reason, problem=problem)
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if not self._connections:
             self._all_gone.set()
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection over the limit: closed at once, before any byte of it is read."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
