@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.core.auth import Authenticator, Credentials, Identity
+from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError, MqliftError, Refused
@@ -101,6 +101,7 @@ class Broker:
         backends: Mapping[str, Backend],
         home: str,
         authenticator: Authenticator,
+        authorizer: Authorizer | None = None,
         sending: BatchPolicy,
         receiving: ReceivePolicy,
         limits: BrokerLimits,
@@ -113,6 +114,8 @@ class Broker:
         self._backends = backends
         self._home = home
         self._authenticator = authenticator
+        self.authorizer = authorizer
+        """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
         self._sending = sending
         self._receiving = receiving
         self._limits = limits
@@ -180,6 +183,23 @@ class Broker:
     def retain(self, message: Message, done: Done) -> None:
         """Keep a message as the last of its address, or with an empty body forget that; `done` when it is durable."""
         self._retained.keep(message, done)
+
+    def announce(self, message: Message) -> None:
+        """Publish something of the gateway's own, and show it to those who subscribe later."""
+        self._retained.show(message)
+        self._publish_alone(message)
+
+    @property
+    def kept_sessions(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def retained_messages(self) -> int:
+        return len(self._retained)
+
+    @property
+    def bindings(self) -> int:
+        return self._topology.binding_count
 
     def send_retained(self, queue: str, exchange: str, pattern: str, publisher: Publisher, waiter: Answerable) -> None:
         """Put the retained messages that match into a queue; one `waiter.answer(None, …)` follows.
@@ -271,6 +291,13 @@ class Broker:
         if source is None:
             raise Refused(f"no queue '{queue}'")
         return source.consume(tag, consumer, prefetch)
+
+    def is_private(self, queue: str, owner: Owner) -> bool:
+        """Whether only this connection consumes a queue: it declared it as virtual, or it is a kept session's."""
+        durable = self._durable.get(queue)
+        if durable is not None:
+            return bool(durable.spec.arguments.get(SESSION))
+        return queue in self._owned.get(owner, ())
 
     def disconnected(self, owner: Owner, client_id: str) -> None:
         """A connection has ended: its virtual queues and its claim, if it made one, end with it."""

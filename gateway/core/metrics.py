@@ -51,6 +51,7 @@ class Metrics:
         self.sent_bytes = counter("sent_bytes", "Bytes written to clients", "protocol")
         self.reading_paused = gauge("reading_paused", "Connections not read, for back-pressure", "protocol")
 
+        self.delivered = counter("messages_delivered", "Messages given to clients", "protocol")
         self.publishes = counter("publishes", "Messages published by clients", "protocol")
         self.publish_results = counter("publish_results", "What became of published messages", "outcome")
         self.unrouted = counter("unrouted", "Messages published that no queue and no rule wanted")

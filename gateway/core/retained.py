@@ -96,6 +96,10 @@ class Retained:
         self._set(key, _Kept(message, expires_at))
         self._writer.write(KIND, key, pack_message(message), done, expires_at=expires_at)
 
+    def show(self, message: Message) -> None:
+        """Keep a message as the last of its key in memory only: one that is made anew all the time."""
+        self._set(message.address.routing_key, _Kept(message, None))
+
     def match(self, exchange: str, pattern: str) -> Iterator[Message]:
         """The messages whose keys match a pattern, as they are sent to a new subscriber. Nothing for other exchanges.
 

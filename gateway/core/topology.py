@@ -345,7 +345,7 @@ class Topology:
         self._max_bindings = max_bindings
         self._exchanges = _predeclared()
         self._queues: dict[str, dict[tuple[str, str], None]] = {}
-        self._binding_count = 0
+        self.binding_count = 0
 
     def route(self, exchange: str, routing_key: str) -> tuple[str, ...]:
         """The names of the queues that a message goes to, each once.
@@ -378,7 +378,7 @@ class Topology:
             gone = [binding for binding in bindings if binding[0] == exchange]
             for binding in gone:
                 del bindings[binding]
-            self._binding_count -= len(gone)
+            self.binding_count -= len(gone)
         self.version += 1
         return True
 
@@ -412,11 +412,11 @@ class Topology:
         bindings = self._bindings_of(queue)
         if (exchange, pattern) in bindings:
             return False
-        _check_room(self._binding_count, self._max_bindings, "bindings")
+        _check_room(self.binding_count, self._max_bindings, "bindings")
         target.router.add(queue, pattern)
         target.changed()
         bindings[exchange, pattern] = None
-        self._binding_count += 1
+        self.binding_count += 1
         self.version += 1
         return True
 
@@ -465,7 +465,7 @@ class Topology:
         target = self._exchanges[exchange]
         target.router.remove(queue, pattern)
         target.changed()
-        self._binding_count -= 1
+        self.binding_count -= 1
 
 
 def _check_room(count: int, limit: int, what: str) -> None:

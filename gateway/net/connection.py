@@ -15,9 +15,11 @@ from typing import Final, TypeAlias, cast
 
 import structlog
 
+from gateway.core.auth import Action, Authorizer, Identity
 from gateway.core.broker import Broker
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.flow import Watermark
+from gateway.core.message import DEFAULT_EXCHANGE
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (
@@ -64,6 +66,9 @@ _SHUTDOWN: Final = "the gateway stops"
 _Waiting: TypeAlias = Authenticate | OpenSession | KeepSession | DeclareQueue | DeleteQueue | SendRetained
 _WAITING: Final = (Authenticate, OpenSession, KeepSession, DeclareQueue, DeleteQueue, SendRetained)
 
+NOBODY: Final = Identity()
+"""Who a peer is before it has said who it is: it may do nothing yet that is asked about."""
+
 _numbers = itertools.count(1)
 
 
@@ -82,6 +87,7 @@ class ConnectionMetrics:
 
     __slots__ = (
         "connections",
+        "delivered",
         "errors",
         "logins_refused",
         "opened",
@@ -100,6 +106,7 @@ class ConnectionMetrics:
         self.received = metrics.received_bytes.labels(protocol)
         self.sent = metrics.sent_bytes.labels(protocol)
         self.paused = metrics.reading_paused.labels(protocol)
+        self.delivered = metrics.delivered.labels(protocol)
         self.publishes = metrics.publishes.labels(protocol)
         self.results = [metrics.publish_results.labels(outcome.name.lower()) for outcome in Outcome]
 
@@ -108,6 +115,7 @@ class Connection(asyncio.Protocol):
     """Hosts one session from `connection_made` to `connection_lost`; the broker's publisher, consumer and owner."""
 
     __slots__ = (
+        "_authorizer",
         "_broker",
         "_client_id",
         "_closing",
@@ -116,6 +124,7 @@ class Connection(asyncio.Protocol):
         "_due",
         "_flush_handle",
         "_handshake_ends",
+        "_identity",
         "_limits",
         "_loop",
         "_lost",
@@ -158,6 +167,8 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._client_id = ""
+        self._identity = NOBODY
+        self._authorizer = broker.authorizer
         self._published = 0
         self._results = [0] * len(Outcome)
         self._closing = False
@@ -280,6 +291,10 @@ class Connection(asyncio.Protocol):
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         """One message for the peer."""
+        if self._authorizer is not None and not self._may_receive(subscription, delivery, self._authorizer):
+            delivery.source.settle(delivery, Outcome.ACCEPTED)
+            return
+        self._metrics.delivered.count += 1
         try:
             held = self._session.deliver(subscription.tag, delivery)
         except Exception:
@@ -293,6 +308,12 @@ class Connection(asyncio.Protocol):
             self._unwritten.append(delivery)
         if self._flush_handle is None:
             self._flush_soon()
+
+    def _may_receive(self, subscription: Subscription, delivery: Delivery, authorizer: Authorizer) -> bool:
+        """A wildcard may bring what is not for this peer. In a queue that others consume too, all is for whoever may."""
+        if not self._broker.is_private(subscription.queue.name, self):
+            return True
+        return authorizer.allows(self._identity, Action.RECEIVE, *delivery.message.address)
 
     def pause(self, reason: object) -> None:
         """Stop reading the socket: its buffers fill, and the peer has to wait."""
@@ -374,7 +395,12 @@ class Connection(asyncio.Protocol):
     def _publish(self, command: Publish) -> None:
         self._published += 1
         self.inflight += 1
-        self._broker.publish(command.message, self, command.token)
+        address = command.message.address
+        if self._authorizer is None or self._authorizer.allows(self._identity, Action.PUBLISH, *address):
+            self._broker.publish(command.message, self, command.token)
+        else:
+            error = NotAuthorized(f"publishing to '{address.routing_key}' is not allowed")
+            self.answer(command.token, Result(Outcome.REJECTED, error))
         if self.inflight >= self._limits.inflight:
             self.pause(self)
 
@@ -414,7 +440,8 @@ class Connection(asyncio.Protocol):
     async def _await(self, command: _Waiting) -> Result:
         match command:
             case Authenticate(credentials):
-                return Authenticated(await self._broker.authenticate(credentials))
+                self._identity = await self._broker.authenticate(credentials)
+                return Authenticated(self._identity)
             case OpenSession(client_id, clean):
                 self._client_id = client_id
                 return Opened(await self._broker.open_session(client_id, self, clean=clean))
@@ -455,6 +482,7 @@ class Connection(asyncio.Protocol):
         try:
             match command:
                 case Bind(queue, exchange, pattern):
+                    self._check_subscribing(exchange, pattern)
                     self._broker.bind(queue, exchange, pattern)
                 case Unbind(queue, exchange, pattern):
                     self._broker.unbind(queue, exchange, pattern)
@@ -469,11 +497,19 @@ class Connection(asyncio.Protocol):
     def _consume(self, tag: str, queue: str, prefetch: int) -> None:
         if self._subscriptions is None:
             self._subscriptions = {}
+        if not self._broker.is_private(queue, self):
+            self._check_subscribing(DEFAULT_EXCHANGE, queue)
         if tag in self._subscriptions:
             raise Refused(f"there is a consumer '{tag}' already")
         subscription = self._broker.consume(tag, queue, self, prefetch)
         subscription.blocked = self._write_paused
         self._subscriptions[tag] = subscription
+
+    def _check_subscribing(self, exchange: str, key: str) -> None:
+        if self._authorizer is not None and not self._authorizer.allows(
+            self._identity, Action.SUBSCRIBE, exchange, key
+        ):
+            raise NotAuthorized(f"subscribing to '{key}' is not allowed")
 
     def _cancel(self, tag: str) -> None:
         subscription = self._subscriptions.pop(tag, None) if self._subscriptions else None
