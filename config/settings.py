@@ -35,6 +35,8 @@ Port: TypeAlias = Annotated[int, Field(ge=0, le=65_535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
 Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024)]
+HttpPath: TypeAlias = Annotated[str, Field(pattern=r"^/[!->@-~]*$", max_length=1024)]
+"""Of a request, as it is written there, without a query."""
 
 
 class _Section(BaseModel):
@@ -70,10 +72,25 @@ class ListenerSettings(BaseModel):
     protocol: Text
     host: str = "127.0.0.1"
     port: Port
+    transport: Literal["tcp", "websocket"] = "tcp"
+    """What carries the protocol; with `tls`, inside TLS."""
+    paths: tuple[HttpPath, ...] = ()
+    """Where a WebSocket is opened. Empty: where the protocol's clients expect it."""
+    origins: tuple[Text, ...] = ()
+    """Web pages that may open a WebSocket, as `https://example.com`. Empty: all."""
+    proxy_protocol: bool = False
+    """Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that names the peer."""
     tls: TlsSettings | None = None
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     connect_timeout: Seconds = 10.0
     """From accepting a connection to the end of its protocol's handshake."""
+
+    @model_validator(mode="after")
+    def _options_of_websockets_have_one(self) -> Self:
+        for key in ("paths", "origins"):
+            if self.transport != "websocket" and getattr(self, key):
+                raise mistake("is for WebSockets only", "set transport to websocket, or leave it out", key)
+        return self
 
     @property
     def options(self) -> dict[str, object]:

@@ -173,6 +173,8 @@ def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions
             connect_timeout=listener.connect_timeout, inflight=settings.limits.connection.inflight_messages
         ),
         tls=part.tls,
+        websocket=part.websocket,
+        proxy_protocol=listener.proxy_protocol,
     )
 
 

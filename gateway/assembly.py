@@ -9,12 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-import ssl
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,13 +37,22 @@ from gateway.core.routes import (
     TopicMatch,
 )
 from gateway.core.session import SessionFactory
-from gateway.net.tls import TlsOptions, server_context
+from gateway.net.tls import ServerTls, TlsOptions
+from gateway.net.websocket import WebSocketOptions
 
 TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[str]], Target]
 """`settings.parse_target` of an adapter: what its key was set to, the options beside it, the names of captures."""
 
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
+
+
+class PacketSettings(Protocol):
+    """What the settings of a protocol say that has a form for WebSockets."""
+
+    @property
+    def largest_packet(self) -> int:
+        """Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +64,8 @@ class ListenerPart:
     protocol_settings: object
     """The protocol's own, for `SessionContext.settings`."""
     open_session: SessionFactory
-    tls: ssl.SSLContext | None
+    tls: ServerTls | None
+    websocket: WebSocketOptions | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +134,7 @@ def _listener(number: int, settings: ListenerSettings, mistakes: list[ConfigErro
     found = len(mistakes)
     protocol_settings = _protocol_settings(key, settings, mistakes)
     tls = _tls(key, settings, mistakes)
+    websocket = _websocket(key, settings, protocol_settings, mistakes)
     if len(mistakes) > found:
         return None
     return ListenerPart(
@@ -133,6 +143,7 @@ def _listener(number: int, settings: ListenerSettings, mistakes: list[ConfigErro
         protocol_settings=protocol_settings,
         open_session=_session_factory(settings.protocol),
         tls=tls,
+        websocket=websocket,
     )
 
 
@@ -153,7 +164,7 @@ def _session_factory(protocol: str) -> SessionFactory:
     return factory
 
 
-def _tls(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> ssl.SSLContext | None:
+def _tls(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> ServerTls | None:
     tls = settings.tls
     if tls is None:
         return None
@@ -164,10 +175,30 @@ def _tls(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> s
         client_certificates=tls.client_certificates,
     )
     try:
-        return server_context(options)
+        return ServerTls(options)
     except ConfigError as error:
         mistakes.append(under(key, error))
         return None
+
+
+def _websocket(
+    key: str, settings: ListenerSettings, protocol_settings: object, mistakes: list[ConfigError]
+) -> WebSocketOptions | None:
+    if settings.transport != "websocket" or protocol_settings is None:
+        return None
+    module = importlib.import_module(f"gateway.protocols.{settings.protocol}.settings")
+    if not hasattr(module, "WEBSOCKET_PATHS"):
+        problem = f"{settings.protocol} has no form for WebSockets"
+        mistakes.append(ConfigError(f"{key}.transport", problem, "write tcp, or leave it out"))
+        return None
+    return WebSocketOptions(
+        paths=settings.paths or module.WEBSOCKET_PATHS,
+        subprotocols=module.WEBSOCKET_SUBPROTOCOLS,
+        subprotocol_required=module.WEBSOCKET_SUBPROTOCOL_REQUIRED,
+        text=module.WEBSOCKET_TEXT,
+        max_packet=cast("PacketSettings", protocol_settings).largest_packet,
+        origins=settings.origins,
+    )
 
 
 def _target_parser(kind: str) -> TargetParser:

@@ -2,22 +2,20 @@
 
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from config.mistakes import ConfigErrors
 from config.settings import Settings
 from gateway.assembly import assemble, backend_kinds, protocol_names
 from gateway.core.message import Address
 from gateway.core.routes import QUEUE_KIND
+from gateway.net.websocket import WebSocketOptions
 from gateway.protocols.mqtt.settings import Settings as MqttSettings
+from gateway.protocols.stomp import settings as stomp_settings
+from gateway.protocols.stomp.versions import OFFERED
+from tests.rig.certificates import Authority
 
 Read = Callable[[str], Settings]
 
@@ -196,17 +194,45 @@ def test_tls_files_are_loaded(read: Read, tmp_path: Path) -> None:
 
 
 def test_tls_files_become_a_context(read: Read, tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
-    ).sign(key, hashes.SHA256())
-    pem = tmp_path / "server.pem"
-    pem.write_bytes(
-        certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    tls = f"{{certificate: {pem}, key: {pem}, client_ca: {pem}, client_certificates: required}}"
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("localhost")
+    tls = f"{{certificate: {certificate}, key: {key}, client_ca: {authority.path}, client_certificates: required}}"
     (part,) = assemble(read(f"listeners: [{{protocol: mqtt, port: 1, tls: {tls}}}]")).listeners
     assert part.tls is not None
-    assert part.tls.verify_mode is ssl.CERT_REQUIRED
+    assert part.tls.context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_websockets_are_as_the_protocol_has_them(read: Read) -> None:
+    tcp, mqtt, stomp = assemble(
+        read(
+            "listeners: [{protocol: mqtt, port: 1},"
+            "{protocol: mqtt, port: 2, transport: websocket, max_packet_size: 5000},"
+            "{protocol: stomp, port: 3, transport: websocket, max_body: 5000, max_header_section: 2000,"
+            " paths: [/a, /b/c], origins: ['https://example.com']}]"
+        )
+    ).listeners
+    assert tcp.websocket is None
+    assert mqtt.websocket == WebSocketOptions(
+        paths=("/mqtt",), subprotocols=("mqtt", "mqttv3.1"), subprotocol_required=True, text=False, max_packet=5000
+    )
+    assert stomp.websocket == WebSocketOptions(
+        paths=("/a", "/b/c"),
+        subprotocols=("v12.stomp",),
+        subprotocol_required=False,
+        text=True,
+        max_packet=7000,
+        origins=("https://example.com",),
+    )
+
+
+def test_a_protocol_without_a_form_for_websockets(
+    refused: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("gateway.protocols.stomp.settings.WEBSOCKET_PATHS")
+    assert refused("listeners: [{protocol: stomp, port: 1, transport: websocket}]") == [
+        "listeners.0.transport: stomp has no form for WebSockets; write tcp, or leave it out"
+    ]
+
+
+def test_the_subprotocols_of_stomp_are_the_versions_that_are_offered() -> None:
+    assert set(stomp_settings.WEBSOCKET_SUBPROTOCOLS) == {f"v{name.replace('.', '')}.stomp" for name in OFFERED}

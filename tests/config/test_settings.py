@@ -191,6 +191,30 @@ def test_mistakes_in_the_file(text: str, line: str, mistakes: Mistakes) -> None:
             "listeners.0.tls.client_ca: client certificates cannot be verified; set client_ca to a PEM file",
         ),
         (
+            "[{protocol: mqtt, port: 1, paths: [/mqtt]}]",
+            "listeners.0.paths: is for WebSockets only; set transport to websocket, or leave it out",
+        ),
+        (
+            "[{protocol: mqtt, port: 1, transport: tcp, origins: ['https://example.com']}]",
+            "listeners.0.origins: is for WebSockets only; set transport to websocket, or leave it out",
+        ),
+        (
+            "[{protocol: mqtt, port: 1, transport: websocket, paths: [mqtt]}]",
+            "listeners.0.paths.0: 'mqtt' has a character that is not allowed; a text that matches ",
+        ),
+        (
+            "[{protocol: mqtt, port: 1, transport: websocket, paths: ['/mqtt?x']}]",
+            "listeners.0.paths.0: '/mqtt?x' has a character that is not allowed; a text that matches ",
+        ),
+        (
+            "[{protocol: mqtt, port: 1, transport: udp}]",
+            "listeners.0.transport: 'udp' is not one of the choices; 'tcp' or 'websocket'",
+        ),
+        (
+            "[{protocol: mqtt, port: 1, proxy_protocol: v2}]",
+            "listeners.0.proxy_protocol: 'v2' is neither true nor false",
+        ),
+        (
             "[{protocol: mqtt, port: 1, tls: {certificate: a, key: b, client_ca: c}}]",
             "listeners.0.tls.client_certificates: no client certificate is asked for; set optional or required, or ",
         ),

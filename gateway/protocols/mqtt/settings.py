@@ -10,6 +10,14 @@ from gateway.protocols.mqtt.fields import MAX_FIELD_BYTES, MAX_VARIABLE_INT
 
 MAX_PACKET_ID: Final = 65_535
 
+WEBSOCKET_PATHS: Final = ("/mqtt",)
+WEBSOCKET_SUBPROTOCOLS: Final = ("mqtt", "mqttv3.1")
+"""[MQTT-6.0.0-4] The first is the standard's; clients of 3.1 know the second."""
+WEBSOCKET_SUBPROTOCOL_REQUIRED: Final = True
+"""[MQTT-6.0.0-3] A client has to offer it."""
+WEBSOCKET_TEXT: Final = False
+"""[MQTT-6.0.0-1] Binary frames only."""
+
 
 class Settings(BaseModel):
     """What an operator may want otherwise; the defaults suit devices that ran on Mosquitto or RabbitMQ."""
@@ -35,3 +43,8 @@ class Settings(BaseModel):
 
     max_client_id_bytes: int = Field(default=1024, ge=23, le=MAX_FIELD_BYTES)
     """A client identifier's UTF-8 form. Servers must take 23 (3.1.1 §3.1.3.1); a key of DynamoDB has 1,024."""
+
+    @property
+    def largest_packet(self) -> int:
+        """Bytes that a WebSocket message has to have room for."""
+        return self.max_packet_size

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 KIB = 1024
 MIB = 1024 * KIB
+
+WEBSOCKET_PATHS: Final = ("/stomp", "/ws")
+"""ActiveMQ's and Spring's, and RabbitMQ's."""
+WEBSOCKET_SUBPROTOCOLS: Final = ("v12.stomp",)
+"""Of the versions that are offered."""
+WEBSOCKET_SUBPROTOCOL_REQUIRED: Final = False
+"""A client that offers none, or older ones, is told in CONNECTED or ERROR which versions there are."""
+WEBSOCKET_TEXT: Final = True
+"""Clients in browsers expect text frames, and send them."""
 
 
 class Settings(BaseModel):
@@ -41,6 +50,11 @@ class Settings(BaseModel):
     """The most frequent heart-beats that are agreed to, in both directions."""
     heart_beat_tolerance: float = Field(default=2.0, ge=1.0)
     """Agreed intervals of silence after which a peer is given up, as in RabbitMQ."""
+
+    @property
+    def largest_packet(self) -> int:
+        """Bytes that a WebSocket message has to have room for."""
+        return self.max_header_section + self.max_body
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
