@@ -1,4 +1,4 @@
-"""What the gateway tells of itself on topics, as Mosquitto does: monitoring scripts read them (mosquitto(8), `$SYS`)."""
+"""What the gateway tells of itself on topics, for monitoring scripts: Mosquitto's `$SYS` tree (mosquitto(8))."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ class Connection(asyncio.Protocol):
             self._flush_soon()
 
     def _may_receive(self, subscription: Subscription, delivery: Delivery, authorizer: Authorizer) -> bool:
-        """A wildcard may bring what is not for this peer. In a queue that others consume too, all is for whoever may."""
+        """A wildcard may bring what is not for this peer. What a shared queue has is for whoever may consume it."""
         if not self._broker.is_private(subscription.queue.name, self):
             return True
         return authorizer.allows(self._identity, Action.RECEIVE, *delivery.message.address)
