@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 
 class PublishOrder:
-    """PUBACKs go out in the order in which the PUBLISHes came in, whatever the order of the answers [MQTT-4.6.0-2].
+    """Acknowledgements of one kind go out in the order in which the PUBLISHes came in, whatever the order of the
+    answers: PUBACKs [MQTT-4.6.0-2], PUBRECs [MQTT-4.6.0-3].
 
     Bounded by the protocol: there are 65,535 packet identifiers.
     """
@@ -29,8 +30,8 @@ class PublishOrder:
         self._answered[packet_id] = False
         self._order.append(packet_id)
 
-    def accepted(self, packet_id: int) -> Sequence[int]:
-        """The hub took a publish: the identifiers that may be acknowledged now, in their order."""
+    def answered(self, packet_id: int) -> Sequence[int]:
+        """The hub answered for a publish: the identifiers that may be acknowledged now, in their order."""
         order = self._order
         if order[0] != packet_id:
             self._answered[packet_id] = True

@@ -13,6 +13,8 @@ MAX_VARIABLE_INT: Final = 268_435_455
 MAX_FIELD_BYTES: Final = 65_535
 """Strings and binary data have a length of two bytes (3.1.1 §1.5.3)."""
 
+UINT32_MAX: Final = 0xFFFF_FFFF
+
 UINT16: Final = struct.Struct(">H")
 UINT32: Final = struct.Struct(">I")
 

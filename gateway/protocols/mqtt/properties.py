@@ -241,6 +241,12 @@ def write_properties(properties: Properties, place: Place) -> bytes:
     """The properties with their length, in the order of their identifiers. Raises `PacketError`."""
     if properties is NO_PROPERTIES:
         return b"\0"
+    fields = write_fields(properties, place)
+    return write_variable_int(len(fields)) + fields
+
+
+def write_fields(properties: Properties, place: Place) -> bytes:
+    """The same without the length, for whoever has more to add. Raises `PacketError`."""
     out = bytearray()
     for identifier, name, kind, places in _TABLE:
         value = getattr(properties, name)
@@ -254,4 +260,4 @@ def write_properties(properties: Properties, place: Place) -> bytes:
         for item in values:
             out.append(identifier)
             out += kind.write(item)
-    return write_variable_int(len(out)) + out
+    return bytes(out)

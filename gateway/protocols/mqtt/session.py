@@ -1,118 +1,120 @@
-"""One MQTT connection: from CONNECT to its end, publishes in, deliveries out. `subscribing` has the subscriptions.
+"""One MQTT connection, of any version, from CONNECT to its end.
 
-Served is 3.1.1 with QoS 0 and 1; other versions are refused in their own words. Every session is clean: a CONNECT with
-CleanSession 0 is taken, and told that no session is present. RETAIN is taken, and nothing is retained.
+`connecting` says who is refused, `publishing` has the publishes that come in, `delivering` the deliveries that go out,
+`subscribing` the filters, and `keeping` what a session leaves behind for its next connection. Here they are put
+together: packets and answers are handed to the part that they belong to, and time and the end are minded.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
-from enum import Enum
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from gateway.core.auth import Credentials
-from gateway.core.errors import MqliftError, NotAuthorized
-from gateway.core.message import Message, Origin
+from gateway.core.errors import MqliftError
+from gateway.core.message import RETAIN, Message
 from gateway.core.outcome import Outcome, Result
 from gateway.core.session import (
     NO_COMMANDS,
-    Authenticate,
-    Claim,
     Close,
     Command,
     Delivery,
+    EndSession,
+    KeepInflight,
     Publish,
     Session,
     SessionContext,
-    Settle,
+    SessionRecord,
 )
 from gateway.protocols.mqtt import packets
-from gateway.protocols.mqtt.acknowledgements import PublishOrder
+from gateway.protocols.mqtt.client import LARGEST_PACKET, Client
 from gateway.protocols.mqtt.codec import Decoder
-from gateway.protocols.mqtt.convert import message_of, outgoing_topic
+from gateway.protocols.mqtt.connecting import (
+    ASSIGNED_PREFIX,
+    ConnectRefused,
+    accept,
+    authenticate,
+    check_connect,
+    keep,
+    open_record,
+    refuse,
+)
+from gateway.protocols.mqtt.convert import message_of
+from gateway.protocols.mqtt.delivering import Delivering
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode, UnsupportedVersion, violation
-from gateway.protocols.mqtt.packets import Level
-from gateway.protocols.mqtt.settings import MAX_PACKET_ID, Settings
-from gateway.protocols.mqtt.subscribing import Binding, QueueStep, Subscribing, Unbinding
-from gateway.protocols.mqtt.writer import DUP, PINGRESP, PUBLISH, QOS_1, write_packet, write_puback, write_publish
-
-PROTOCOL: Final = "mqtt"
-
-SERVED_LEVELS: Final = frozenset({Level.V3_1_1})
+from gateway.protocols.mqtt.keeping import Inflight, InflightKeeper, read_inflight, read_state
+from gateway.protocols.mqtt.packets import V5, Level
+from gateway.protocols.mqtt.procedures import Procedure, Procedures, Token
+from gateway.protocols.mqtt.publishing import Publishing, Receipt, Twofold
+from gateway.protocols.mqtt.reasons import disconnect_reason
+from gateway.protocols.mqtt.settings import Settings
+from gateway.protocols.mqtt.subscribing import Subscribing
+from gateway.protocols.mqtt.writer import PINGRESP
 
 KEEP_ALIVE_FACTOR: Final = 1.5
-"""A client may be silent for one and a half keep-alive periods [MQTT-3.1.2-24]."""
-
-_RETURN_CODES: Final[Mapping[ReasonCode, int]] = {  # 3.1.1 table 3.1
-    ReasonCode.UNSUPPORTED_PROTOCOL_VERSION: 1,
-    ReasonCode.CLIENT_IDENTIFIER_NOT_VALID: 2,
-    ReasonCode.SERVER_UNAVAILABLE: 3,
-    ReasonCode.BAD_USER_NAME_OR_PASSWORD: 4,
-    ReasonCode.NOT_AUTHORIZED: 5,
-}
+"""A client may be silent for one and a half keep-alive periods [MQTT-3.1.2-24]; in 5.0 [MQTT-3.1.2-22]."""
 
 _AT_ONCE: Final = 0.0
 """A deadline that has passed on every clock."""
 
-# Reading a member of an enumeration costs 0.1 µs in Python 3.11; these are read for each message.
 _ACCEPTED: Final = Outcome.ACCEPTED
-_TRANSIENT_MODE: Final = 1
+"""Reading a member of an enumeration costs 0.1 µs in Python 3.11, and this one is read for each message."""
 
-
-class _Step(Enum):
-    """Tokens of the commands that let a client in."""
-
-    AUTHENTICATE = "authenticate"
-    CLAIM = "claim"
+_NOTHING_KEPT: Final = Inflight()
 
 
 class MqttSession:
     """See `core.session.Session`, the port that this is."""
 
     __slots__ = (
-        "_acknowledged",
+        "_client",
+        "_clock",
         "_closed",
-        "_connect",
+        "_connecting",
         "_decoder",
+        "_delivering",
         "_heard",
-        "_order",
-        "_origin",
+        "_inherited",
+        "_keeper",
+        "_opened",
         "_out",
-        "_packet_id",
         "_patience",
         "_pipelined",
+        "_procedures",
+        "_publishing",
         "_reading",
         "_settings",
         "_subscribing",
-        "_unacknowledged",
-        "_undeliverable",
         "_will",
         "deadline",
         "established",
     )
 
-    def __init__(self, settings: Settings, now: float) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float], now: float) -> None:
         self.deadline = math.inf
         self.established = False
         self._settings = settings
+        self._clock = clock
         self._decoder = Decoder(settings.max_packet_size)
         self._out: list[bytes] = []
         self._closed = False
-        self._connect: packets.Connect | None = None
+        self._connecting = False
+        """CONNECT has come, and is not answered."""
+        self._opened = False
+        """The hub was asked for the session."""
         self._pipelined: bytearray | None = None
-        self._origin = Origin(PROTOCOL)
-        self._will: Message | None = None
+        self._client: Client | None = None
+        self._will: packets.Will | None = None
         self._heard = now
         self._patience = math.inf
         self._reading = True
-        self._order: PublishOrder | None = None
+        self._procedures = Procedures()
+        self._inherited = _NOTHING_KEPT
+        self._keeper: InflightKeeper | None = None
+        self._publishing: Publishing | None = None
         self._subscribing: Subscribing | None = None
-        self._packet_id = 0
-        self._unacknowledged: dict[int, Delivery] = {}
-        self._acknowledged: list[Delivery] = []
-        self._undeliverable: list[Delivery] = []
+        self._delivering: Delivering | None = None
 
     # What comes in.
 
@@ -120,236 +122,212 @@ class MqttSession:
         if self._closed:
             return NO_COMMANDS
         self._heard = now
-        if self._connect is not None:
-            return self._keep_pipelined(data)
-        self._decoder.feed(data)
-        return self._read_packets()
+        commands: list[Command] = []
+        try:
+            if self._connecting:
+                self._keep_pipelined(data)
+            else:
+                self._decoder.feed(data)
+                self._read_packets(commands)
+        except PacketError as error:
+            self._fail(error, commands)
+        return commands
 
-    def _keep_pipelined(self, data: bytes) -> Sequence[Command]:
+    def _keep_pipelined(self, data: bytes) -> None:
         """Clients need not wait for CONNACK [MQTT-3.1.4-5]; what they send has to."""
         if self._pipelined is None:
             self._pipelined = bytearray()
         self._pipelined += data
         limit = self._settings.max_pipelined_bytes
-        if len(self._pipelined) <= limit:
-            return NO_COMMANDS
-        return self._fail(PacketError(ReasonCode.QUOTA_EXCEEDED, f"more than {limit} bytes behind CONNECT"), [])
+        if len(self._pipelined) > limit:
+            raise PacketError(ReasonCode.QUOTA_EXCEEDED, f"more than {limit} bytes behind CONNECT")
 
-    def _read_packets(self) -> Sequence[Command]:
-        commands: list[Command] = []
-        try:
-            while not self._closed and self._connect is None:
-                packet = self._decoder.next_packet()
-                if packet is None:
-                    break
-                if type(packet) is packets.Publish:
-                    self._receive_publish(packet, commands)
-                elif type(packet) is packets.Puback:
-                    self._receive_puback(packet)
-                else:
-                    self._receive_control(packet, commands)
-        except PacketError as error:
-            return self._fail(error, commands)
-        self._settle_acknowledged(commands)
-        return commands
-
-    def _receive_publish(self, packet: packets.Publish, commands: list[Command]) -> None:
-        if packet.qos == 0:
-            commands.append(Publish(message_of(packet, self._origin)))
-            return
-        if packet.qos != 1:
-            raise PacketError(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not served yet")
-        if self._order is None:
-            self._order = PublishOrder()
-        packet_id = packet.packet_id
-        if packet_id in self._order:
-            if packet.dup:
-                return  # the answer that is on its way acknowledges this one too
-            # [MQTT-2.3.1-2] another message: to acknowledge it unpublished would lose it
-            raise PacketError(ReasonCode.PACKET_IDENTIFIER_IN_USE, f"packet identifier {packet_id} is in flight")
-        self._order.add(packet_id)
-        commands.append(Publish(message_of(packet, self._origin), packet_id))
-
-    def _receive_puback(self, packet: packets.Puback) -> None:
-        # One that nobody waits for does no harm: a client may repeat it.
-        delivery = self._unacknowledged.pop(packet.packet_id, None)
-        if delivery is not None:
-            self._acknowledged.append(delivery)
-
-    def _settle_acknowledged(self, commands: list[Command]) -> None:
-        if self._acknowledged:
-            commands.append(Settle(self._acknowledged, _ACCEPTED))
-            self._acknowledged = []
+    def _read_packets(self, commands: list[Command]) -> None:
+        next_packet = self._decoder.next_packet
+        while not self._closed and not self._connecting:
+            packet = next_packet()
+            if packet is None:
+                break
+            if type(packet) is packets.Publish:
+                (self._publishing or self._open_publishing()).receive(packet, commands)
+            elif type(packet) is packets.Puback:
+                (self._delivering or self._deliveries()).puback(packet)
+            else:
+                self._receive_control(packet, commands)
+        self._collect(commands)
 
     def _receive_control(self, packet: packets.Packet, commands: list[Command]) -> None:
         match packet:
-            case packets.Connect():
-                self._receive_connect(packet, commands)
-            case packets.Subscribe():
-                commands += self._subscriptions().subscribe(packet)
-            case packets.Unsubscribe():
-                commands += self._subscriptions().unsubscribe(packet)
+            case packets.Pubrel():
+                (self._publishing or self._open_publishing()).release(packet)
+            case packets.Pubrec():
+                self._deliveries().pubrec(packet)
+            case packets.Pubcomp():
+                self._deliveries().pubcomp(packet)
             case packets.Pingreq():
                 self._out.append(PINGRESP)  # [MQTT-3.12.4-1]
+            case packets.Subscribe():
+                commands += self._procedures.start(self._subscriptions().subscribe(packet))
+            case packets.Unsubscribe():
+                commands += self._procedures.start(self._subscriptions().unsubscribe(packet))
             case packets.Disconnect():
-                self._will = None  # [MQTT-3.1.2-10] [MQTT-3.14.4-3]
-                self._end("the client disconnected", None, commands)
-            case packets.Pubrec() | packets.Pubrel() | packets.Pubcomp():
-                raise PacketError(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not served yet")
+                self._receive_disconnect(packet, commands)
+            case packets.Connect():
+                self._receive_connect(packet, commands)
             case _:
+                # [MQTT-4.12.0-7] AUTH too: nobody who uses it is let in.
                 raise violation(f"{type(packet).__name__.upper()} from a client")
+
+    def _receive_disconnect(self, packet: packets.Disconnect, commands: list[Command]) -> None:
+        client = self._client
+        assert client is not None
+        expiry = packet.properties.session_expiry_interval
+        if expiry is not None:
+            if expiry and not client.requested_expiry:
+                raise violation("DISCONNECT asks for a session that CONNECT did not want")  # 5.0 §3.14.2.2.2
+            client.grant_expiry(expiry, self._settings)
+        if packet.reason_code == ReasonCode.SUCCESS:
+            self._will = None  # [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+        self._end("the client disconnected", None, commands)
+
+    # The parts, made when they are needed: most connections only publish, or only subscribe.
+
+    def _open_publishing(self) -> Publishing:
+        client = self._client
+        assert client is not None
+        received = self._inherited.received
+        self._publishing = Publishing(client, self._settings, self._out, self._clock, self._keeper, received)
+        return self._publishing
 
     def _subscriptions(self) -> Subscribing:
         if self._subscribing is None:
-            self._subscribing = Subscribing(self._origin.client_id, self._decoder.level, self._settings, self._out)
+            assert self._client is not None
+            self._subscribing = Subscribing(self._client, self._settings, self._out)
         return self._subscribing
+
+    def _deliveries(self) -> Delivering:
+        if self._delivering is None:
+            client = self._client
+            assert client is not None
+            self._delivering = Delivering(client, self._subscriptions(), self._out, self._clock, self._keeper)
+        return self._delivering
 
     # Letting a client in.
 
     def _receive_connect(self, packet: packets.Connect, commands: list[Command]) -> None:
-        if self.established:
+        if self._client is not None:
             raise violation("a second CONNECT")  # [MQTT-3.1.0-2]
-        if packet.level not in SERVED_LEVELS:  # [MQTT-3.1.2-2]
-            code = ReasonCode.UNSUPPORTED_PROTOCOL_VERSION
-            self._refuse(code, PacketError(code, f"protocol level {packet.level} is not served yet"), commands)
-            return
-        problem = self._problem_with_client_id(packet)
-        if problem:
-            code = ReasonCode.CLIENT_IDENTIFIER_NOT_VALID
-            self._refuse(code, PacketError(code, problem), commands)
-            return
-        client_id = packet.client_id or f"mqlift-{secrets.token_hex(12)}"  # [MQTT-3.1.3-6]
-        self._connect = packet
-        self._origin = Origin(PROTOCOL, client_id, packet.username or "")
-        credentials = Credentials(
-            protocol=PROTOCOL, client_id=client_id, username=packet.username, password=packet.password
-        )
-        commands.append(Authenticate(credentials, _Step.AUTHENTICATE))
+        client_id = packet.client_id or f"{ASSIGNED_PREFIX}{secrets.token_hex(12)}"  # [MQTT-3.1.3-6]
+        self._client = Client(packet, client_id, self._settings)
+        self._connecting = True
+        check_connect(packet, self._settings)
+        commands += self._procedures.start(self._let_in(packet, self._client))
 
-    def _problem_with_client_id(self, packet: packets.Connect) -> str:
-        if not packet.client_id and not packet.clean_start:
-            return "no client identifier, and CleanSession 0"  # [MQTT-3.1.3-7] [MQTT-3.1.3-8]
-        limit = self._settings.max_client_id_bytes
-        if len(packet.client_id.encode()) > limit:
-            return f"a client identifier of more than {limit} bytes"
-        return ""
+    def _let_in(self, connect: packets.Connect, client: Client) -> Procedure[None]:
+        yield from authenticate(connect, client)
+        self._opened = True  # from when the hub is asked: the connection may end before it answers
+        record = yield from open_record(connect, client)
+        if record is not None:
+            client.kept = True
+            yield from self._restore(record, client)
+        elif client.kept:
+            # A session exists from CONNECT on, whether or not anything is in it [MQTT-3.1.2-4].
+            self._keeper = InflightKeeper(client.client_id, b"", self._inflight)
+            yield from keep(client, SessionRecord(expiry=client.expiry))
+        self._establish(connect, client, session_present=record is not None)
+        if record is not None:
+            yield from self._subscriptions().consume()
 
-    def _refuse(self, code: ReasonCode, error: MqliftError | None, commands: list[Command]) -> None:
-        level = self._decoder.level
-        wire_code = code if level >= Level.V5 else _RETURN_CODES[code]
-        self._out.append(write_packet(packets.Connack(False, wire_code), level))  # [MQTT-3.2.2-4]
-        self._end(f"CONNECT was refused: {error}", error, commands)  # [MQTT-3.2.2-5]
+    def _restore(self, record: SessionRecord, client: Client) -> Procedure[None]:
+        """Have what an earlier connection of the session has left."""
+        state = read_state(record.state)
+        self._inherited = read_inflight(record.inflight)
+        self._keeper = InflightKeeper(client.client_id, record.inflight, self._inflight)
+        yield from self._subscriptions().restore(record.queue, state)
+        if record.expiry != client.expiry:
+            yield from keep(client, self._subscriptions().record())
 
-    def _authenticated(self, result: Result) -> Sequence[Command]:
-        if result.outcome is _ACCEPTED:
-            return (Claim(self._origin.client_id, _Step.CLAIM),)
-        commands: list[Command] = []
-        refused = isinstance(result.error, NotAuthorized)
-        code = ReasonCode.NOT_AUTHORIZED if refused else ReasonCode.SERVER_UNAVAILABLE
-        self._refuse(code, result.error, commands)
-        return commands
-
-    def _claimed(self, result: Result, now: float) -> Sequence[Command]:
-        if result.outcome is not _ACCEPTED:
-            commands: list[Command] = []
-            self._refuse(ReasonCode.SERVER_UNAVAILABLE, result.error, commands)
-            return commands
-        connect = self._connect
-        assert connect is not None
+    def _establish(self, connect: packets.Connect, client: Client, *, session_present: bool) -> None:
         self.established = True
-        self._connect = None
-        if connect.will is not None:
-            self._will = message_of(connect.will, self._origin)
-        if connect.keep_alive:
-            self._patience = connect.keep_alive * KEEP_ALIVE_FACTOR
-        self._heard = now
-        self._set_deadline()
-        # No session is ever present: none is kept yet [MQTT-3.2.2-1] [MQTT-3.2.2-3].
-        self._out.append(write_packet(packets.Connack(False, 0), self._decoder.level))
-        if self._pipelined is not None:
-            self._decoder.feed(bytes(self._pipelined))
-            self._pipelined = None
-        return self._read_packets()
+        self._will = connect.will
+        if client.keep_alive:
+            self._patience = client.keep_alive * KEEP_ALIVE_FACTOR
+        self._out.append(accept(connect, client, self._settings, session_present=session_present))
+        if self._inherited is not _NOTHING_KEPT:
+            self._deliveries().resume(self._inherited)
 
     # Answers of the hub.
 
     def answer(self, token: object, result: Result, now: float) -> Sequence[Command]:
         if self._closed:
             return NO_COMMANDS
-        if type(token) is int:
-            return self._published(token, result)
-        if token is _Step.AUTHENTICATE:
-            return self._authenticated(result)
-        if token is _Step.CLAIM:
-            return self._claimed(result, now)
-        return self._subscription_answered(token, result)
-
-    def _published(self, packet_id: int, result: Result) -> Sequence[Command]:
-        if result.outcome is not _ACCEPTED:
-            # 3.1.1 has no PUBACK that says no: the client resends on its next connection.
-            commands: list[Command] = []
-            self._end(f"a publish was not accepted: {result.error}", result.error, commands)
-            return commands
-        assert self._order is not None
-        for acknowledged in self._order.accepted(packet_id):
-            self._out.append(write_puback(acknowledged))
-        return NO_COMMANDS
-
-    def _subscription_answered(self, token: object, result: Result) -> Sequence[Command]:
-        subscriptions = self._subscriptions()
+        if type(token) is int and result.outcome is _ACCEPTED:
+            assert self._publishing is not None
+            self._publishing.acknowledge(token, result)
+            return NO_COMMANDS
+        commands: list[Command] = []
         try:
-            match token:
-                case Binding():
-                    return subscriptions.bound(token, result)
-                case Unbinding():
-                    subscriptions.unbound(token, result)
-                case QueueStep():
-                    subscriptions.queue_answered(token, result)
-                case _:
-                    raise TypeError(f"{token!r} is no token of this session")
+            self._answer(token, result, now, commands)
         except PacketError as error:
-            return self._fail(error, [])
-        return NO_COMMANDS
+            self._fail(error, commands)
+        return commands
+
+    def _answer(self, token: object, result: Result, now: float, commands: list[Command]) -> None:
+        if token is Token.CONTROL:
+            commands += self._procedures.answered(result)
+            if self._connecting and self.established:
+                self._begin(now, commands)
+        elif isinstance(token, int | Receipt):
+            self._published(token, result, commands)
+        elif isinstance(token, Twofold):
+            if token.answered(result):
+                self._published(token.token, token.result, commands)
+        elif token is Token.INFLIGHT:
+            assert self._keeper is not None
+            self._keeper.answered(result)
+        elif token is not Token.UNWAITED:
+            raise TypeError(f"{token!r} is no token of this session")
+        self._collect(commands)
+
+    def _published(self, token: int | Receipt, result: Result, commands: list[Command]) -> None:
+        client = self._client
+        assert client is not None
+        assert self._publishing is not None
+        if result.outcome is not _ACCEPTED and client.level < V5:
+            # No acknowledgement says no before MQTT 5: the client resends on its next connection.
+            self._end(f"a publish was not accepted: {result.error}", result.error, commands)
+        else:
+            self._publishing.answered(token, result)
+
+    def _begin(self, now: float, commands: list[Command]) -> None:
+        """CONNACK is said: go on with what came behind CONNECT."""
+        self._connecting = False
+        self._heard = now
+        self._set_deadline()
+        if self._pipelined is not None:
+            self._decoder.feed(bytes(self._pipelined))
+            self._pipelined = None
+        self._read_packets(commands)
+
+    def _collect(self, commands: list[Command]) -> None:
+        """What the parts have gathered."""
+        if self._closed:
+            return
+        if self._delivering is not None:
+            self._delivering.collect(commands)
+        if self._keeper is not None:
+            self._keeper.collect(commands)
 
     # What goes out.
 
-    def deliver(self, tag: str, delivery: Delivery) -> bool:  # noqa: ARG002  # there is one consumer
-        if self._closed or self._subscribing is None:
-            self._undeliverable.append(delivery)
-            return True
-        message = delivery.message
-        topic = outgoing_topic(message.address.routing_key)
-        if topic is None:
-            return self._refuse_delivery(delivery)
-        qos = self._subscribing.granted.granted_qos(topic.name)
-        if qos < 0:
-            return False  # `$` topics under a leading wildcard, and what was routed before an UNSUBSCRIBE
-        try:
-            if qos == 0 or message.properties.delivery_mode == _TRANSIENT_MODE:
-                self._out.append(write_publish(PUBLISH, topic.field, 0, b"", message.body))
-                return False
-            packet_id = self._free_packet_id()
-            # DUP says that this is not the first attempt, by whichever connection [MQTT-3.3.1-3].
-            first = PUBLISH | QOS_1 | DUP if delivery.attempt > 1 else PUBLISH | QOS_1
-            self._out.append(write_publish(first, topic.field, packet_id, b"", message.body))
-        except PacketError:
-            return self._refuse_delivery(delivery)
-        self._unacknowledged[packet_id] = delivery
-        return True
-
-    def _free_packet_id(self) -> int:
-        """The next identifier that is not in use [MQTT-2.3.1-4]. The window leaves at least one."""
-        packet_id = self._packet_id % MAX_PACKET_ID + 1
-        while packet_id in self._unacknowledged:
-            packet_id = packet_id % MAX_PACKET_ID + 1
-        self._packet_id = packet_id
-        return packet_id
-
-    def _refuse_delivery(self, delivery: Delivery) -> bool:
-        """MQTT has no form for this message: it is rejected at the next tick, which is due at once."""
-        self._undeliverable.append(delivery)
-        self.deadline = _AT_ONCE
-        return True
+    def deliver(self, tag: str, delivery: Delivery) -> bool:
+        delivering = self._delivering or self._deliveries()
+        if self._closed:
+            return delivering.hold(delivery)
+        held = delivering.deliver(tag, delivery)
+        if delivering.due:
+            self.deadline = _AT_ONCE
+        return held
 
     def data_to_send(self) -> bytes:
         out = self._out
@@ -360,22 +338,19 @@ class MqttSession:
         return data
 
     def unsettled(self) -> Sequence[Delivery]:
-        return (*self._unacknowledged.values(), *self._undeliverable)
+        return () if self._delivering is None else self._delivering.unsettled()
 
-    # Time, and the end.
+    # Time.
 
     def tick(self, now: float) -> Sequence[Command]:
-        if self._closed:
-            return NO_COMMANDS
         commands: list[Command] = []
-        if self._undeliverable:
-            commands.append(Settle(self._undeliverable, Outcome.REJECTED))
-            self._undeliverable = []
+        if self._closed:
+            return commands
+        self._collect(commands)
         self._set_deadline()
         if now >= self.deadline:  # [MQTT-3.1.2-24]
             silent = now - self._heard
-            error = PacketError(ReasonCode.KEEP_ALIVE_TIMEOUT, f"nothing was received for {silent:.1f} s")
-            return self._fail(error, commands)
+            self._fail(PacketError(ReasonCode.KEEP_ALIVE_TIMEOUT, f"nothing was received for {silent:.1f} s"), commands)
         return commands
 
     def reading(self, active: bool, now: float) -> None:
@@ -385,51 +360,101 @@ class MqttSession:
             self._set_deadline()
 
     def _set_deadline(self) -> None:
-        if self._undeliverable:
+        if self._delivering is not None and self._delivering.due:
             self.deadline = _AT_ONCE
         elif self._reading:
             self.deadline = self._heard + self._patience
         else:
             self.deadline = math.inf
 
+    # The end.
+
     def taken_over(self) -> Sequence[Command]:
-        return self._ended("another connection has the client identifier now")  # [MQTT-3.1.4-2]
+        reason = "another connection has the client identifier now"
+        return self._say_goodbye(ReasonCode.SESSION_TAKEN_OVER, reason)  # [MQTT-3.1.4-2]; in 5.0 [MQTT-3.1.4-3]
 
     def shutdown(self) -> Sequence[Command]:
-        return self._ended("the gateway stops")
+        return self._say_goodbye(ReasonCode.SERVER_SHUTTING_DOWN, "the gateway stops")
 
-    def connection_lost(self) -> Sequence[Command]:
-        return [command for command in self._ended("the connection was lost") if isinstance(command, Publish)]
-
-    def _ended(self, reason: str) -> Sequence[Command]:
+    def _say_goodbye(self, code: ReasonCode, reason: str) -> Sequence[Command]:
         commands: list[Command] = []
         if not self._closed:
+            self._explain(PacketError(code, reason))
             self._end(reason, None, commands)
         return commands
 
-    def _fail(self, error: PacketError, commands: list[Command]) -> Sequence[Command]:
-        """The client broke the protocol [MQTT-4.8.0-1]."""
-        if isinstance(error, UnsupportedVersion):
-            # [MQTT-3.1.2-2] In 3.1.1's form, which is the last that is known to be understood.
-            self._out.append(write_packet(packets.Connack(False, _RETURN_CODES[error.reason_code]), Level.V3_1_1))
-        self._end(str(error), error, commands)
-        return commands
+    def connection_lost(self) -> Sequence[Command]:
+        commands: list[Command] = []
+        if not self._closed:
+            self._end("the connection was lost", None, commands)
+        return [command for command in commands if isinstance(command, Publish | KeepInflight | EndSession)]
+
+    def _fail(self, error: PacketError, commands: list[Command]) -> None:
+        """The client broke the protocol [MQTT-4.8.0-1], is not let in, or cannot be served any longer."""
+        self._explain(error)
+        if isinstance(error, ConnectRefused):
+            self._end(f"CONNECT was refused: {error}", error.cause or error, commands)
+        else:
+            self._end(str(error), error, commands)
+
+    def _explain(self, error: PacketError) -> None:
+        """Tell the client why the connection ends, as far as its version can."""
+        client = self._client
+        if client is None:
+            if isinstance(error, UnsupportedVersion):
+                # [MQTT-3.1.2-2] In 3.1.1's form, which is the last that is known to be understood.
+                self._out.append(refuse(error, Level.V3_1_1, LARGEST_PACKET))
+        elif not self.established:
+            self._out.append(refuse(error, client.level, client.maximum_packet_size))
+        elif client.level >= V5:
+            self._out.append(client.disconnect(disconnect_reason(error.reason_code), str(error)))
 
     def _end(self, reason: str, error: MqliftError | None, commands: list[Command]) -> None:
-        """The last commands of a session: what is acknowledged, the will [MQTT-3.1.2-8], and the close."""
+        """The last commands of a connection: what is acknowledged, the session and the will, and the close."""
         self._closed = True
         self.deadline = math.inf
-        self._connect = None
         self._pipelined = None
-        self._settle_acknowledged(commands)
-        if self._will is not None:
-            commands.append(Publish(self._will))
-            self._will = None
+        if self._delivering is not None:
+            self._delivering.collect_settled(commands)
+        if self._opened:
+            self._end_session(commands)
         commands.append(Close(reason, error))
+
+    def _end_session(self, commands: list[Command]) -> None:
+        client = self._client
+        assert client is not None
+        will, delay = self._last_will(client)
+        if client.kept:
+            if self._keeper is not None:
+                self._keeper.finish(self._inflight(last=True), commands)
+            commands.append(EndSession(client.client_id, client.expiry, will, delay))
+        elif will is not None and will.headers.get(RETAIN):
+            commands.append(EndSession(client.client_id, 0.0, will))  # to be retained beside
+        elif will is not None:
+            commands.append(Publish(will))  # [MQTT-3.1.2-8]
+
+    def _last_will(self, client: Client) -> tuple[Message | None, float]:
+        """The will, once, and how long it waits (5.0 §3.1.3.2.2)."""
+        will, self._will = self._will, None
+        if will is None:
+            return None, 0.0
+        delay = min(float(will.properties.will_delay_interval or 0), client.expiry)
+        return message_of(will, client.origin, lambda: self._clock() + delay), delay
+
+    def _inflight(self, *, last: bool = False) -> Inflight:
+        """What has to be known again after a crash, or with `last` after this connection."""
+        publishing, delivering = self._publishing, self._delivering
+        inherited = self._inherited
+        return Inflight(
+            received=inherited.received if publishing is None else publishing.received(),
+            sent=inherited.sent if delivering is None else delivering.sent(last=last),
+            released=inherited.released if delivering is None else delivering.released(),
+            completed=inherited.completed if delivering is None else delivering.completed(),
+        )
 
 
 def open_session(context: SessionContext, now: float) -> Session:
     """The session of a new connection. `context.settings` must be this protocol's `Settings`."""
     if not isinstance(context.settings, Settings):
         raise TypeError(f"MQTT settings are needed, and {type(context.settings).__name__} was given")
-    return MqttSession(context.settings, now)
+    return MqttSession(context.settings, context.time, now)

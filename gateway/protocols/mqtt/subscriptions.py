@@ -1,60 +1,129 @@
-"""The filters of one client, and which QoS they grant to a topic."""
+"""The filters of one client, and what they grant to a topic."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from gateway.protocols.mqtt.fields import write_variable_int
 from gateway.protocols.mqtt.topics import CACHED_TOPIC_LENGTH, starts_with_wildcard
-
-NOT_SUBSCRIBED: Final = -1
 
 CACHED_GRANTS: Final = 1024
 """Topics whose answer is kept, for a client with more than one filter: at most about 300 KiB."""
 
+SUBSCRIPTION_IDENTIFIER: Final = b"\x0b"
+"""The identifier of the property of this name (5.0 table 2-4)."""
+
+
+class Filter:
+    """One filter and its options. `identifier` is 0 for none; the last three exist in 5.0 only."""
+
+    __slots__ = ("identifier", "no_local", "qos", "retain_as_published", "topic_filter")
+
+    def __init__(
+        self,
+        topic_filter: str,
+        qos: int,
+        no_local: bool = False,
+        retain_as_published: bool = False,
+        identifier: int = 0,
+    ) -> None:
+        self.topic_filter = topic_filter
+        self.qos = qos
+        self.no_local = no_local
+        self.retain_as_published = retain_as_published
+        self.identifier = identifier
+
+
+class Grant:
+    """What all filters that match a topic say together.
+
+    `identifiers` are their subscription identifiers, as properties of a PUBLISH. `own` is what is left for a message
+    of the client itself: the same when no filter has No Local, None when all have it.
+    """
+
+    __slots__ = ("identifiers", "own", "qos", "retain_as_published")
+
+    def __init__(self, qos: int, *, retain_as_published: bool = False, identifiers: bytes = b"") -> None:
+        self.qos = qos
+        self.retain_as_published = retain_as_published
+        self.identifiers = identifiers
+        self.own: Grant | None = self
+
+
+_PLAIN: Final = (Grant(0), Grant(1), Grant(2))
+"""The grants of filters without options, by QoS: all there are before 5.0."""
+
+
+def grant_of(filters: Sequence[Filter]) -> Grant | None:
+    """What filters that match the same topic grant: the highest of their QoS [MQTT-3.3.4-2], and all their identifiers
+    [MQTT-3.3.4-4]. None without a filter.
+    """
+    if not filters:
+        return None
+    qos = max(each.qos for each in filters)
+    if not any(each.identifier or each.no_local or each.retain_as_published for each in filters):
+        return _PLAIN[qos]
+    grant = Grant(
+        qos,
+        retain_as_published=any(each.retain_as_published for each in filters),
+        identifiers=b"".join(
+            SUBSCRIPTION_IDENTIFIER + write_variable_int(each.identifier) for each in filters if each.identifier
+        ),
+    )
+    if any(each.no_local for each in filters):
+        grant.own = grant_of([each for each in filters if not each.no_local])  # [MQTT-3.8.3-3]
+    return grant
+
 
 class _Node:
-    """One level of the filters with wildcards. `qos` is that of the filter that ends here."""
+    """One level of the filters with wildcards. `filter` is the one that ends here."""
 
-    __slots__ = ("children", "qos")
+    __slots__ = ("children", "filter")
 
     def __init__(self) -> None:
         self.children: dict[str, _Node] = {}
-        self.qos = NOT_SUBSCRIBED
+        self.filter: Filter | None = None
 
 
 class Subscriptions:
-    """Overlapping filters grant the highest of their QoS, once (3.1.1 §3.3.5).
+    """What a client is subscribed to, but for shared subscriptions.
 
     A single filter is not matched again: what the hub delivers has matched it, or one that was removed a moment ago,
     and that may still be delivered [MQTT-3.10.4-3]. Several are matched, and the answers kept, because a client
     receives the same few topics all the time.
     """
 
-    __slots__ = ("_cache", "_exact", "_sole_qos", "_sole_starts_with_wildcard", "_trie", "_wildcards")
+    __slots__ = ("_cache", "_exact", "_sole", "_sole_starts_with_wildcard", "_trie", "_wildcards")
 
     def __init__(self) -> None:
-        self._exact: dict[str, int] = {}
-        self._wildcards: dict[str, int] = {}
+        self._exact: dict[str, Filter] = {}
+        self._wildcards: dict[str, Filter] = {}
         self._trie: _Node | None = None
-        self._cache: dict[str, int] = {}
-        self._sole_qos = NOT_SUBSCRIBED
+        self._cache: dict[str, Grant | None] = {}
+        self._sole: Grant | None = None
         self._sole_starts_with_wildcard = False
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._wildcards)
 
-    def __contains__(self, topic_filter: str) -> bool:
-        return topic_filter in self._exact or topic_filter in self._wildcards
+    def __iter__(self) -> Iterator[Filter]:
+        yield from self._exact.values()
+        yield from self._wildcards.values()
 
-    def add(self, topic_filter: str, qos: int) -> None:
-        """Add a filter, or replace its QoS [MQTT-3.8.4-3]."""
+    def get(self, topic_filter: str) -> Filter | None:
+        """The filter as it was added, if it is there."""
+        return self._exact.get(topic_filter) or self._wildcards.get(topic_filter)
+
+    def add(self, added: Filter) -> None:
+        """Add a filter, or replace its options [MQTT-3.8.4-3]."""
+        topic_filter = added.topic_filter
         if "+" in topic_filter or "#" in topic_filter:
-            self._wildcards[topic_filter] = qos
+            self._wildcards[topic_filter] = added
             if self._trie is not None:
-                _insert(self._trie, topic_filter, qos)
+                _insert(self._trie, added)
         else:
-            self._exact[topic_filter] = qos
+            self._exact[topic_filter] = added
         self._changed()
 
     def remove(self, topic_filter: str) -> None:
@@ -66,47 +135,52 @@ class Subscriptions:
 
     def _changed(self) -> None:
         self._cache.clear()
-        self._sole_qos = NOT_SUBSCRIBED
+        self._sole = None
         if len(self) == 1:
-            ((topic_filter, self._sole_qos),) = (*self._exact.items(), *self._wildcards.items())
-            self._sole_starts_with_wildcard = starts_with_wildcard(topic_filter)
+            (sole,) = self
+            self._sole = grant_of((sole,))
+            self._sole_starts_with_wildcard = starts_with_wildcard(sole.topic_filter)
 
-    def granted_qos(self, topic: str) -> int:
-        """The QoS at which a message of this topic goes to the client, or `NOT_SUBSCRIBED`."""
-        if self._sole_qos >= 0:
+    def granted(self, topic: str) -> Grant | None:
+        """How a message of this topic goes to the client; None when it does not."""
+        if self._sole is not None:
             if self._sole_starts_with_wildcard and topic[0] == "$":  # [MQTT-4.7.2-1]
-                return NOT_SUBSCRIBED
-            return self._sole_qos
-        qos = self._cache.get(topic)
-        return self._match(topic) if qos is None else qos
+                return None
+            return self._sole
+        try:
+            return self._cache[topic]
+        except KeyError:
+            return self._match(topic)
 
-    def _match(self, topic: str) -> int:
-        qos = self._exact.get(topic, NOT_SUBSCRIBED)
+    def _match(self, topic: str) -> Grant | None:
+        exact = self._exact.get(topic)
+        matching = [exact] if exact is not None else []
         if self._wildcards:
             if self._trie is None:
                 self._trie = _Node()
-                for topic_filter, granted in self._wildcards.items():
-                    _insert(self._trie, topic_filter, granted)
-            qos = max(qos, _highest(self._trie, topic.split("/")))
+                for each in self._wildcards.values():
+                    _insert(self._trie, each)
+            matching += _matching(self._trie, topic.split("/"))
+        grant = grant_of(matching)
         if len(topic) <= CACHED_TOPIC_LENGTH:
             if len(self._cache) >= CACHED_GRANTS:
                 self._cache.clear()
-            self._cache[topic] = qos
-        return qos
+            self._cache[topic] = grant
+        return grant
 
 
-def _insert(node: _Node, topic_filter: str, qos: int) -> None:
-    for level in topic_filter.split("/"):
+def _insert(node: _Node, added: Filter) -> None:
+    for level in added.topic_filter.split("/"):
         child = node.children.get(level)
         if child is None:
             child = node.children[level] = _Node()
         node = child
-    node.qos = qos
+    node.filter = added
 
 
-def _highest(root: _Node, levels: Sequence[str]) -> int:
+def _matching(root: _Node, levels: Sequence[str]) -> list[Filter]:
     """Go down the trie level by level, along all filters that still match."""
-    best = NOT_SUBSCRIBED
+    found: list[Filter | None] = []
     nodes = [root]
     wildcards = levels[0][:1] != "$"  # [MQTT-4.7.2-1]
     for level in levels:
@@ -114,7 +188,7 @@ def _highest(root: _Node, levels: Sequence[str]) -> int:
         for node in nodes:
             children = node.children
             if wildcards:
-                best = max(best, _qos_at(children.get("#")))
+                found.append(_filter_at(children.get("#")))
                 if (child := children.get("+")) is not None:
                     following.append(child)
             if (child := children.get(level)) is not None:
@@ -122,9 +196,9 @@ def _highest(root: _Node, levels: Sequence[str]) -> int:
         nodes = following
         wildcards = True
     for node in nodes:
-        best = max(best, node.qos, _qos_at(node.children.get("#")))  # `a/#` matches `a` too [MQTT-4.7.1-2]
-    return best
+        found += node.filter, _filter_at(node.children.get("#"))  # `a/#` matches `a` too [MQTT-4.7.1-2]
+    return [each for each in found if each is not None]
 
 
-def _qos_at(node: _Node | None) -> int:
-    return NOT_SUBSCRIBED if node is None else node.qos
+def _filter_at(node: _Node | None) -> Filter | None:
+    return None if node is None else node.filter

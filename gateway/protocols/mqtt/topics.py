@@ -33,6 +33,22 @@ def is_topic_name(topic: str) -> bool:
 
 def is_topic_filter(topic_filter: str) -> bool:
     """Whether this is a well-formed filter of the protocol."""
+    if topic_filter.startswith(SHARED_PREFIX):
+        group, _, rest = topic_filter.removeprefix(SHARED_PREFIX).partition("/")
+        # A group has a name without wildcards, and a filter follows it [MQTT-4.8.2-1] [MQTT-4.8.2-2].
+        return group != "" and "+" not in group and "#" not in group and _is_unshared_filter(rest)
+    return _is_unshared_filter(topic_filter)
+
+
+def shared_filter(topic_filter: str) -> tuple[str, str]:
+    """The group and the filter of a shared subscription, or no group and the filter as it is."""
+    if not topic_filter.startswith(SHARED_PREFIX):
+        return "", topic_filter
+    group, _, rest = topic_filter.removeprefix(SHARED_PREFIX).partition("/")
+    return group, rest
+
+
+def _is_unshared_filter(topic_filter: str) -> bool:
     if topic_filter == "" or topic_filter.count("/") >= MAX_LEVELS:
         return False
     if "#" not in topic_filter and "+" not in topic_filter:

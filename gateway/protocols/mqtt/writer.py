@@ -53,6 +53,7 @@ from gateway.protocols.mqtt.reader import (
 PUBLISH: Final = 0x30
 RETAIN: Final = 0x01
 QOS_1: Final = 0x02
+QOS_2: Final = 0x04
 QOS_MASK: Final = 0x06
 DUP: Final = 0x08
 
@@ -91,6 +92,21 @@ def _properties(properties: Properties, place: Place, level: int) -> bytes:
 def write_puback(packet_id: int) -> bytes:
     """A PUBACK that reports success, in any version."""
     return _ACK.pack(0x40, 2, packet_id)
+
+
+def write_pubrec(packet_id: int) -> bytes:
+    """A PUBREC that reports success, in any version."""
+    return _ACK.pack(0x50, 2, packet_id)
+
+
+def write_pubrel(packet_id: int) -> bytes:
+    """A PUBREL that reports success, in any version."""
+    return _ACK.pack(0x62, 2, packet_id)
+
+
+def write_pubcomp(packet_id: int) -> bytes:
+    """A PUBCOMP that reports success, in any version."""
+    return _ACK.pack(0x70, 2, packet_id)
 
 
 def write_publish(first: int, topic: bytes, packet_id: int, properties: bytes, payload: bytes) -> bytes:

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from gateway.core.auth import Identity
 from gateway.core.backend import Received
-from gateway.core.message import TOPIC_EXCHANGE, Address, Message, Properties
+from gateway.core.message import TOPIC_EXCHANGE, Address, Headers, Message, Properties
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (
     Authenticate,
+    Authenticated,
     Bind,
-    Claim,
+    Cancel,
     Close,
     Command,
     Consume,
     DeclareQueue,
+    DeleteQueue,
     Delivery,
+    EndSession,
+    KeepInflight,
+    KeepSession,
+    Opened,
+    OpenSession,
     Publish,
+    SendRetained,
     SessionContext,
+    SessionRecord,
     Settle,
     Unbind,
 )
@@ -29,7 +39,20 @@ from gateway.protocols.mqtt.settings import Settings
 
 CommandKind = TypeVar("CommandKind", bound=Command)
 
-Answered = Authenticate | Claim | DeclareQueue | Bind | Unbind | Consume
+Control = (
+    Authenticate
+    | OpenSession
+    | KeepSession
+    | DeclareQueue
+    | DeleteQueue
+    | Bind
+    | Unbind
+    | Consume
+    | Cancel
+    | SendRetained
+)
+
+WALL_CLOCK = 1_700_000_000.0
 
 
 class Source:
@@ -41,8 +64,13 @@ class Source:
 
 class Peer:
     def __init__(self, settings: Settings | None = None, level: int = Level.V3_1_1) -> None:
-        context = SessionContext(peer="192.0.2.1:4711", server="mqlift/test", settings=settings or Settings())
         self.now = 1000.0
+        self.wall = WALL_CLOCK
+        context = SessionContext(
+            peer="192.0.2.1:4711", server="mqlift/test", settings=settings or Settings(), time=lambda: self.wall
+        )
+        self.record: SessionRecord | None = None
+        """What the hub has kept of the session."""
         self.session = open_session(context, self.now)
         self.commands: list[Command] = []
         self._decoder = Decoder(1 << 28, level)
@@ -62,7 +90,8 @@ class Peer:
         return packets
 
     def answer(self, token: object, result: Result = ACCEPTED) -> None:
-        self._take(self.session.answer(token, result, self.now))
+        """What the session says to a result comes before what waits, as in a connection."""
+        self.commands[:0] = self.session.answer(token, result, self.now)
 
     def tick(self) -> None:
         self._take(self.session.tick(self.now))
@@ -76,33 +105,59 @@ class Peer:
         self.commands = [command for command in self.commands if not isinstance(command, kind)]
         return found
 
-    def execute(self, *results: Result) -> list[Answered]:
+    def execute(self, *results: Result) -> list[Control]:
         """Answer the control commands that wait, and those that follow, one by one; without results ACCEPTED."""
-        done: list[Answered] = []
+        done: list[Control] = []
         answers = iter(results)
-        while waiting := [command for command in self.commands if isinstance(command, Answered)]:
+        while waiting := [command for command in self.commands if isinstance(command, Control)]:
             command = waiting[0]
             self.commands.remove(command)
             done.append(command)
-            self.answer(command.token, next(answers, ACCEPTED))
+            self.answer(command.token, next(answers, None) or self.accepted(command))
         return done
 
-    def connect(self, packet: Connect | None = None) -> None:
-        self.send(packet or Connect(client_id="c"))
+    def accepted(self, command: Control) -> Result:
+        """What the hub says when nothing is wrong."""
+        if isinstance(command, Authenticate):
+            return Authenticated(Identity(user=command.credentials.username or ""))
+        if isinstance(command, OpenSession):
+            return Opened(self.record)
+        return ACCEPTED
+
+    def connect(self, packet: Connect | None = None, *, session_present: bool = False) -> Connack:
+        self.send(packet or Connect(client_id="c", level=self._level))
         self.execute()
-        assert self.received() == [Connack(False, 0)]
+        connack, *rest = self.received()
+        assert isinstance(connack, Connack)
+        assert not rest
+        assert (connack.session_present, connack.code) == (session_present, 0)
         assert self.session.established
+        return connack
 
     def subscribe(self, *filters: tuple[str, int]) -> None:
         self.send(Subscribe(1, tuple(Subscription(*pair) for pair in filters)))
         self.execute()
-        assert self.received() == [Suback(1, tuple(min(qos, 1) for _, qos in filters))]
+        assert self.received() == [Suback(1, tuple(qos for _, qos in filters))]
 
     def published(self) -> list[Message]:
         return [command.message for command in self.taken(Publish)]
 
     def settled(self) -> list[tuple[Delivery, Outcome]]:
         return [(delivery, settle.outcome) for settle in self.taken(Settle) for delivery in settle.deliveries]
+
+    def ended(self) -> EndSession:
+        """The only end of the session."""
+        (end,) = self.taken(EndSession)
+        return end
+
+    def kept_inflight(self, result: Result = ACCEPTED) -> list[KeepInflight]:
+        """Answer what is to be kept of what is in flight."""
+        done = []
+        while waiting := self.taken(KeepInflight):
+            (keep,) = waiting
+            done.append(keep)
+            self.answer(keep.token, result)
+        return done
 
     def closed(self) -> Close:
         """The close, which must be the last command."""
@@ -112,9 +167,11 @@ class Peer:
         return close
 
 
-def message(key: str, body: bytes = b"hi", mode: int | None = 2, exchange: str = TOPIC_EXCHANGE) -> Message:
-    return Message(Address(exchange, key), body, Properties(delivery_mode=mode))
+def message(
+    key: str, body: bytes = b"hi", mode: int | None = 2, exchange: str = TOPIC_EXCHANGE, headers: Headers | None = None
+) -> Message:
+    return Message(Address(exchange, key), body, Properties(delivery_mode=mode), headers or {})
 
 
-def delivery(of: Message, attempt: int = 1) -> Delivery:
-    return Delivery(Received(of, "receipt", attempt), Source())
+def delivery(of: Message, attempt: int = 1, uid: str = "") -> Delivery:
+    return Delivery(Received(of, "receipt", attempt, uid), Source())

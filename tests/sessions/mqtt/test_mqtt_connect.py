@@ -10,7 +10,7 @@ from gateway.core.auth import Credentials
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.message import PERSISTENT, TRANSIENT, Address, Message, Origin
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, Claim, Publish, SessionContext
+from gateway.core.session import Authenticate, Opened, OpenSession, Publish, SessionContext
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import (
     Connack,
@@ -43,17 +43,17 @@ def peer() -> Peer:
     return Peer()
 
 
-def test_connect_authenticates_then_claims_then_answers(peer: Peer) -> None:
+def test_connect_authenticates_then_opens_the_session_then_answers(peer: Peer) -> None:
     peer.send(Connect(client_id="c", username="u", password=b"secret"))
     (authenticate,) = peer.taken(Authenticate)
     assert authenticate.credentials == Credentials(protocol="mqtt", client_id="c", username="u", password=b"secret")
     assert not peer.commands
-    peer.answer(authenticate.token)
-    (claim,) = peer.taken(Claim)
-    assert claim.client_id == "c"
+    peer.answer(authenticate.token, peer.accepted(authenticate))
+    (opening,) = peer.taken(OpenSession)
+    assert (opening.client_id, opening.clean) == ("c", True)
     assert peer.received() == []
     assert not peer.session.established
-    peer.answer(claim.token)
+    peer.answer(opening.token, Opened(None))
     assert peer.received() == [Connack(False, 0)]  # [MQTT-3.2.2-1] [MQTT-3.2.2-6]
     assert peer.session.established
     assert not peer.commands
@@ -65,15 +65,15 @@ def test_clean_session_0_is_told_that_there_is_no_session(peer: Peer) -> None:
 
 def test_empty_client_id_gets_one_of_its_own() -> None:
     """[MQTT-3.1.3-6]"""
-    claimed = set()
+    opened = set()
     for _ in range(2):
         peer = Peer()
         peer.send(Connect(client_id=""))
-        (claim,) = (command for command in peer.execute() if isinstance(command, Claim))
-        assert claim.client_id.startswith("mqlift-")
+        (opening,) = (command for command in peer.execute() if isinstance(command, OpenSession))
+        assert opening.client_id.startswith("mqlift-")
         assert peer.received() == [Connack(False, 0)]
-        claimed.add(claim.client_id)
-    assert len(claimed) == 2
+        opened.add(opening.client_id)
+    assert len(opened) == 2
 
 
 def test_empty_client_id_needs_clean_session(peer: Peer) -> None:
@@ -108,29 +108,14 @@ def test_authentication_that_fails(peer: Peer, result: Result, code: int) -> Non
     assert not peer.session.established
 
 
-def test_claim_that_fails(peer: Peer) -> None:
+def test_a_session_that_cannot_be_opened(peer: Peer) -> None:
     peer.send(WITH_WILL)
     (authenticate,) = peer.taken(Authenticate)
-    peer.answer(authenticate.token)
+    peer.answer(authenticate.token, peer.accepted(authenticate))
     peer.execute(Result(Outcome.RELEASED, Refused("too many")))
     assert peer.received() == [Connack(False, 3)]
     peer.closed()
     assert not peer.commands
-
-
-def test_version_3_1_is_refused() -> None:
-    """[MQTT-3.1.2-2]"""
-    peer = Peer()
-    peer.feed(b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x0a\x00\x01c")
-    assert peer.session.data_to_send() == b"\x20\x02\x00\x01"
-    assert isinstance(peer.closed().error, PacketError)
-
-
-def test_version_5_is_refused_in_its_own_form() -> None:
-    peer = Peer(level=Level.V5)
-    peer.send(Connect(client_id="c", level=Level.V5))
-    assert peer.session.data_to_send() == b"\x20\x03\x00\x84\x00"
-    assert isinstance(peer.closed().error, PacketError)
 
 
 def test_unknown_version_is_refused(peer: Peer) -> None:
@@ -169,9 +154,7 @@ def test_second_connect_is_a_violation(peer: Peer) -> None:
     assert peer.received() == []
 
 
-@pytest.mark.parametrize(
-    "packet", [Connack(False, 0), Suback(1, (0,)), Unsuback(1), Pingresp(), Pubrec(1), Pubrel(1), Pubcomp(1)]
-)
+@pytest.mark.parametrize("packet", [Connack(False, 0), Suback(1, (0,)), Unsuback(1), Pingresp()])
 def test_packets_that_clients_do_not_send(peer: Peer, packet: Packet) -> None:
     peer.connect()
     peer.send(packet)
@@ -289,11 +272,11 @@ def test_no_will_without_one(peer: Peer) -> None:
 def test_takeover_before_connack(peer: Peer) -> None:
     peer.send(WITH_WILL)
     (authenticate,) = peer.taken(Authenticate)
-    peer.answer(authenticate.token)
-    (claim,) = peer.taken(Claim)
+    peer.answer(authenticate.token, peer.accepted(authenticate))
+    (opening,) = peer.taken(OpenSession)
     peer.commands += peer.session.taken_over()
     peer.closed()
-    peer.answer(claim.token)
+    peer.answer(opening.token, Opened(None))
     assert not peer.commands
     assert peer.received() == []
     assert not peer.session.established

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.message import PERSISTENT, TRANSIENT, Address, Message, Origin
+from gateway.core.message import PERSISTENT, PUBLISH_QOS, RETAIN, TRANSIENT, Address, Message, Origin
 from gateway.protocols.mqtt.convert import address_of, message_of, outgoing_topic, pattern_of
 from gateway.protocols.mqtt.packets import Publish, Will
 from gateway.protocols.mqtt.topics import is_topic_name
@@ -51,10 +51,17 @@ def test_filters(topic_filter: str, pattern: str | None) -> None:
     assert pattern_of(topic_filter) == pattern
 
 
+def no_clock() -> float:
+    raise AssertionError("what cannot expire has no age")
+
+
 def test_messages() -> None:
     origin = Origin("mqtt", "c")
     expected = Message(Address("amq.topic", "a.b"), b"x", TRANSIENT, origin=origin)
-    assert message_of(Publish("a/b", b"x"), origin) == expected
+    assert message_of(Publish("a/b", b"x"), origin, no_clock) == expected
     persistent = Message(Address("amq.topic", "a.b"), b"x", PERSISTENT, origin=origin)
-    assert message_of(Publish("a/b", b"x", 1, 7, retain=True), origin) == persistent
-    assert message_of(Will(topic="a/b", payload=b"x", qos=2), origin) == persistent
+    assert message_of(Publish("a/b", b"x", 1, 7), origin, no_clock) == persistent
+    retained = Message(Address("amq.topic", "a.b"), b"x", PERSISTENT, {RETAIN: True}, origin)
+    assert message_of(Publish("a/b", b"x", 1, 7, retain=True), origin, no_clock) == retained
+    exactly_once = Message(Address("amq.topic", "a.b"), b"x", PERSISTENT, {PUBLISH_QOS: 2}, origin)
+    assert message_of(Will(topic="a/b", payload=b"x", qos=2), origin, no_clock) == exactly_once

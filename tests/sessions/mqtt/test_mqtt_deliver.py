@@ -24,10 +24,10 @@ def test_qos_1_is_held_until_puback(peer: Peer) -> None:
     held = delivery(message("a.b", b"body"))
     assert peer.session.deliver("live", held)
     assert peer.received() == [PublishPacket("a/b", b"body", 1, 1)]  # RETAIN is 0 [MQTT-3.3.1-9]
-    assert peer.session.unsettled() == (held,)
+    assert peer.session.unsettled() == [held]
     peer.send(Puback(1))
     assert peer.settled() == [(held, Outcome.ACCEPTED)]
-    assert peer.session.unsettled() == ()
+    assert peer.session.unsettled() == []
     peer.send(Puback(1))
     assert not peer.commands
 
@@ -40,7 +40,7 @@ def test_pubacks_of_one_read_are_settled_together(peer: Peer) -> None:
     peer.send(Puback(3), PublishPacket("x", b""), Puback(1))
     (settle,) = peer.taken(Settle)
     assert list(settle.deliveries) == [held[2], held[0]]
-    assert peer.session.unsettled() == (held[1],)
+    assert peer.session.unsettled() == [held[1]]
 
 
 def test_pubacks_before_a_violation_or_disconnect_are_settled(peer: Peer) -> None:
@@ -89,7 +89,7 @@ def test_leading_wildcards_do_not_match_dollar_topics(peer: Peer, filters: tuple
     peer.subscribe(*filters)
     assert not peer.session.deliver("live", delivery(message("$SYS.monitor.x")))
     assert peer.received() == []
-    assert peer.session.unsettled() == ()
+    assert peer.session.unsettled() == []
     peer.subscribe(("$SYS/#", 1))
     assert peer.session.deliver("live", delivery(message("$SYS.monitor.x")))
 
@@ -107,12 +107,12 @@ def test_messages_without_a_topic_are_rejected_at_once(peer: Peer, key: str) -> 
     held = delivery(message(key))
     assert peer.session.deliver("live", held)
     assert peer.received() == []
-    assert peer.session.unsettled() == (held,)
+    assert peer.session.unsettled() == [held]
     assert peer.session.deadline <= peer.now
     peer.tick()
     assert peer.settled() == [(held, Outcome.REJECTED)]
     assert not peer.commands
-    assert peer.session.unsettled() == ()
+    assert peer.session.unsettled() == []
     assert peer.session.deadline == peer.now + 15
 
 
@@ -143,10 +143,10 @@ def test_packet_ids_in_use_are_skipped(peer: Peer) -> None:
     peer.session.deliver("live", delivery(message("a")))
     peer.session.deliver("live", delivery(message("a")))
     peer.send(Puback(1))
-    for _ in range(65_533):
+    for packet_id in range(3, 65_536):
         peer.session.deliver("live", delivery(message("a")))
         peer.session.data_to_send()
-        peer.send(Puback(peer.session._packet_id))
+        peer.send(Puback(packet_id))
     for expected in (1, 3):
         peer.session.deliver("live", delivery(message("a")))
         (packet,) = peer.received()
@@ -180,4 +180,4 @@ def test_what_arrives_after_the_end_is_held_for_release(peer: Peer) -> None:
     peer.send(Disconnect())
     assert peer.session.deliver("live", after)
     assert peer.received() == []
-    assert peer.session.unsettled() == (before, after)
+    assert peer.session.unsettled() == [before, after]

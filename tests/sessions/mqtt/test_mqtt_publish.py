@@ -33,7 +33,7 @@ def test_qos_0_is_published_and_not_answered(peer: Peer) -> None:
 
 def test_qos_1_is_acknowledged_after_the_hub_took_it(peer: Peer) -> None:
     """[MQTT-3.3.4-1] [MQTT-4.3.2-2]"""
-    peer.send(PublishPacket("a", b"", 1, 7, retain=True))
+    peer.send(PublishPacket("a", b"", 1, 7))
     (publish,) = peer.taken(Publish)
     assert publish.message.properties is PERSISTENT
     assert peer.received() == []
@@ -102,14 +102,6 @@ def test_a_publish_that_fails_closes_without_puback(peer: Peer, outcome: Outcome
     assert peer.received() == [Puback(1)]
     assert peer.closed() == Close("a publish was not accepted: slow down", problem)
     assert not peer.commands
-
-
-def test_qos_2_is_refused_by_closing(peer: Peer) -> None:
-    peer.send(PublishPacket("a", b"1", 1, 1), PublishPacket("a", b"2", 2, 2))
-    close = peer.closed()
-    assert close.reason == "QoS 2 is not served yet"
-    assert isinstance(close.error, PacketError)
-    assert [message.body for message in peer.published()] == [b"1"]
 
 
 def test_every_packet_id_may_be_in_flight(peer: Peer) -> None:
