@@ -328,6 +328,7 @@ class Delivering:
             self._complete(exchange)
         elif exchange.state == _SENT:
             exchange.state = _RECEIVED
+            self._exchanges[packet.packet_id] = self._exchanges.pop(packet.packet_id)  # PUBRELs have this order
             if self._keeper is None or not exchange.uid:
                 self._release(exchange)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from gateway.core.auth import Identity
@@ -69,6 +70,7 @@ class Peer:
         context = SessionContext(
             peer="192.0.2.1:4711", server="mqlift/test", settings=settings or Settings(), time=lambda: self.wall
         )
+        self._settings = settings
         self.record: SessionRecord | None = None
         """What the hub has kept of the session."""
         self.session = open_session(context, self.now)
@@ -101,7 +103,7 @@ class Peer:
 
     def taken(self, kind: type[CommandKind]) -> list[CommandKind]:
         """Take the commands of one kind out of those that wait."""
-        found = [command for command in self.commands if isinstance(command, kind)]
+        found: list[CommandKind] = [command for command in self.commands if isinstance(command, kind)]
         self.commands = [command for command in self.commands if not isinstance(command, kind)]
         return found
 
@@ -109,19 +111,43 @@ class Peer:
         """Answer the control commands that wait, and those that follow, one by one; without results ACCEPTED."""
         done: list[Control] = []
         answers = iter(results)
-        while waiting := [command for command in self.commands if isinstance(command, Control)]:
-            command = waiting[0]
-            self.commands.remove(command)
-            done.append(command)
-            self.answer(command.token, next(answers, None) or self.accepted(command))
+        while any(isinstance(command, Control) for command in self.commands):
+            done.append(self.step(next(answers, None)))
         return done
+
+    def step(self, result: Result | None = None) -> Control:
+        """Answer the next control command; without a result ACCEPTED."""
+        command = next(command for command in self.commands if isinstance(command, Control))
+        self.commands.remove(command)
+        self.answer(command.token, result or self.accepted(command))
+        return command
+
+    def lose(self) -> None:
+        """The socket is gone; what the session leaves behind is kept."""
+        self.commands = [*self.session.connection_lost()]
+        for keep in self.taken(KeepInflight):
+            self._keep_inflight(keep)
+
+    def again(self, packet: Connect | None = None, level: int | None = None) -> Peer:
+        """The session on its next connection."""
+        peer = Peer(self._settings, self._level if level is None else level)
+        peer.record = self.record
+        peer.connect(packet or Connect(client_id="c", clean_start=False), session_present=True)
+        return peer
+
+    def _keep_inflight(self, keep: KeepInflight) -> None:
+        assert self.record is not None
+        self.record = replace(self.record, inflight=keep.inflight)
 
     def accepted(self, command: Control) -> Result:
         """What the hub says when nothing is wrong."""
         if isinstance(command, Authenticate):
             return Authenticated(Identity(user=command.credentials.username or ""))
         if isinstance(command, OpenSession):
-            return Opened(self.record)
+            return Opened(None if command.clean else self.record)
+        if isinstance(command, KeepSession):
+            inflight = b"" if self.record is None else self.record.inflight
+            self.record = replace(command.record, inflight=inflight)
         return ACCEPTED
 
     def connect(self, packet: Connect | None = None, *, session_present: bool = False) -> Connack:
@@ -150,13 +176,14 @@ class Peer:
         (end,) = self.taken(EndSession)
         return end
 
-    def kept_inflight(self, result: Result = ACCEPTED) -> list[KeepInflight]:
-        """Answer what is to be kept of what is in flight."""
+    def kept_inflight(self) -> list[KeepInflight]:
+        """Keep what is in flight, until nothing more is to be kept."""
         done = []
         while waiting := self.taken(KeepInflight):
             (keep,) = waiting
             done.append(keep)
-            self.answer(keep.token, result)
+            self._keep_inflight(keep)
+            self.answer(keep.token)
         return done
 
     def closed(self) -> Close:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gateway.protocols.mqtt.subscriptions import CACHED_GRANTS, Filter, Subscriptions
 from gateway.protocols.mqtt.topics import is_topic_filter
 
-
 NOT_SUBSCRIBED = -1
 
 
