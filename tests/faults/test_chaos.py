@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.conftest import GatewayFactory
+from tests.faults.conftest import quick_config
 from tests.faults.traffic import (
     Consumers,
     StompPublisher,
@@ -71,6 +73,19 @@ PLANS = [
 def test_nothing_is_lost_and_nothing_deleted_early(
     plan: Plan, gateway: Gateway, endpoint: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
 ) -> None:
+    check(plan, gateway, endpoint, sqs, queue, queue_name)
+
+
+def test_nor_over_the_other_transport(
+    gateway_factory: GatewayFactory, faults: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
+) -> None:
+    config = quick_config(faults.url)
+    aws = {"region": "us-east-1", "endpoint_url": faults.url, "read_timeout": 0.5, "transport": "aiobotocore"}
+    gateway = gateway_factory(faults.url, **(config | {"aws": aws}))
+    check(Plan("everything", TRANSIENT, 0.3, seed=4), gateway, faults, sqs, queue, queue_name)
+
+
+def check(plan: Plan, gateway: Gateway, endpoint: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str) -> None:
     before = endpoint.injected()
     endpoint.chaos(plan.faults, plan.probability, seed=plan.seed, actions=plan.actions)
     stomp_publisher = StompPublisher(gateway.port("stomp"), f"/queue/{queue_name}")

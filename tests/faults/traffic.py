@@ -90,7 +90,7 @@ class Consumers:
 
     def _consume(self) -> None:
         with RecordingConsumer(self._port, self.acks, self._decide) as client:
-            client.subscribe(f"/queue/{self._queue}", prefetch_count="20")
+            client.subscribe(f"/queue/{self._queue}", **{"prefetch-count": "20"})
             self.connections += 1
             while client.connected and not self._stopping.wait(RECONNECT_INTERVAL):
                 pass
