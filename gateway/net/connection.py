@@ -40,7 +40,7 @@ from gateway.core.subscription import Subscription
 log = structlog.get_logger("mqlift.connection")
 
 LINGER: Final = 5.0
-"""Seconds that a peer has to read the last bytes of a connection that is being closed."""
+"""Seconds that a peer has to read the last bytes of a connection that is being closed, and to close it as well."""
 
 UNSENT_BYTES: Final = 1024 * 1024
 """Answers that wait for a peer that does not read, before it is not read any more either. Deliveries stop long before,
@@ -209,8 +209,6 @@ class Connection(asyncio.Protocol):
         self.resume(_UNSENT)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._pauses:
-            self._metrics.paused.dec()
         self._lost = True
         for handle in (self._timer, self._flush_handle, self._control):
             if handle is not None:
@@ -285,7 +283,7 @@ class Connection(asyncio.Protocol):
         """Stop reading the socket: its buffers fill, and the peer has to wait."""
         if self._pauses is None:
             self._pauses = set()
-        if not self._pauses and not self._lost:
+        if not self._pauses and not self._closing:
             self._metrics.paused.inc()
             self._session.reading(False, self._loop.time())
             self._transport.pause_reading()
@@ -296,7 +294,7 @@ class Connection(asyncio.Protocol):
         if not self._pauses or reason not in self._pauses:
             return
         self._pauses.discard(reason)
-        if not self._pauses and not self._lost:
+        if not self._pauses and not self._closing:
             self._metrics.paused.dec()
             self._session.reading(True, self._loop.time())
             if not self._transport.is_closing():
@@ -434,12 +432,22 @@ class Connection(asyncio.Protocol):
             self._flush_handle.cancel()
         self._flush()
         self._leave()
-        self._transport.close()
+        # Closing a socket with unread bytes resets it, and what is on its way to the peer, such as the reason, is lost.
+        # So it is read to its end, and the peer closes it. (TLS has a closing handshake of its own.)
+        if not self._transport.is_closing():
+            end = self._transport.write_eof if self._transport.can_write_eof() else self._transport.close
+            end()
         self._set_timer(self._loop.time() + LINGER)
 
     def _leave(self) -> None:
         """Take part in nothing any more; answers that are on their way, and settlements, still come. Idempotent."""
+        if self._closing:
+            return
         self._closing = True
+        if self._pauses:
+            self._metrics.paused.dec()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()  # to see the end; what comes before it is dropped
         for subscription in self._consuming():
             subscription.cancel()
         self._broker.disconnected(self, self._client_id)

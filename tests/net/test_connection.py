@@ -915,6 +915,27 @@ async def test_last_bytes_that_nobody_reads_are_given_up_after_a_while() -> None
 
 
 @on_clock
+async def test_a_peer_that_does_not_close_its_side_is_cut_off_and_until_then_not_listened_to() -> None:
+    rig = Rig()
+    peer = rig.connect()
+    peer.transport.polite = False
+    peer.connection.pause("busy")
+    peer.session.at_shutdown = (END,)
+    peer.connection.shutdown()
+    assert peer.transport.reading, "unread bytes would reset the connection, and the last words with it"
+    assert rig.sample("reading_paused", protocol="test") == 0
+    await peer.sends(publish(1))
+    peer.connection.pause("busy still")
+    assert peer.transport.reading
+    peer.connection.resume("busy")
+    peer.connection.resume("busy still")
+    assert not peer.answered
+    await asyncio.sleep(LINGER + 0.1)
+    assert peer.gone
+    assert rig.sample("reading_paused", protocol="test") == 0
+
+
+@on_clock
 async def test_no_timer_is_left_of_a_connection_that_is_gone() -> None:
     rig = Rig()
     peer = rig.connect()

@@ -25,6 +25,9 @@ class FakeTransport(asyncio.Transport):
         self.reading = True
         self._high = 65_536
         self._paused = False
+        self.polite = True
+        """The peer closes the connection when it has read to the end."""
+        self._eof = False
         self._closing = False
         self._lost = False
         self._loop = asyncio.get_running_loop()
@@ -38,6 +41,7 @@ class FakeTransport(asyncio.Transport):
         return len(self.buffer)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self._eof, "written after the end"
         if self._lost or (self._closing and not self.buffer):
             return
         if self.broken:
@@ -61,6 +65,7 @@ class FakeTransport(asyncio.Transport):
             self.protocol.resume_writing()
         if self._closing and not self.buffer:
             self._lose(None)
+        self._end()
 
     def pause_reading(self) -> None:
         if not self._closing:
@@ -74,6 +79,17 @@ class FakeTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._closing
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._eof = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._eof and self.polite and self.reading and not self.buffer:
+            self._lose(None)
 
     def close(self) -> None:
         if not self._closing:
