@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from adapters.memory.backend import MemoryBackend
@@ -19,6 +21,7 @@ from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import QUEUE_KIND, Pattern, QueueMatch, Routes, Rule, RuleTarget, TopicMatch
+from gateway.core.subscription import Subscription
 from gateway.core.topology import Topology, UnknownExchange
 from tests.rig.clock import at_end, on_clock, settle_down, until
 from tests.rig.scripted import Consumer, ScriptedBackend, message, never, new_metrics, raising
@@ -416,3 +419,85 @@ async def test_with_the_memory_backend_a_message_comes_round_and_back_after_a_re
     await asyncio.sleep(100)
     assert not rig.client.deliveries
     assert subscription.held == 0
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["publish", "publish", "accept", "release", "block", "unblock", "leave", "join", "wait"]),
+        st.integers(0, 3),
+    ),
+    max_size=60,
+)
+
+
+class Crowd:
+    """Consumers of one queue that come and go as they like, and what they accepted."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.members: list[tuple[Subscription, Consumer]] = []
+        self.accepted: list[bytes] = []
+
+    def join(self, prefetch: int) -> None:
+        consumer = Consumer()
+        self.members.append((self.broker.consume("tag", "orders", consumer, prefetch), consumer))
+
+    def accept(self, consumer: Consumer) -> None:
+        self.accepted += consumer.bodies
+        consumer.settle()
+
+    def leave(self, subscription: Subscription, consumer: Consumer) -> None:
+        """As a connection that is lost."""
+        self.members.remove((subscription, consumer))
+        subscription.cancel()
+        consumer.settle(Outcome.RELEASED)
+
+    def act(self, step: str, which: int) -> None:
+        if step == "join" or not self.members:
+            self.join(1 + 3 * which)
+            return
+        subscription, consumer = self.members[which % len(self.members)]
+        match step:
+            case "accept":
+                self.accept(consumer)
+            case "release":
+                consumer.settle(Outcome.RELEASED)
+            case "block":
+                subscription.blocked = True
+            case "unblock":
+                subscription.unblock()
+            case "leave":
+                self.leave(subscription, consumer)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+@on_clock
+async def test_whoever_comes_and_goes_each_message_is_accepted_once(steps: list[tuple[str, int]]) -> None:
+    backend = MemoryBackend()
+    rig = Rig(backends={"memory": backend})
+    await rig.broker.declare_queue("orders", DURABLE, rig.client)
+    crowd = Crowd(rig.broker)
+    published = 0
+    for step, which in steps:
+        if step == "publish":
+            for _ in range(1 + 4 * which):
+                rig.broker.publish(message(b"%d" % published), rig.client, published)
+                published += 1
+        elif step == "wait":
+            await asyncio.sleep(0.01 * 12**which)  # up to 17 s: over a renewal
+        else:
+            crowd.act(step, which)
+        await settle_down(3)
+    for subscription, consumer in list(crowd.members):
+        crowd.leave(subscription, consumer)
+    crowd.join(1_000)
+    ((_, last),) = crowd.members
+    await until(lambda: len(crowd.accepted) + len(last.deliveries) >= published, "all are delivered")
+    crowd.accept(last)
+    rig.broker.stop_polling()
+    await rig.broker.drain()
+    assert sorted(map(int, crowd.accepted)) == list(range(published))
+    assert len(rig.client.answers) == published
+    depth = await backend.depth(backend.home("orders", DURABLE))
+    assert (depth.ready, depth.unsettled) == (0, 0)
