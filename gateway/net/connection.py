@@ -86,11 +86,11 @@ class ConnectionMetrics:
         self.opened = metrics.connections_total.labels(protocol)
         self.errors = metrics.protocol_errors.labels(protocol)
         self.logins_refused = metrics.logins_refused.labels(protocol)
-        self.received = metrics.received_bytes.labels(protocol)
-        self.sent = metrics.sent_bytes.labels(protocol)
+        self.received = metrics.tally(metrics.received_bytes.labels(protocol))
+        self.sent = metrics.tally(metrics.sent_bytes.labels(protocol))
         self.paused = metrics.reading_paused.labels(protocol)
-        self.publishes = metrics.publishes.labels(protocol)
-        self.results = [metrics.publish_results.labels(outcome.name.lower()) for outcome in Outcome]
+        self.publishes = metrics.tally(metrics.publishes.labels(protocol))
+        self.results = [metrics.tally(metrics.publish_results.labels(outcome.name.lower())) for outcome in Outcome]
 
 
 class Connection(asyncio.Protocol):
@@ -113,8 +113,6 @@ class Connection(asyncio.Protocol):
         "_on_made",
         "_open_session",
         "_pauses",
-        "_published",
-        "_results",
         "_session",
         "_stuck_at",
         "_subscriptions",
@@ -147,8 +145,6 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._client_id = ""
-        self._published = 0
-        self._results = [0] * len(Outcome)
         self._closing = False
         self._lost = False
         self._write_paused = False
@@ -186,7 +182,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self._metrics.received.inc(len(data))
+        self._metrics.received.count += len(data)
         commands = self._session.receive_data(data, self._loop.time())
         if commands:
             self._execute(commands)
@@ -218,7 +214,6 @@ class Connection(asyncio.Protocol):
             self._last_words()
         finally:
             self._metrics.connections.dec()
-            self._count()
             log.debug("connection_lost", connection=self.number, problem=str(exc) if exc else None)
             self._on_lost(self)
 
@@ -245,11 +240,10 @@ class Connection(asyncio.Protocol):
     def answer(self, token: object, result: Result) -> None:
         """The result of a publish."""
         self.inflight -= 1
-        self._results[result.outcome] += 1
+        self._metrics.results[result.outcome].count += 1
         if self._pauses and self.inflight <= self._limits.inflight // 2:
             self.resume(self)
         if self._lost:
-            self._count()
             return
         if token is not None:
             try:
@@ -354,7 +348,7 @@ class Connection(asyncio.Protocol):
         self._commands = None
 
     def _publish(self, command: Publish) -> None:
-        self._published += 1
+        self._metrics.publishes.count += 1
         self.inflight += 1
         self._broker.publish(command.message, self, command.token)
         if self.inflight >= self._limits.inflight:
@@ -480,7 +474,6 @@ class Connection(asyncio.Protocol):
         if self._write_paused and self._transport.get_write_buffer_size() > UNSENT_BYTES:
             self._stuck_at = min(self._stuck_at, self._loop.time() + STUCK)
             self.pause(_UNSENT)
-        self._count()
         self._arm()
 
     def _write(self) -> None:
@@ -491,7 +484,7 @@ class Connection(asyncio.Protocol):
         if unwritten:
             self._writing = self._writing + unwritten if self._writing else unwritten
         if data:
-            self._metrics.sent.inc(len(data))
+            self._metrics.sent.count += len(data)
             self._transport.write(data)
         if unwritten and not self._write_paused:
             # Not now: that a write has failed shows in the next turn, when the transport says that it is closing.
@@ -506,15 +499,6 @@ class Connection(asyncio.Protocol):
         written, self._writing = self._writing, None
         for delivery in written or ():
             delivery.source.settle(delivery, Outcome.ACCEPTED)
-
-    def _count(self) -> None:
-        if self._published:
-            self._metrics.publishes.inc(self._published)
-            self._published = 0
-        for outcome, count in enumerate(self._results):
-            if count:
-                self._metrics.results[outcome].inc(count)
-                self._results[outcome] = 0
 
     # Time
 
