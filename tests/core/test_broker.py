@@ -315,6 +315,23 @@ async def test_a_virtual_queue_ends_with_its_owner_and_takes_its_bindings_along(
 
 
 @on_clock
+async def test_an_auto_delete_queue_ends_with_its_last_consumer() -> None:
+    rig = Rig()
+    owner = Consumer()
+    await rig.broker.declare_queue("live", QueueSpec(durable=False, exclusive=True, auto_delete=True), owner)
+    rig.broker.bind("live", TOPIC_EXCHANGE, "#")
+    first = rig.broker.consume("1", "live", owner, 10)
+    second = rig.broker.consume("2", "live", owner, 10)
+    first.cancel()
+    assert await rig.publish(on_topic("a")) is ACCEPTED
+    second.cancel()
+    assert await rig.publish(on_topic("a")) is UNROUTED
+    assert not rig.broker._virtual
+    assert not rig.broker._owned
+    rig.broker.disconnected(owner, "")
+
+
+@on_clock
 async def test_a_virtual_queue_that_the_topology_refuses_is_not_half_there() -> None:
     rig = Rig()
     rig.topology._max_queues = 0
