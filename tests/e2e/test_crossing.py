@@ -384,7 +384,7 @@ def test_each_group_of_a_fifo_queue_stays_in_order(gateway: Gateway, queue_name:
                 publisher.publish(f"fifo/{queue_name}/{group}", bodies[number])
         publisher.wait_acknowledged(25 * 12)
     with StompClient(gateway.port("stomp")) as consumer:
-        consumer.subscribe(f"/queue/{queue_name}-ordered", **{"prefetch-count": "50"})
+        consumer.subscribe(f"/queue/{queue_name}-ordered", ack="client-individual", **{"prefetch-count": "50"})
         deliveries = consumer.wait_deliveries(25 * 12, 60)
     received: defaultdict[str, list[str]] = defaultdict(list)
     for delivery in deliveries:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import GatewayFactory
 from tests.faults.holding import Hold
-from tests.faults.traffic import Consumers, assert_promises, publishers, wait_settled
+from tests.faults.traffic import Consumers, assert_promises, publishers, wait_more_consumed, wait_settled
 from tests.faults.wire import (
     Wire,
     connected_mqtt,
@@ -59,8 +59,8 @@ def wait_inflight(gateway: Gateway, number: int) -> None:
 
 def wait_refused(gateway: Gateway) -> None:
     """Wait until nobody is let in any more, while the process still runs."""
-    for protocol in ("mqtt", "stomp"):
-        wait_for(lambda protocol=protocol: not accepts(gateway.port(protocol)), f"{protocol} is closed")
+    wait_for(lambda: not accepts(gateway.port("mqtt")), "MQTT is closed")
+    wait_for(lambda: not accepts(gateway.port("stomp")), "STOMP is closed")
     assert gateway.running
 
 
@@ -133,10 +133,9 @@ def test_sigterm_under_load(
     ):
         for half in range(2):
             wait_for(lambda: all(publisher.connected for publisher in senders), "the publishers are connected")
-            done = len(consumers.bodies)
             for publisher, (topic, bodies) in senders.items():
                 publisher.publish_all(topic, bodies[half * 300 : (half + 1) * 300])
-            wait_for(lambda done=done: len(consumers.bodies) > done, "messages are published and consumed")
+            wait_more_consumed(consumers)
             began = time.monotonic()
             assert gateway.terminate(DRAIN_TIMEOUT + END_MARGIN) == 0
             assert time.monotonic() - began < DRAIN_TIMEOUT

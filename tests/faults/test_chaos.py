@@ -3,13 +3,11 @@ before its acknowledgement. Duplicates are allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
 
-from tests.conftest import GatewayFactory
-from tests.faults.conftest import quick_config
 from tests.faults.traffic import (
     Consumers,
     StompPublisher,
@@ -57,7 +55,8 @@ class Plan:
 PLANS = [
     Plan("server errors", (INTERNAL_FAILURE, SERVICE_UNAVAILABLE, BAD_GATEWAY), 0.4),
     Plan("throttles", (REQUEST_THROTTLED, THROTTLING), 0.3),
-    Plan("too much in flight", (OVER_LIMIT,), 0.6, ("ReceiveMessage",), least=2),
+    # Each one doubles the time to the next poll, so there are few.
+    Plan("too much in flight", (OVER_LIMIT,), 1.0, ("ReceiveMessage",), least=1),
     Plan("entries fail", (EntryFailures((0, 3, 4, 9)), EntryFailures((1, 2), "ServiceUnavailable")), 0.5, CHANGES),
     Plan("entries fail and are done", (EntryFailures((0, 2, 5), applied=True), MissingEntries((1, 4))), 0.4, CHANGES),
     # A long poll has 10 seconds more than it waits, so these stay away from it.
@@ -77,11 +76,10 @@ def test_nothing_is_lost_and_nothing_deleted_early(
 
 
 def test_nor_over_the_other_transport(
-    gateway_factory: GatewayFactory, faults: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
+    quick_gateway: Callable[..., Gateway], faults: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
 ) -> None:
-    config = quick_config(faults.url)
-    aws = {"region": "us-east-1", "endpoint_url": faults.url, "read_timeout": 0.5, "transport": "aiobotocore"}
-    gateway = gateway_factory(faults.url, **(config | {"aws": aws}))
+    gateway = quick_gateway(aws={"transport": "aiobotocore"})
+    gateway.start()
     check(Plan("everything", TRANSIENT, 0.3, seed=4), gateway, faults, sqs, queue, queue_name)
 
 
