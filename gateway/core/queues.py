@@ -118,7 +118,7 @@ class VirtualQueue:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._turns.remove(subscription)
-        if not self._turns and self._on_unused is not None:
+        if not self._turns and self._on_unused is not None and not self._closed:
             self._on_unused()
 
     def credited(self, subscription: Subscription) -> None:

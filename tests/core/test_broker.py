@@ -332,6 +332,22 @@ async def test_an_auto_delete_queue_ends_with_its_last_consumer() -> None:
 
 
 @on_clock
+async def test_a_guest_that_leaves_an_auto_delete_queue_after_its_owner_ends_nothing_else() -> None:
+    rig = Rig()
+    owner, guest, successor = Consumer(), Consumer(), Consumer()
+    spec = QueueSpec(durable=False, auto_delete=True)
+    await rig.broker.declare_queue("live", spec, owner)
+    subscription = rig.broker.consume("tag", "live", guest, 5)
+    rig.broker.disconnected(owner, "")
+    await rig.broker.declare_queue("live", spec, successor)
+    subscription.cancel()
+    assert await rig.publish(message(key="live")) is ACCEPTED
+    assert not guest.deliveries
+    rig.broker.consume("tag", "live", successor, 5).cancel()
+    assert await rig.publish(message(key="live")) is UNROUTED
+
+
+@on_clock
 async def test_a_virtual_queue_that_the_topology_refuses_is_not_half_there() -> None:
     rig = Rig()
     rig.topology._max_queues = 0
