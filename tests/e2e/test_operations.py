@@ -95,6 +95,18 @@ def test_a_missing_queue_is_named_and_found_once_it_is_there(
     assert_exactly(["patient"], drain(sqs, url).elements())
 
 
+def test_a_wrong_region_is_like_a_missing_queue(
+    gateway_factory: GatewayFactory, faults: FaultEndpoint, queue: str, queue_name: str
+) -> None:
+    aws = {"region": "eu-west-1", "endpoint_url": faults.url}
+    gateway = gateway_factory(faults.url, routes=ROUTES, provision="never", aws=aws)
+    with MqttPublisher(gateway.port("mqtt"), queue_name) as publisher:
+        publisher.publish(f"in/{queue_name}/1", "refused")
+        wait_for(lambda: publisher.disconnects, "the publisher is refused")
+        assert publisher.acknowledged == {}
+    assert f"sqs queue {queue_name}" in problems(gateway)[1][f"sqs {queue_name} (send)"]
+
+
 def test_a_queue_that_is_deleted_under_a_consumer(
     unprovisioned: Gateway, sqs: SqsClient, queue: str, queue_name: str
 ) -> None:
