@@ -184,7 +184,9 @@ class Connection(asyncio.Protocol):
             return
         self._metrics.received.count += len(data)
         commands = self._session.receive_data(data, self._loop.time())
-        if commands:
+        if self._commands is not None:
+            self._commands.extend(commands)  # behind the one that waits for the backend
+        elif commands:
             self._execute(commands)
         self._flush_soon()
 
@@ -317,12 +319,14 @@ class Connection(asyncio.Protocol):
     # Commands
 
     def _execute(self, commands: Sequence[Command]) -> None:
+        """Execute commands that an answer or the clock gave, ahead of those that wait: they are about what came before.
+
+        A `Close` after a publish that failed must not let the publishes behind it go out first.
+        """
         if self._commands is None:
             self._run(deque(commands))
-        elif self._control is None:
-            self._commands.extendleft(reversed(commands))  # answered at once, while `_run` is at the command
         else:
-            self._commands.extend(commands)  # behind the one that waits for the backend
+            self._commands.extendleft(reversed(commands))
 
     def _run(self, commands: deque[Command]) -> None:
         """Execute commands in order; at one that has to wait, keep the rest and stop reading until it is answered."""

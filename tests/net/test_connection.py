@@ -286,7 +286,7 @@ async def test_what_a_session_answers_comes_before_what_was_pipelined() -> None:
 
 
 @on_clock
-async def test_commands_that_come_while_one_waits_are_executed_behind_it() -> None:
+async def test_what_an_answer_gives_while_a_command_waits_comes_before_what_was_pipelined() -> None:
     rig = Rig()
     await rig.declare("orders")
     peer = rig.connect()
@@ -304,7 +304,22 @@ async def test_commands_that_come_while_one_waits_are_executed_behind_it() -> No
     assert peer.answered == [1]
     rig.door.open.set()
     await settle_down()
-    assert peer.answered == [1, "login", "bind", "claim"]
+    assert peer.answered == [1, "login", "claim", "bind"]
+
+
+@on_clock
+async def test_a_publish_that_failed_while_a_command_waits_lets_no_later_one_go_out() -> None:
+    rig = Rig()
+    await rig.declare("orders")
+    peer = rig.connect()
+    rig.backend.on_send = raising(AccessDenied("no"))
+    peer.session.on_answer = lambda token, result: (Close("released", AccessDenied("no")),) if token == 1 else ()
+    await peer.sends(publish(1), LOGIN, publish(2))
+    assert peer.answered == [1]
+    rig.door.open.set()
+    await settle_down()
+    assert peer.gone
+    assert rig.sample("publishes_total", protocol="test") == 1
 
 
 @on_clock
