@@ -43,7 +43,7 @@ format: setup ## Format the code, and mend what lint can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: setup ## Measure: make bench ARGS="publish"
+bench: setup ## Measure: make bench ARGS="--only publish-50"
 	$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## Remove .venv, caches and build results

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 
 from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
@@ -21,7 +21,7 @@ from gateway.authentication import Anonymous, Nobody
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
-from gateway.core.metrics import Metrics
+from gateway.core.metrics import Metrics, Tally
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.session import Session, SessionContext
 from gateway.core.topology import Topology
@@ -179,8 +179,15 @@ def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions
 
 
 def _observer(metrics: Metrics) -> Callable[[str, str, str, float], None]:
+    calls: dict[tuple[str, str, str], Tally] = {}
+    latencies: dict[tuple[str, str], Histogram] = {}
+
     def observe(service: str, action: str, outcome: str, seconds: float) -> None:
-        metrics.aws_calls.labels(service, action, outcome).inc()
-        metrics.aws_seconds.labels(service, action).observe(seconds)
+        tally = calls.get((service, action, outcome))
+        if tally is None:
+            tally = calls[service, action, outcome] = metrics.tally(metrics.aws_calls.labels(service, action, outcome))
+            latencies[service, action] = metrics.aws_seconds.labels(service, action)
+        tally.count += 1
+        latencies[service, action].observe(seconds)
 
     return observe

@@ -147,7 +147,8 @@ class QueueDirectory:
             raise self.missing(queue, "sqs:GetQueueUrl") from None
 
     def missing(self, queue: Queue, action: str) -> NotFound:
-        problem = "the queue does not exist, or may not be seen with these credentials; create it"
+        region = queue.region or self._aws.region
+        problem = f"the queue does not exist in {region}, or may not be seen with these credentials; create it"
         if self._provision == "never" and queue.reference.ours:
             problem += ", or set `provision: auto`, which needs the permissions sqs:CreateQueue and sqs:TagQueue"
         return NotFound(problem, resource=queue.resource, action=action)

@@ -134,7 +134,8 @@ class Backend(Protocol):
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
         """Send one batch within `limits`; one result for each entry, in their order.
 
-        Returns only after the service answered for every entry; ACCEPTED means that the service has stored it.
+        Returns only after the service answered for every entry; `outcome.ACCEPTED`, that very object, means that the
+        service has stored it.
         """
 
     async def receive(self, target: Target, limit: int, wait: float, visibility: float) -> Sequence[Received]:

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from gateway.core.errors import BackendError, Unavailable
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 
 log = structlog.get_logger("mqlift.batcher")
 
@@ -296,7 +296,7 @@ class Batcher(Generic[E]):
 
     def _sort_out(self, batch: list[E], results: Sequence[Result], started: float) -> None:
         """Entries that may still succeed are sent again, exactly as they are; the others are done."""
-        if all(result.outcome is Outcome.ACCEPTED for result in results):
+        if all(result is ACCEPTED for result in results):
             self._allowed = min(self._policy.requests, self._allowed + 1)
             self._throttled = 0
             self._finish(batch, results)

@@ -251,7 +251,8 @@ class Broker:
             return
         if spec.virtual:
             self._topology.declare_queue(name)
-            self._virtual[name] = VirtualQueue(name, self._metrics)
+            on_unused = (lambda: self._drop(name, owner)) if spec.auto_delete else None
+            self._virtual[name] = VirtualQueue(name, self._metrics, on_unused)
             self._owned.setdefault(owner, set()).add(name)
             return
         if known is None:
@@ -301,11 +302,19 @@ class Broker:
 
     def disconnected(self, owner: Owner, client_id: str) -> None:
         """A connection has ended: its virtual queues and its claim, if it made one, end with it."""
-        for name in self._owned.pop(owner, ()):
-            self._topology.delete_queue(name)
-            self._virtual.pop(name).close()
+        for name in list(self._owned.get(owner, ())):
+            self._drop(name, owner)
         if client_id and self._claims.get(client_id) is owner:
             del self._claims[client_id]
+
+    def _drop(self, queue: str, owner: Owner) -> None:
+        """End a virtual queue."""
+        self._topology.delete_queue(queue)
+        self._virtual.pop(queue).close()
+        owned = self._owned[owner]
+        owned.discard(queue)
+        if not owned:
+            del self._owned[owner]
 
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""

@@ -59,6 +59,10 @@ class Properties:
     user_id: str | None = None
     app_id: str | None = None
 
+    def __hash__(self) -> int:
+        # Of the properties that differ most. All twelve would cost more than what is looked up with them.
+        return hash((self.delivery_mode, self.content_type, self.message_id, self.correlation_id))
+
 
 NO_PROPERTIES = Properties()
 TRANSIENT = Properties(delivery_mode=1)

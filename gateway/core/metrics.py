@@ -1,14 +1,17 @@
 """Every metric of the gateway, in one registry that the composition root owns.
 
-Updated for batches, reads and requests, never for single messages: a counter of prometheus-client takes a lock.
+A counter of prometheus-client takes a lock: it is updated for requests and batches, and a `Tally` for single messages.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Protocol
 from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 25, 100, 250, 500)
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
@@ -26,6 +29,37 @@ class CountedQueue(Protocol):
         """Receive requests under way."""
 
 
+class Tally:
+    """A counter for what happens with every message: counted without a lock, shown when metrics are scraped."""
+
+    __slots__ = ("_counter", "_shown", "count")
+
+    def __init__(self, counter: Counter) -> None:
+        self.count = 0
+        self._counter = counter
+        self._shown = 0
+
+    def show(self) -> None:
+        """Bring the counter up to date."""
+        self._counter.inc(self.count - self._shown)
+        self._shown = self.count
+
+
+class _Tallies(Collector):
+    """Registered before all counters, so that they are up to date when they are collected."""
+
+    def __init__(self) -> None:
+        self.all: dict[Counter, Tally] = {}
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        for tally in list(self.all.values()):
+            tally.show()
+        return ()
+
+
 class Metrics:
     """All metrics, by name. Labels are few and closed: never a client id, a topic or anything else a peer chooses.
 
@@ -41,6 +75,8 @@ class Metrics:
             return Gauge(f"mqlift_{name}", text, labels, registry=registry)
 
         self.registry = registry
+        self._tallies = _Tallies()
+        registry.register(self._tallies)
         self.connections = gauge("connections", "Open connections", "protocol")
         self.connections_total = counter("connections_opened", "Connections accepted", "protocol")
         self.connections_refused = counter("connections_refused", "Connections refused", "protocol", "reason")
@@ -92,3 +128,9 @@ class Metrics:
             self.unsettled.labels(label).set_function(lambda: sum(each.unsettled for each in queues))
             self.polls.labels(label).set_function(lambda: sum(each.polls for each in queues))
         self._queues[label].add(queue)
+
+    def tally(self, counter: Counter) -> Tally:
+        """The tally of a counter, or of one of its children."""
+        if counter not in self._tallies.all:
+            self._tallies.all[counter] = Tally(counter)
+        return self._tallies.all[counter]

@@ -115,8 +115,10 @@ class VirtualQueue:
     live subscribers: it must hold up neither its publishers nor the gateway's memory.
     """
 
-    def __init__(self, name: str, metrics: Metrics) -> None:
+    def __init__(self, name: str, metrics: Metrics, on_unused: Callable[[], None] | None = None) -> None:
+        """`on_unused`: called when the last consumer leaves, for a queue that ends with it (AMQP's auto-delete)."""
         self.name = name
+        self._on_unused = on_unused
         self._loop = asyncio.get_running_loop()
         self._turns = Turns()
         self._waiting: deque[Delivery] = deque()
@@ -148,6 +150,8 @@ class VirtualQueue:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._turns.remove(subscription)
+        if not self._turns and self._on_unused is not None and not self._closed:
+            self._on_unused()
 
     def credited(self, subscription: Subscription) -> None:
         self._turns.offer(subscription)

@@ -12,7 +12,7 @@ from gateway.core.flow import Pausable, Watermark
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.message import Message
 from gateway.core.metrics import Metrics
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 
 DESTINATION_MESSAGES: Final = 10_000
 """Messages that wait for one destination before its publishers are paused: a second of a fast destination."""
@@ -47,7 +47,7 @@ class Sender:
         self._resource = f"{target.kind} {target.name} (send)"
         self._failures = 0
         self._label = f"{target.kind}:{target.label or target.name}"
-        self._accepted = metrics.entries.labels(self._label, "accepted")
+        self._accepted = metrics.tally(metrics.entries.labels(self._label, "accepted"))
         self._batch_entries = metrics.batch_entries.labels(self._label)
         self._batcher: Batcher[Entry] = Batcher(
             self._send,
@@ -111,7 +111,7 @@ class Sender:
             raise
         finally:
             self._count_retries()
-        if self._failures and any(result.outcome is Outcome.ACCEPTED for result in results):
+        if self._failures and ACCEPTED in results:
             self._failures = 0
             self._health.clear(self._resource)
         return results
@@ -137,10 +137,10 @@ class Sender:
         for entry, result in zip(entries, results, strict=True):
             self._waiting.remove(entry.size)
             self._inflight.remove(entry.size)
-            if result.outcome is Outcome.ACCEPTED:
+            if result is ACCEPTED:
                 accepted += 1
             else:
                 self._metrics.entries.labels(self._label, result.outcome.name.lower()).inc()
             assert entry.waiter is not None
             entry.waiter.answer(entry.token, result)
-        self._accepted.inc(accepted)
+        self._accepted.count += accepted

@@ -50,7 +50,7 @@ from gateway.core.subscription import Subscription
 log = structlog.get_logger("mqlift.connection")
 
 LINGER: Final = 5.0
-"""Seconds that a peer has to read the last bytes of a connection that is being closed."""
+"""Seconds that a peer has to read the last bytes of a connection that is being closed, and to close it as well."""
 
 UNSENT_BYTES: Final = 1024 * 1024
 """Answers that wait for a peer that does not read, before it is not read any more either. Deliveries stop long before,
@@ -103,12 +103,12 @@ class ConnectionMetrics:
         self.opened = metrics.connections_total.labels(protocol)
         self.errors = metrics.protocol_errors.labels(protocol)
         self.logins_refused = metrics.logins_refused.labels(protocol)
-        self.received = metrics.received_bytes.labels(protocol)
-        self.sent = metrics.sent_bytes.labels(protocol)
+        self.received = metrics.tally(metrics.received_bytes.labels(protocol))
+        self.sent = metrics.tally(metrics.sent_bytes.labels(protocol))
         self.paused = metrics.reading_paused.labels(protocol)
-        self.delivered = metrics.delivered.labels(protocol)
-        self.publishes = metrics.publishes.labels(protocol)
-        self.results = [metrics.publish_results.labels(outcome.name.lower()) for outcome in Outcome]
+        self.delivered = metrics.tally(metrics.delivered.labels(protocol))
+        self.publishes = metrics.tally(metrics.publishes.labels(protocol))
+        self.results = [metrics.tally(metrics.publish_results.labels(outcome.name.lower())) for outcome in Outcome]
 
 
 class Connection(asyncio.Protocol):
@@ -133,8 +133,6 @@ class Connection(asyncio.Protocol):
         "_on_made",
         "_open_session",
         "_pauses",
-        "_published",
-        "_results",
         "_session",
         "_stuck_at",
         "_subscriptions",
@@ -169,8 +167,6 @@ class Connection(asyncio.Protocol):
         self._client_id = ""
         self._identity = NOBODY
         self._authorizer = broker.authorizer
-        self._published = 0
-        self._results = [0] * len(Outcome)
         self._closing = False
         self._lost = False
         self._write_paused = False
@@ -208,9 +204,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self._metrics.received.inc(len(data))
+        self._metrics.received.count += len(data)
         commands = self._session.receive_data(data, self._loop.time())
-        if commands:
+        if self._commands is not None:
+            self._commands.extend(commands)  # behind the one that waits for the backend
+        elif commands:
             self._execute(commands)
         self._flush_soon()
 
@@ -231,8 +229,6 @@ class Connection(asyncio.Protocol):
         self.resume(_UNSENT)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._pauses:
-            self._metrics.paused.dec()
         self._lost = True
         for handle in (self._timer, self._flush_handle, self._control):
             if handle is not None:
@@ -242,7 +238,6 @@ class Connection(asyncio.Protocol):
             self._last_words()
         finally:
             self._metrics.connections.dec()
-            self._count()
             log.debug("connection_lost", connection=self.number, problem=str(exc) if exc else None)
             self._on_lost(self)
 
@@ -267,7 +262,7 @@ class Connection(asyncio.Protocol):
     def answer(self, token: object, result: Result) -> None:
         """The result of a publish."""
         self.inflight -= 1
-        self._results[result.outcome] += 1
+        self._metrics.results[result.outcome].count += 1
         if self._pauses and self.inflight <= self._limits.inflight // 2:
             self.resume(self)
         self._tell(token, result)
@@ -275,7 +270,6 @@ class Connection(asyncio.Protocol):
     def _tell(self, token: object, result: Result) -> None:
         """Give the session an answer, unless nobody waits for it any more."""
         if self._lost:
-            self._count()
             return
         if token is not None:
             try:
@@ -319,7 +313,7 @@ class Connection(asyncio.Protocol):
         """Stop reading the socket: its buffers fill, and the peer has to wait."""
         if self._pauses is None:
             self._pauses = set()
-        if not self._pauses and not self._lost:
+        if not self._pauses and not self._closing:
             self._metrics.paused.inc()
             self._session.reading(False, self._loop.time())
             self._transport.pause_reading()
@@ -330,7 +324,7 @@ class Connection(asyncio.Protocol):
         if not self._pauses or reason not in self._pauses:
             return
         self._pauses.discard(reason)
-        if not self._pauses and not self._lost:
+        if not self._pauses and not self._closing:
             self._metrics.paused.dec()
             self._session.reading(True, self._loop.time())
             if not self._transport.is_closing():
@@ -359,12 +353,14 @@ class Connection(asyncio.Protocol):
     # Commands
 
     def _execute(self, commands: Sequence[Command]) -> None:
+        """Execute commands that an answer or the clock gave, ahead of those that wait: they are about what came before.
+
+        A `Close` after a publish that failed must not let the publishes behind it go out first.
+        """
         if self._commands is None:
             self._run(deque(commands))
-        elif self._control is None:
-            self._commands.extendleft(reversed(commands))  # answered at once, while `_run` is at the command
         else:
-            self._commands.extend(commands)  # behind the one that waits for the backend
+            self._commands.extendleft(reversed(commands))
 
     def _run(self, commands: deque[Command]) -> None:
         """Execute commands in order; at one that has to wait, keep the rest and stop reading until it is answered."""
@@ -393,7 +389,7 @@ class Connection(asyncio.Protocol):
         self._commands = None
 
     def _publish(self, command: Publish) -> None:
-        self._published += 1
+        self._metrics.publishes.count += 1
         self.inflight += 1
         address = command.message.address
         if self._authorizer is None or self._authorizer.allows(self._identity, Action.PUBLISH, *address):
@@ -529,12 +525,22 @@ class Connection(asyncio.Protocol):
             self._flush_handle.cancel()
         self._flush()
         self._leave()
-        self._transport.close()
+        # Closing a socket with unread bytes resets it, and what is on its way to the peer, such as the reason, is lost.
+        # So it is read to its end, and the peer closes it. (TLS has a closing handshake of its own.)
+        if not self._transport.is_closing():
+            end = self._transport.write_eof if self._transport.can_write_eof() else self._transport.close
+            end()
         self._set_timer(self._loop.time() + LINGER)
 
     def _leave(self) -> None:
         """Take part in nothing any more; answers that are on their way, and settlements, still come. Idempotent."""
+        if self._closing:
+            return
         self._closing = True
+        if self._pauses:
+            self._metrics.paused.dec()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()  # to see the end; what comes before it is dropped
         for subscription in self._consuming():
             subscription.cancel()
         self._broker.disconnected(self, self._client_id)
@@ -567,7 +573,6 @@ class Connection(asyncio.Protocol):
         if self._write_paused and self._transport.get_write_buffer_size() > UNSENT_BYTES:
             self._stuck_at = min(self._stuck_at, self._loop.time() + STUCK)
             self.pause(_UNSENT)
-        self._count()
         self._arm()
 
     def _write(self) -> None:
@@ -578,7 +583,7 @@ class Connection(asyncio.Protocol):
         if unwritten:
             self._writing = self._writing + unwritten if self._writing else unwritten
         if data:
-            self._metrics.sent.inc(len(data))
+            self._metrics.sent.count += len(data)
             self._transport.write(data)
         if unwritten and not self._write_paused:
             # Not now: that a write has failed shows in the next turn, when the transport says that it is closing.
@@ -593,15 +598,6 @@ class Connection(asyncio.Protocol):
         written, self._writing = self._writing, None
         for delivery in written or ():
             delivery.source.settle(delivery, Outcome.ACCEPTED)
-
-    def _count(self) -> None:
-        if self._published:
-            self._metrics.publishes.inc(self._published)
-            self._published = 0
-        for outcome, count in enumerate(self._results):
-            if count:
-                self._metrics.results[outcome].inc(count)
-                self._results[outcome] = 0
 
     # Time
 

@@ -308,6 +308,25 @@ async def test_the_next_of_a_key_follows_one_that_was_given_up() -> None:
 
 
 @on_clock
+async def test_what_waits_behind_a_released_one_is_released_with_it() -> None:
+    destination = Destination()
+    await destination.put("a1", "a2", "a3", "b1", "b2")
+    await destination.reply([DENIED, ACCEPTED])
+    assert destination.outcomes == {
+        "a1": Outcome.RELEASED,
+        "a2": Outcome.RELEASED,
+        "a3": Outcome.RELEASED,
+        "b1": Outcome.ACCEPTED,
+    }
+    assert destination.requests[1:] == [["b2"]], "its publisher sends a1 again: a2 must not be there before"
+    await destination.put("a4")
+    await destination.reply()
+    assert destination.requests[-1] == ["a4"]
+    await destination.reply()
+    assert destination.batcher.held == 0
+
+
+@on_clock
 async def test_throttled_means_a_pause_and_half_the_requests(longest_backoff: None) -> None:
     destination = Destination(BatchPolicy(requests=4, backoff_base=1.0), entries=1)
     await destination.put(*(f"N{number}" for number in range(12)))
@@ -669,6 +688,15 @@ class LineMachine(RuleBasedStateMachine):
         item = data.draw(st.sampled_from(self.out))
         self.out.remove(item)
         self.line.done(item)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def take_behind(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from(self.out))
+        behind = [other for other in self.waiting if item.key is not None and other.key == item.key]
+        assert list(self.line.take_behind(item)) == behind
+        for other in behind:
+            self.waiting.remove(other)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import finish
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.processes import Gateway, Ministack, gateway_config
+
+NOTHING: Mapping[str, object] = {}
 
 ROUTES: list[object] = [
     # Of FIFO queues, the group is a level of the topic.
@@ -22,15 +24,25 @@ ROUTES: list[object] = [
 ]
 
 
-def quick_config(endpoint_url: str, **settings: object) -> dict[str, object]:
-    """Half a second for an answer; retries within a tenth; what a crash hides is back after two seconds."""
-    config: dict[str, object] = {
-        "aws": {"region": "us-east-1", "endpoint_url": endpoint_url, "connect_timeout": 1, "read_timeout": 0.5},
-        "sender": {"timeout": 20, "backoff_base": 0.01, "backoff_cap": 0.1},
-        "receiver": {"visibility": 2, "wait": 1},
-        "routes": ROUTES,
-    }
-    return gateway_config(endpoint_url, **(config | settings))  # type: ignore[arg-type]
+AWS = {"region": "us-east-1", "connect_timeout": 1, "read_timeout": 0.5}
+SENDER = {"timeout": 20, "backoff_base": 0.01, "backoff_cap": 0.1}
+RECEIVER = {"visibility": 2, "wait": 1}
+
+
+def quick_config(
+    endpoint_url: str, *, aws: Mapping[str, object] = NOTHING, sender: Mapping[str, object] = NOTHING
+) -> dict[str, object]:
+    """Half a second for an answer; retries within a tenth; what a crash hides is back after two seconds.
+
+    `aws` and `sender` add to those sections, and win.
+    """
+    return gateway_config(
+        endpoint_url,
+        aws=AWS | {"endpoint_url": endpoint_url} | dict(aws),
+        sender=SENDER | dict(sender),
+        receiver=RECEIVER,
+        routes=ROUTES,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +63,16 @@ def gateway(endpoint: FaultEndpoint, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def own_gateway(faults: FaultEndpoint, tmp_path: Path) -> Iterator[Gateway]:
-    """A gateway that the test may kill and start again; it is not started yet."""
-    gateway = Gateway(quick_config(faults.url), tmp_path)
+def quick_gateway(faults: FaultEndpoint, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
+    """Make gateways like that, behind the test's own endpoint, with what is added to `quick_config`.
+
+    They are not started yet, and the test may kill them and start them again.
+    """
     with contextlib.ExitStack() as stack:
-        stack.callback(finish, gateway)
-        yield gateway
+
+        def make(**sections: Mapping[str, object]) -> Gateway:
+            gateway = Gateway(quick_config(faults.url, **sections), tmp_path)
+            stack.callback(finish, gateway)
+            return gateway
+
+        yield make

@@ -18,6 +18,7 @@ class Hold:
         self._queue = queue
         self._released = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._open = False
         self.held = 0
         """Calls that are held now."""
 
@@ -32,12 +33,15 @@ class Hold:
         return answer
 
     def release(self) -> None:
-        """Let everything pass, from now on. For the test's thread, after something was held."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._released.set)
+        """Let everything pass, from now on, also what has not come yet. For the test's thread."""
+        self._open = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._released.set)
 
     async def _wait(self) -> None:
         self._loop = asyncio.get_running_loop()
+        if self._open:
+            return
         self.held += 1
         await self._released.wait()
         self.held -= 1

@@ -3,7 +3,7 @@ before its acknowledgement. Duplicates are allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -55,7 +55,8 @@ class Plan:
 PLANS = [
     Plan("server errors", (INTERNAL_FAILURE, SERVICE_UNAVAILABLE, BAD_GATEWAY), 0.4),
     Plan("throttles", (REQUEST_THROTTLED, THROTTLING), 0.3),
-    Plan("too much in flight", (OVER_LIMIT,), 0.6, ("ReceiveMessage",), least=2),
+    # Each one doubles the time to the next poll, so there are few.
+    Plan("too much in flight", (OVER_LIMIT,), 1.0, ("ReceiveMessage",), least=1),
     Plan("entries fail", (EntryFailures((0, 3, 4, 9)), EntryFailures((1, 2), "ServiceUnavailable")), 0.5, CHANGES),
     Plan("entries fail and are done", (EntryFailures((0, 2, 5), applied=True), MissingEntries((1, 4))), 0.4, CHANGES),
     # A long poll has 10 seconds more than it waits, so these stay away from it.
@@ -71,6 +72,18 @@ PLANS = [
 def test_nothing_is_lost_and_nothing_deleted_early(
     plan: Plan, gateway: Gateway, endpoint: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
 ) -> None:
+    check(plan, gateway, endpoint, sqs, queue, queue_name)
+
+
+def test_nor_over_the_other_transport(
+    quick_gateway: Callable[..., Gateway], faults: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
+) -> None:
+    gateway = quick_gateway(aws={"transport": "aiobotocore"})
+    gateway.start()
+    check(Plan("everything", TRANSIENT, 0.3, seed=4), gateway, faults, sqs, queue, queue_name)
+
+
+def check(plan: Plan, gateway: Gateway, endpoint: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str) -> None:
     before = endpoint.injected()
     endpoint.chaos(plan.faults, plan.probability, seed=plan.seed, actions=plan.actions)
     stomp_publisher = StompPublisher(gateway.port("stomp"), f"/queue/{queue_name}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from tests.conftest import GatewayFactory
-from tests.faults.conftest import quick_config
 from tests.rig.clients import MqttPublisher, StompClient
 from tests.rig.counting import SqsClient, assert_nothing_lost, drain
 from tests.rig.fault_endpoint import FaultEndpoint
@@ -13,14 +13,15 @@ from tests.rig.faults import SERVICE_UNAVAILABLE, EntryFailures, Fault, NoAnswer
 from tests.rig.processes import Gateway
 from tests.rig.waiting import wait_for
 
-IMPATIENT = {"timeout": 1, "backoff_base": 0.01, "backoff_cap": 0.1}
 BODIES = [f"message {number}" for number in range(30)]
 
 
 @pytest.fixture
-def impatient_gateway(faults: FaultEndpoint, gateway_factory: GatewayFactory) -> Gateway:
+def impatient_gateway(quick_gateway: Callable[..., Gateway]) -> Gateway:
     """A gateway that gives a message back after a second."""
-    return gateway_factory(faults.url, **quick_config(faults.url, sender=IMPATIENT))
+    gateway = quick_gateway(sender={"timeout": 1})
+    gateway.start()
+    return gateway
 
 
 @pytest.mark.parametrize("fault", [SERVICE_UNAVAILABLE, NoAnswer(), EntryFailures(range(10))], ids=str)
@@ -48,11 +49,11 @@ def test_publishers_are_told_and_succeed_later(
 
 
 def test_an_entry_that_sqs_will_never_take_fails_alone(
-    gateway_factory: GatewayFactory, faults: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
+    quick_gateway: Callable[..., Gateway], faults: FaultEndpoint, sqs: SqsClient, queue: str, queue_name: str
 ) -> None:
     # What comes while the first call is under way leaves in full batches, of both publishers.
-    one_at_a_time = {"requests": 1, "partial_requests": 1}
-    gateway = gateway_factory(faults.url, **quick_config(faults.url, sender=one_at_a_time))
+    gateway = quick_gateway(sender={"requests": 1, "partial_requests": 1})
+    gateway.start()
     faults.inject(Slow(0.3), action="SendMessageBatch")
     faults.inject(EntryFailures((1,), "InvalidMessageContents", sender_fault=True), action="SendMessageBatch")
     with (

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.faults.traffic import Consumers, StompPublisher, assert_promises, publishers, wait_settled
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.traffic import (
+    Consumers,
+    StompPublisher,
+    assert_promises,
+    publishers,
+    wait_more_consumed,
+    wait_settled,
+)
 from tests.rig.clients import MqttPublisher, StompClient
 from tests.rig.counting import SqsClient
 from tests.rig.fault_endpoint import FaultEndpoint
@@ -14,6 +25,12 @@ BURST = 300
 KILLS = 2
 COMEBACK = 12.0
 """Seconds; the visibility timeout of these gateways is 2."""
+
+
+@pytest.fixture
+def own_gateway(quick_gateway: Callable[..., Gateway]) -> Gateway:
+    """Not started yet."""
+    return quick_gateway()
 
 
 def test_kill_9_under_load(
@@ -29,9 +46,8 @@ def test_kill_9_under_load(
         faults.chaos((Slow(0.05), Slow(0.05, before=True)), 1.0, seed=1)
         for kill in range(KILLS):
             wait_for(lambda: all(publisher.connected for publisher in senders), "the publishers are connected")
-            done = len(consumers.bodies)
             burst(senders, kill)
-            wait_for(lambda done=done: len(consumers.bodies) > done, "messages are published and consumed")
+            wait_more_consumed(consumers)
             own_gateway.kill9()
             assert sum(len(publisher.acknowledged) for publisher in senders) < 2 * (kill + 1) * BURST
             own_gateway.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -24,6 +24,7 @@ from tests.rig.faults import (
     MissingEntries,
     NoAnswer,
     Reset,
+    Slow,
 )
 from tests.rig.processes import Gateway
 from tests.rig.waiting import wait_for
@@ -31,7 +32,7 @@ from tests.rig.waiting import wait_for
 GROUPS = 12
 MESSAGES = 15
 
-FIFO_PLANS = {
+FIFO_PLANS: dict[str, Sequence[Fault]] = {
     "entries fail": (EntryFailures((0, 2, 5)), EntryFailures((1, 4), "ServiceUnavailable")),
     "entries fail and are done": (EntryFailures((0, 3, 7), applied=True), MissingEntries((1, 2))),
     "lost answers": (Reset(applied=True), CutAnswer(), NoAnswer(applied=True)),
@@ -102,6 +103,27 @@ def test_what_follows_a_refused_message_does_not_overtake_it(
         assert publisher.disconnects == 1
     found = drain_groups(sqs, fifo_queue)["g"]
     assert list(dict.fromkeys(found)) == ["first", *bodies]
+
+
+def test_each_group_stays_in_order_over_a_kill(
+    quick_gateway: Callable[..., Gateway], faults: FaultEndpoint, sqs: SqsClient, fifo_queue: str, queue_name: str
+) -> None:
+    """The client sends again what was not acknowledged: there are duplicates, and nothing comes out too early."""
+    faults.chaos((Slow(0.03), Slow(0.03, before=True), *FIFO_PLANS["entries fail and are done"]), 0.8, seed=1)
+    gateway = quick_gateway()
+    gateway.start()
+    expected = {f"g{group}": [f"{group}/{number}" for number in range(MESSAGES)] for group in range(GROUPS)}
+    with MqttPublisher(gateway.port("mqtt"), queue_name) as publisher:
+        for number in range(MESSAGES):
+            for group, bodies in expected.items():
+                publisher.publish(f"fifo/{queue_name}/{group}", bodies[number])
+        publisher.wait_acknowledged(GROUPS)
+        gateway.kill9()
+        assert len(publisher.acknowledged) < GROUPS * MESSAGES
+        gateway.start()
+        publisher.wait_acknowledged(GROUPS * MESSAGES, 60)
+    found = drain_groups(sqs, fifo_queue)
+    assert {group: list(dict.fromkeys(bodies)) for group, bodies in found.items()} == expected
 
 
 class _HeldRefusal:

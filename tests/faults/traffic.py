@@ -90,7 +90,7 @@ class Consumers:
 
     def _consume(self) -> None:
         with RecordingConsumer(self._port, self.acks, self._decide) as client:
-            client.subscribe(f"/queue/{self._queue}", prefetch_count="20")
+            client.subscribe(f"/queue/{self._queue}", ack="client-individual", **{"prefetch-count": "20"})
             self.connections += 1
             while client.connected and not self._stopping.wait(RECONNECT_INTERVAL):
                 pass
@@ -149,11 +149,19 @@ def publishers(
         }
 
 
-def wait_settled(sqs: SqsClient, queue_url: str, consumers: Consumers, bodies: Iterable[str]) -> None:
-    """Wait until everything was consumed, duplicates too, and nothing is left in the queue."""
-    wanted = set(bodies)
-    wait_for(lambda: wanted <= consumers.bodies, "everything is consumed", SETTLE_TIMEOUT)
+def wait_more_consumed(consumers: Consumers) -> None:
+    """Wait until more is acknowledged than now."""
+    done = len(consumers.bodies)
+    wait_for(lambda: len(consumers.bodies) > done, "messages are published and consumed")
+
+
+def wait_settled(sqs: SqsClient, queue_url: str, consumers: Consumers, published: Iterable[str]) -> None:
+    """Wait until nothing is left in the queue, and check that everything that was published was consumed.
+
+    For after the last acknowledgement: what is not in the queue then was deleted, and before that it was consumed.
+    """
     wait_for(lambda: depth(sqs, queue_url) == (0, 0), "the queue is empty", SETTLE_TIMEOUT)
+    assert_nothing_lost(list(published), consumers.bodies)
 
 
 def assert_promises(

@@ -29,6 +29,8 @@ MAX_HISTORY = 200_000
 UPSTREAM_TIMEOUT = 60.0
 POLL_INTERVAL = 0.05
 STOP_TIMEOUT = 10.0
+CLOSING = 0.05
+"""Seconds that closed sockets have to leave the event loop before it ends."""
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding", "expect"}
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """`SO_LINGER` on, of no time: closing sends a reset (socket(7), tcp(7))."""
@@ -211,6 +213,9 @@ class FaultEndpoint:
         async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as upstream:
 
             def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                if self._stop.is_set():
+                    writer.transport.abort()  # it was in the backlog
+                    return
                 task = asyncio.create_task(self._converse(_Peer(reader, writer), upstream))
                 tasks.add(task)
                 task.add_done_callback(ended)
@@ -228,6 +233,8 @@ class FaultEndpoint:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        # What was aborted, here and upstream, is closed in the next turns of the loop.
+        await asyncio.sleep(CLOSING)
 
     async def _converse(self, peer: _Peer, upstream: aiohttp.ClientSession) -> None:
         try:
@@ -239,6 +246,9 @@ class FaultEndpoint:
                 await peer.flush()
         except (ConnectionError, asyncio.IncompleteReadError):
             return  # the client left, which it may at any time
+        except asyncio.CancelledError:
+            peer.abort()  # the end: nothing waits for a client that does not read
+            raise
         finally:
             peer.close()
 
@@ -352,6 +362,9 @@ class _Peer:
     def close(self) -> None:
         with contextlib.suppress(ConnectionError):
             self._writer.close()
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
 
 
 def action_of(headers: dict[str, str], body: bytes) -> str:
