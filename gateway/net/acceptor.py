@@ -62,7 +62,7 @@ class Acceptor:
         self._refused = refused
         self._sockets: list[socket.socket] = []
         self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], socket.socket] = {}
         self._unowned: set[socket.socket] = set()
         """Accepted, and not a transport's yet."""
         self._watch: asyncio.Task[None] | None = None
@@ -77,9 +77,9 @@ class Acceptor:
         """Listen on every address of the host, on all of this machine's for an empty one. Raises `OSError`."""
         self._loop = asyncio.get_running_loop()
         found = await self._loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, address in dict.fromkeys(found):
+        for family, _, protocol, _, address in dict.fromkeys(found):
             try:
-                self._sockets.append(_listen(family, address))
+                self._sockets.append(_listen(family, protocol, address))
             except OSError as error:
                 if error.errno == errno.EAFNOSUPPORT and len(found) > 1:
                     continue  # a name with addresses of both families, on a machine with one
@@ -100,16 +100,18 @@ class Acceptor:
             timer.cancel()
         self._sockets.clear()
         self._resting.clear()
-        for task in self._tasks():
-            task.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        for task, sock in self._arriving.items():
+            # Not one whose protocol may have been told of its connection: uvloop would never tell it of the end.
+            if self._tls is not None or sock in self._unowned:
+                task.cancel()
 
     async def wait_closed(self) -> None:
         """Until nobody is on the way any more, after `close`."""
-        if tasks := self._tasks():
+        tasks = [*self._arriving, *([] if self._watch is None else [self._watch])]
+        if tasks:
             await asyncio.wait(tasks)
-
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [*self._arriving, *([] if self._watch is None else [self._watch])]
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTS_A_TURN):
@@ -123,7 +125,7 @@ class Acceptor:
             if self._admit(len(self._arriving)):
                 sock.setblocking(False)
                 task = self._loop.create_task(self._welcome(sock))
-                self._arriving.add(task)
+                self._arriving[task] = sock
                 self._unowned.add(sock)
                 task.add_done_callback(partial(self._welcomed, sock))
             else:
@@ -149,7 +151,7 @@ class Acceptor:
 
     def _welcomed(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         """It came to its protocol, or did not: also when it was cancelled before it began."""
-        self._arriving.discard(task)
+        del self._arriving[task]
         if sock in self._unowned:
             self._unowned.discard(sock)
             sock.close()
@@ -166,19 +168,16 @@ class Acceptor:
             raise ProxyHeaderError(f"the connection broke: {error.strerror}") from error
 
     async def _hand_over(self, sock: socket.socket, source: Source | None) -> None:
-        """A transport owns the socket from here on, and closes it when a handshake fails."""
-        self._unowned.discard(sock)
-
-        def make() -> asyncio.Protocol:
-            protocol = self._make()
-            return protocol if source is None else Introduced(protocol, source)
-
-        if self._tls is None:
-            await self._loop.connect_accepted_socket(make, sock)
+        protocol = self._make() if source is None else Introduced(self._make(), source)
+        tls = self._tls
+        self._unowned.discard(sock)  # a transport owns it from here on, and closes it when a handshake fails
+        if tls is None:
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
             return
-        context = self._tls.context
         try:
-            await self._loop.connect_accepted_socket(make, sock, ssl=context, ssl_handshake_timeout=TLS_HANDSHAKE)
+            await self._loop.connect_accepted_socket(
+                lambda: protocol, sock, ssl=tls.context, ssl_handshake_timeout=TLS_HANDSHAKE
+            )
         except ssl.SSLError as error:
             self._refused(TLS, error.reason or str(error))
         except OSError as error:
@@ -190,9 +189,10 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
         log.error("listener_failed_unexpectedly", exc_info=error)
 
 
-def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+def _listen(family: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
     """Raises `OSError`."""
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Accepted sockets inherit the protocol, without which asyncio would leave them their delay (TCP_NODELAY).
+    listening = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
         # As asyncio's own servers: a restart need not wait for old connections, and IPv4 has a socket of its own.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -33,9 +33,6 @@ class TransportOver(asyncio.Transport):
     def resume_reading(self) -> None:
         self._transport.resume_reading()
 
-    def is_reading(self) -> bool:
-        return self._transport.is_reading()
-
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._transport.set_write_buffer_limits(high=high, low=low)
 

@@ -104,7 +104,6 @@ class WebSocket(TransportOver, asyncio.Protocol):
             origins=[*map(Origin, options.origins), None] if options.origins else None,
             subprotocols=[Subprotocol(name) for name in options.subprotocols],
             select_subprotocol=None if options.subprotocol_required else _first_common,
-            max_size=options.max_packet + FRAME_MARGIN,
             logger=_library_log,
         )
         self._head = bytearray()
@@ -174,7 +173,9 @@ class WebSocket(TransportOver, asyncio.Protocol):
         elif self._websocket.state is State.OPEN:
             self._websocket.send_close(CloseCode.NORMAL_CLOSURE)
             self._send()
-            self._wait_for_peer()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+                self._limit_end()
         # Otherwise the peer has closed, and this is called for the last that it sent.
 
     def can_write_eof(self) -> bool:
@@ -212,7 +213,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
         rest = bytes(self._head[stop:])
         for event in self._websocket.events_received():
             if isinstance(event, Request) and self._shake_hands(event):
-                self._head.clear()
+                self._head = bytearray()
                 return rest
         if self._websocket.handshake_exc is not None and not self._closing:
             problem = str(self._websocket.handshake_exc.__cause__)
@@ -231,6 +232,10 @@ class WebSocket(TransportOver, asyncio.Protocol):
             return False
         self._websocket.send_response(response)
         self._send()
+        # Another one for the frames: the one of the handshake keeps the request, which is larger than all the rest.
+        self._websocket = ServerProtocol(
+            state=State.OPEN, max_size=self._options.max_packet + FRAME_MARGIN, logger=_library_log
+        )
         return True
 
     def _refuse(self, response: Response) -> None:
@@ -238,7 +243,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
         response.headers["Sec-WebSocket-Version"] = _VERSION
         problem = response.body.decode().partition("\n")[0]
         self._refused(HANDSHAKE, f"{response.status_code}: {problem[:_SHOWN]!a}")
-        self._transport.write(response.serialize())
+        self._write(response.serialize())
         self._end()
 
     # Frames
@@ -289,6 +294,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
         if websocket.close_rcvd is not None and websocket.parser_exc is None:
             self._closing = True
             self._transport.close()
+            self._limit_end()
             return
         if not self._closing:
             self._refused(FRAMES, f"{websocket.close_sent}"[:_SHOWN])
@@ -324,14 +330,13 @@ class WebSocket(TransportOver, asyncio.Protocol):
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()
-            self._wait_for_peer()
+            self._transport.resume_reading()
         else:
             self._transport.close()  # TLS waits for the peer by itself
+        self._limit_end()
 
-    def _wait_for_peer(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-            self._linger = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+    def _limit_end(self) -> None:
+        self._linger = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
 
 _Utf8Decoder: Final = codecs.getincrementaldecoder("utf-8")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
-import uvloop
 from structlog.testing import capture_logs
 
+from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Limits, QueueSpec
 from gateway.core.batcher import BatchPolicy
@@ -25,40 +23,14 @@ from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import Routes
 from gateway.core.session import Close, Command, Consume, DeclareQueue, Settle
 from gateway.core.topology import Topology
-from gateway.net import listener as listener_module
+from gateway.net import acceptor as acceptor_module
 from gateway.net.connection import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
-from gateway.net.tls import TlsOptions, server_context
+from gateway.net.tls import ServerTls, TlsOptions
 from tests.rig.certificates import Authority
 from tests.rig.connections import FakeTransport, ScriptedSession
+from tests.rig.loops import PATIENCE, on_both_loops, until
 from tests.rig.scripted import LIMITS, ScriptedBackend, new_metrics
-
-PATIENCE = 20.0
-"""Seconds after which a condition that a test waits for will never come."""
-
-
-def on_both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run an async test on asyncio's own loop and on uvloop."""
-
-    @functools.wraps(test)
-    def run(loop: str, **fixtures: object) -> None:
-        factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(asyncio.wait_for(test(**fixtures), 3 * PATIENCE))
-
-    parameters = [inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    parameters += inspect.signature(test).parameters.values()
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    marked: Callable[..., None] = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])(run)
-    return marked
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + PATIENCE
-    while not condition():
-        assert loop.time() < end, f"never: {what}"
-        await asyncio.sleep(0.005)
 
 
 class Anyone:
@@ -95,7 +67,7 @@ class Rig:
         self,
         *,
         max_connections: int = 100,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerTls | None = None,
         limits: Limits = LIMITS,
     ) -> None:
         self.backend = ScriptedBackend(limits)
@@ -109,6 +81,7 @@ class Rig:
             sending=BatchPolicy(),
             receiving=ReceivePolicy(),
             limits=BrokerLimits(),
+            store=MemoryStore(),
             metrics=self.metrics,
             health=Health(),
         )
@@ -125,9 +98,7 @@ class Rig:
 
     @property
     def port(self) -> int:
-        assert self.listener._server is not None
-        port: int = self.listener._server.sockets[0].getsockname()[1]
-        return port
+        return self.listener.port
 
     async def connect(self, tls: ssl.SSLContext | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         name = "localhost" if tls else None
@@ -310,7 +281,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 def tls_rig(authority: Authority, **options: object) -> Rig:
     certificate, key = authority.issue("localhost")
-    tls = server_context(TlsOptions(certificate=certificate, key=key, client_ca=authority.path, **options))  # type: ignore[arg-type]
+    tls = ServerTls(TlsOptions(certificate=certificate, key=key, client_ca=authority.path, **options))  # type: ignore[arg-type]
     return Rig(tls=tls, limits=Limits(batch_entries=10, batch_bytes=10**9, entry_bytes=10**8))
 
 
@@ -347,7 +318,7 @@ async def test_a_handshake_that_fails_leaves_nothing_behind(authority: Authority
 
 @on_both_loops
 async def test_who_never_begins_the_handshake_is_dropped(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "TLS_HANDSHAKE", 0.1)
+    monkeypatch.setattr(acceptor_module, "TLS_HANDSHAKE", 0.1)
     async with running(tls_rig(authority)) as rig:
         reader, writer = await rig.connect()
         with contextlib.suppress(OSError):

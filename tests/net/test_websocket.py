@@ -479,7 +479,9 @@ async def test_tls_is_closed_at_once_because_it_has_no_half() -> None:
         (close_frame(None), None),
     ],
 )
-def test_the_close_of_a_client_is_answered_and_ends_the_connection(held: Held, data: bytes, code: int | None) -> None:
+async def test_the_close_of_a_client_is_answered_and_ends_the_connection(
+    held: Held, data: bytes, code: int | None
+) -> None:
     held.receive(frame(b"before") + data + frame(b"after"))
     assert held.echo.reads == [b"before"]
     last = held.frames()[-1]
@@ -494,7 +496,7 @@ def test_the_close_of_a_client_is_answered_and_ends_the_connection(held: Held, d
     assert not held.taken()
 
 
-def test_who_closes_in_the_protocol_and_the_websocket_at_once_is_answered(held: Held) -> None:
+async def test_who_closes_in_the_protocol_and_the_websocket_at_once_is_answered(held: Held) -> None:
     held.receive(frame(b"quit") + close_frame(1000))
     assert [each.opcode for each in held.frames()] == [Opcode.CLOSE]
     assert held.transport.events == ["close"]
@@ -636,7 +638,11 @@ async def test_closing_says_so_and_waits_for_the_answer() -> None:
 
 async def test_who_does_not_answer_a_close_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_module, "LINGER", 0.01)
-    for end in (lambda held: held.websocket.close(), lambda held: held.receive(frame(b"", Opcode.TEXT))):
+    for end in (
+        lambda held: held.websocket.close(),
+        lambda held: held.receive(frame(b"", Opcode.TEXT)),
+        lambda held: held.receive(close_frame()),  # and reads nothing, so that the transport cannot close
+    ):
         held = Held().open()
         end(held)
         await until(lambda: "abort" in held.transport.events, "it is aborted")  # noqa: B023 - awaited right here
