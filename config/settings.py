@@ -27,7 +27,9 @@ from config.sources import DELIMITER, PREFIX, Environment, read_file, unknown_va
 from gateway.core.errors import ConfigError
 
 MEMORY_STATE: Final = "memory:"
-_LATER_STATES: Final = {"sqlite:///": "SQLite file", "dynamodb://": "DynamoDB table"}
+SQLITE_STATE: Final = "sqlite://"
+"""Followed by the absolute path of the file."""
+_DYNAMODB_STATE: Final = "dynamodb://"
 _ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65_535)]
@@ -162,6 +164,12 @@ class GatewayLimitSettings(_Section):
     """The same in bytes. Memory is about this and 15 KiB for each connection."""
     durable_queues: Count = 10_000
     """Durable queues in use; one more is refused."""
+    sessions: Count = 10_000
+    """Sessions kept for clients that come back; one more is refused."""
+    retained_messages: Count = 100_000
+    """Retained messages; one more is refused. All are in memory, as well as in the state store."""
+    retained_bytes: Annotated[int, Field(ge=1024 * 1024)] = 256 * 1024 * 1024
+    """The same in bytes of their payloads."""
 
 
 class LimitSettings(_Section):
@@ -253,11 +261,12 @@ class Settings(BaseSettings):
     @field_validator("state")
     @classmethod
     def _state_is_there(cls, state: str) -> str:
-        for scheme, name in _LATER_STATES.items():
-            if state.startswith(scheme) and len(state) > len(scheme):
-                raise mistake(f"keeping state in a {name} is not there yet", f"write {MEMORY_STATE!r} for now")
-        if state != MEMORY_STATE:
-            raise mistake(f"{state!r} is no place for state", f"write {MEMORY_STATE!r}")
+        places = f"{MEMORY_STATE!r}, or '{SQLITE_STATE}/absolute/path/of/state.db'"
+        if state.startswith(_DYNAMODB_STATE):
+            raise mistake("keeping state in a DynamoDB table is not there yet", f"write {places}")
+        path = state.removeprefix(SQLITE_STATE)
+        if state != MEMORY_STATE and (path == state or not Path(path).is_absolute() or path.endswith("/")):
+            raise mistake(f"{state!r} is no place for state", f"write {places}")
         return state
 
     @field_validator("listeners")

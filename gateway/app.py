@@ -16,17 +16,20 @@ from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import Settings
 from gateway.admin.server import AdminServer
-from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend
+from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
 from gateway.authentication import Anonymous, Nobody
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
 from gateway.core.metrics import Metrics, Tally
 from gateway.core.receiver import ReceivePolicy
+from gateway.core.retained import RetainedLimits
 from gateway.core.session import Session, SessionContext
+from gateway.core.store import StateStore
 from gateway.core.topology import Topology
 from gateway.net.connection import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
+from gateway.status import StatusTopics
 
 log = structlog.get_logger("mqlift.app")
 
@@ -37,7 +40,7 @@ CLOSE_LIMIT: Final = 2.0
 class Gateway:
     """One running gateway. `start`, then `stop`; both once."""
 
-    def __init__(self, assembly: Assembly, aws: AwsClient, metrics: Metrics) -> None:
+    def __init__(self, assembly: Assembly, aws: AwsClient, store: StateStore, metrics: Metrics) -> None:
         settings = assembly.settings
         self.settings = settings
         self.health = Health()
@@ -55,22 +58,34 @@ class Gateway:
                 inflight_messages=settings.limits.gateway.inflight_messages,
                 inflight_bytes=settings.limits.gateway.inflight_bytes,
                 durable_queues=settings.limits.gateway.durable_queues,
+                sessions=settings.limits.gateway.sessions,
+                retained=RetainedLimits(
+                    messages=settings.limits.gateway.retained_messages, bytes=settings.limits.gateway.retained_bytes
+                ),
             ),
+            store=store,
             metrics=metrics,
             health=self.health,
         )
+        self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
         self._listeners = [self._listener(listener) for listener in assembly.listeners]
         self._admin = AdminServer(settings.admin.host, settings.admin.port, metrics.registry, self.health)
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Listen. Raises `ConfigError` for a port that cannot be had; what was started before is taken down again."""
+        """Take up what was kept, and listen; when that fails, what was started before is taken down again.
+
+        Raises `ConfigError` for a port that cannot be had, and `StoreError`.
+        """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.stop, 0.0)
             await self._admin.start()
+            await self._broker.restore()
             for listener in self._listeners:
                 await listener.start()
-            self._watch = asyncio.create_task(self._broker.watch())
+            self._tasks = [asyncio.create_task(self._broker.watch()), asyncio.create_task(self._status.run())]
+            for task in self._tasks:
+                task.add_done_callback(_tell_failure)
             undo.pop_all()
 
     async def stop(self, patience: float) -> None:
@@ -95,10 +110,9 @@ class Gateway:
         await asyncio.gather(*(listener.shutdown(patience) for listener in self._listeners))
 
     async def _take_down(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._broker.aclose()
         await self._aws.aclose()
         await self._admin.aclose()
@@ -119,8 +133,9 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
     """
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
+    store = open_store(settings.state)
     aws = await open_client(assembly.aws, _observer(metrics))
-    gateway = Gateway(assembly, aws, metrics)
+    gateway = Gateway(assembly, aws, store, metrics)
     await gateway.start()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -143,6 +158,12 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
         await stop
     log.info("stopped")
     return 0
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """A task that should never end has failed: a bug, to be seen at once and not at the end."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("task_failed_unexpectedly", exc_info=error)
 
 
 def _sending(settings: Settings) -> BatchPolicy:

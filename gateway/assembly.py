@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, TypeAlias, cast
 
@@ -20,8 +21,18 @@ from pydantic import BaseModel, ValidationError
 import adapters
 from adapters.aws.api import AwsClient
 from adapters.aws.settings import AwsSettings
+from adapters.memory.store import MemoryStore
+from adapters.sqlite.store import SqliteStore
 from config.mistakes import ConfigErrors, closest, from_validation, under
-from config.settings import ListenerSettings, MatchSettings, RouteSettings, Settings, located
+from config.settings import (
+    MEMORY_STATE,
+    SQLITE_STATE,
+    ListenerSettings,
+    MatchSettings,
+    RouteSettings,
+    Settings,
+    located,
+)
 from gateway import protocols
 from gateway.core.backend import Backend, Target
 from gateway.core.errors import ConfigError
@@ -37,6 +48,7 @@ from gateway.core.routes import (
     TopicMatch,
 )
 from gateway.core.session import SessionFactory
+from gateway.core.store import StateStore
 from gateway.net.tls import ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
 
@@ -77,6 +89,13 @@ class Assembly:
     listeners: tuple[ListenerPart, ...]
     routes: Routes
     kinds: tuple[str, ...]
+
+
+def open_store(state: str) -> StateStore:
+    """Open the state store that the setting names. Raises `ConfigError` when it cannot be used."""
+    if state == MEMORY_STATE:
+        return MemoryStore()
+    return SqliteStore(Path(state.removeprefix(SQLITE_STATE)))
 
 
 def protocol_names() -> list[str]:

@@ -15,6 +15,8 @@ Write = Callable[[str], Path]
 
 LISTENER = "listeners: [{protocol: mqtt, port: 1883}]\n"
 
+PLACES = "write 'memory:', or 'sqlite:///absolute/path/of/state.db'"
+
 
 def test_defaults(read: Read) -> None:
     settings = read(LISTENER)
@@ -113,16 +115,22 @@ def test_mistakes_in_the_environment(
         ("provision: maybe", "provision: 'maybe' is not one of the choices; 'auto' or 'never'"),
         ("provision: no", "provision: false is not one of the choices; 'auto' or 'never'"),
         ("provison: auto", "provison: there is no such key; did you mean provision?"),
-        ("state: redis://x", "state: 'redis://x' is no place for state; write 'memory:'"),
         (
-            "state: sqlite:///a.db",
-            "state: keeping state in a SQLite file is not there yet; write 'memory:' for now",
+            "state: redis://x",
+            f"state: 'redis://x' is no place for state; {PLACES}",
+        ),
+        (
+            "state: sqlite://a.db",
+            "state: 'sqlite://a.db' is no place for state; write 'memory:', or 'sqlite:///absolute/path/of/state.db'",
         ),
         (
             "state: dynamodb://t",
-            "state: keeping state in a DynamoDB table is not there yet; write 'memory:' for now",
+            f"state: keeping state in a DynamoDB table is not there yet; {PLACES}",
         ),
-        ("state: 'sqlite:///'", "state: 'sqlite:///' is no place for state; write 'memory:'"),
+        (
+            "state: 'sqlite:///'",
+            "state: 'sqlite:///' is no place for state; write 'memory:', or 'sqlite:///absolute/path/of/state.db'",
+        ),
         ("admin: 9090", "admin: 9090 is not a mapping; keys and values, as in {key: value}"),
         ("admin: {port: 70000}", "admin.port: 70000 is too large; 65535 or less"),
         ("admin: {port: -1}", "admin.port: -1 is too small; 0 or more"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from adapters.memory.backend import MemoryBackend
+from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Backend, Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
@@ -71,6 +72,7 @@ class Rig:
             sending=BatchPolicy(timeout=5.0, backoff_base=0.1, backoff_cap=0.5),
             receiving=ReceivePolicy(),
             limits=limits or BrokerLimits(),
+            store=MemoryStore(),
             metrics=self.metrics,
             health=Health(),
         )
@@ -283,7 +285,7 @@ async def test_two_that_declare_one_queue_at_once_share_it() -> None:
 async def test_limits_are_kept_before_anything_is_created() -> None:
     rig = Rig(
         topic_rule("a/{site}", place("site-{site}")),
-        limits=BrokerLimits(durable_queues=1, destinations=2),
+        limits=BrokerLimits(durable_queues=1, destinations=1),
     )
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
     with pytest.raises(Refused, match="queue 'more'"):
@@ -364,17 +366,17 @@ async def test_a_virtual_queue_that_the_topology_refuses_is_not_half_there() -> 
 async def test_a_claim_takes_over_from_another_connection_and_not_from_oneself() -> None:
     rig = Rig()
     first, second = Consumer(), Consumer()
-    rig.broker.claim("device", first)
-    rig.broker.claim("device", first)
+    await rig.broker.open_session("device", first, clean=False)
+    await rig.broker.open_session("device", first, clean=False)
     assert not first.taken
-    rig.broker.claim("device", second)
+    await rig.broker.open_session("device", second, clean=False)
     assert first.taken
     rig.broker.disconnected(first, "device")
     third = Consumer()
-    rig.broker.claim("device", third)
+    await rig.broker.open_session("device", third, clean=False)
     assert second.taken, "the ending of the first one did not end the second one's claim"
     rig.broker.disconnected(third, "device")
-    rig.broker.claim("device", Consumer())
+    await rig.broker.open_session("device", Consumer(), clean=False)
     assert not third.taken
     assert rig.sample("takeovers_total") == 2
 

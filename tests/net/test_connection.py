@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
+from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Entry, QueueSpec
 from gateway.core.batcher import BatchPolicy
@@ -22,10 +23,10 @@ from gateway.core.session import (
     Authenticate,
     Bind,
     Cancel,
-    Claim,
     Close,
     Consume,
     DeclareQueue,
+    OpenSession,
     Publish,
     Settle,
     Unbind,
@@ -40,6 +41,7 @@ LIVE = QueueSpec(durable=False, exclusive=True)
 DURABLE = QueueSpec()
 LOGIN = Authenticate(Credentials(protocol="test"), "login")
 END = Close("the end")
+CLAIM = OpenSession("device", False, "claim")
 
 
 class Door:
@@ -72,6 +74,7 @@ class Rig:
             sending=BatchPolicy(timeout=5.0, backoff_base=0.1, backoff_cap=0.5),
             receiving=ReceivePolicy(),
             limits=BrokerLimits(**broker_limits),
+            store=MemoryStore(),
             metrics=self.metrics,
             health=Health(),
         )
@@ -275,9 +278,9 @@ async def test_what_a_session_answers_comes_before_what_was_pipelined() -> None:
     peer = rig.connect()
     order: list[object] = []
 
-    def on_answer(token: object, result: Result) -> Sequence[Bind | Claim]:
+    def on_answer(token: object, result: Result) -> Sequence[Bind | OpenSession]:
         order.append(token)
-        return (Claim("device", "claim"),) if token == "login" else ()
+        return (CLAIM,) if token == "login" else ()
 
     peer.session.on_answer = on_answer
     await peer.sends(LOGIN, DeclareQueue("live", LIVE, "declare"), Bind("live", TOPIC_EXCHANGE, "a", "bind"))
@@ -297,7 +300,7 @@ async def test_what_an_answer_gives_while_a_command_waits_comes_before_what_was_
         return [ACCEPTED] * len(entries)
 
     rig.backend.on_send = send
-    peer.session.on_answer = lambda token, result: (Claim("device", "claim"),) if token == 1 else ()
+    peer.session.on_answer = lambda token, result: (CLAIM,) if token == 1 else ()
     await peer.sends(publish(1), LOGIN, Bind("orders", TOPIC_EXCHANGE, "a", "bind"))
     gate.set()
     await settle_down()
@@ -701,9 +704,9 @@ async def test_a_takeover_ends_the_other_connection_with_its_will() -> None:
     rig = Rig()
     await rig.declare("orders")
     first, second = rig.connect(), rig.connect()
-    await first.sends(Claim("device", "claim"), DeclareQueue("live", LIVE, "d"), Consume("t", "live", 1, "c"))
+    await first.sends(CLAIM, DeclareQueue("live", LIVE, "d"), Consume("t", "live", 1, "c"))
     first.session.at_takeover = (publish(body=b"will"), Close("taken over"))
-    await second.sends(Claim("device", "claim"), DeclareQueue("live", LIVE, "d"), Consume("t", "live", 1, "c"))
+    await second.sends(CLAIM, DeclareQueue("live", LIVE, "d"), Consume("t", "live", 1, "c"))
     assert first.session.log[-1] == "taken over"
     assert first.gone
     assert rig.backend.sent == [[b"will"]]
@@ -716,11 +719,11 @@ async def test_a_takeover_ends_the_other_connection_with_its_will() -> None:
 async def test_a_takeover_does_not_wait_for_a_slow_reader_to_give_up_its_queues() -> None:
     rig = Rig()
     first, second = rig.connect(), rig.connect()
-    await first.sends(Claim("device", "claim"), DeclareQueue("live", LIVE, "declare"))
+    await first.sends(CLAIM, DeclareQueue("live", LIVE, "declare"))
     first.transport.stuck = True
     first.session.output = b"goodbye"
     first.session.at_takeover = (Close("taken over"),)
-    await second.sends(Claim("device", "claim"), DeclareQueue("live", LIVE, "declare"), Consume("t", "live", 1, "c"))
+    await second.sends(CLAIM, DeclareQueue("live", LIVE, "declare"), Consume("t", "live", 1, "c"))
     assert not first.gone
     await asyncio.sleep(LINGER + 0.1)
     assert first.gone
@@ -733,14 +736,14 @@ async def test_a_connection_that_is_closing_already_is_not_asked_for_its_will_tw
     rig = Rig()
     await rig.declare("orders")
     first, second = rig.connect(), rig.connect()
-    await first.sends(Claim("device", "claim"))
+    await first.sends(CLAIM)
     first.transport.stuck = True
     first.session.output = b"goodbye"
     first.session.at_takeover = (publish(body=b"will"), Close("taken over"))
     first.session.at_end = (publish(body=b"will"),)
     await first.sends(Close("bad data", ProtocolError("bad data")))
-    await second.sends(Claim("device", "claim"))
-    assert not first.session.log
+    await second.sends(CLAIM)
+    assert "taken over" not in first.session.log
     first.transport.reset()
     await settle_down()
     assert rig.backend.sent == [[b"will"]]
@@ -751,7 +754,7 @@ async def test_a_takeover_cuts_short_what_the_other_waits_for_and_keeps_its_sett
     rig = Rig()
     first, second = rig.connect(), rig.connect()
     await first.consumes("orders")
-    await first.sends(Claim("device", "claim"))
+    await first.sends(CLAIM)
     rig.backend.arrive(b"a")
     await settle_down()
     rig.backend.on_ensure = never
@@ -759,7 +762,7 @@ async def test_a_takeover_cuts_short_what_the_other_waits_for_and_keeps_its_sett
         DeclareQueue("slow", DURABLE, "slow"), Settle(list(first.session.held), Outcome.ACCEPTED), publish(1)
     )
     first.session.at_takeover = (Close("taken over"),)
-    await second.sends(Claim("device", "claim"))
+    await second.sends(CLAIM)
     assert first.gone
     assert rig.backend.deleted == ["r-a"]
     assert not rig.backend.sent
@@ -771,7 +774,7 @@ async def test_at_the_end_a_will_is_published_and_nothing_else() -> None:
     rig = Rig()
     await rig.declare("orders")
     peer = rig.connect()
-    peer.session.at_end = (publish(body=b"will"), Claim("device", "claim"))
+    peer.session.at_end = (publish(body=b"will"), CLAIM)
     peer.transport.reset()
     await settle_down()
     assert rig.backend.sent == [[b"will"]]
@@ -971,7 +974,7 @@ async def test_however_it_ends_every_delivery_is_settled_or_released(ending: str
     rig = Rig()
     peer = rig.connect()
     await peer.consumes("orders", automatic=automatic)
-    await peer.sends(Claim("device", "claim"))
+    await peer.sends(CLAIM)
     peer.transport.stuck = True
     rig.backend.arrive(b"a", b"b", b"c")
     await settle_down()
@@ -984,7 +987,7 @@ async def test_however_it_ends_every_delivery_is_settled_or_released(ending: str
         case "shutdown":
             peer.connection.shutdown()
         case "takeover":
-            await rig.connect().sends(Claim("device", "claim"))
+            await rig.connect().sends(CLAIM)
         case "abort":
             peer.connection.abort()
     await asyncio.sleep(LINGER + 1)
