@@ -17,6 +17,7 @@ import structlog
 
 from gateway.net.proxy import Introduced, NobodySpoke, ProxyHeaderError, Source, read_header
 from gateway.net.tls import ServerTls
+from gateway.net.transports import Refused, shown
 
 log = structlog.get_logger("mqlift.listener")
 
@@ -51,7 +52,7 @@ class Acceptor:
         proxy_protocol: bool,
         patience: float,
         admit: Callable[[int], bool],
-        refused: Callable[[str, str], None],
+        refused: Refused,
     ) -> None:
         """`patience`: seconds for the PROXY header. `admit` takes the number of those that are on their way."""
         self._make = make
@@ -116,7 +117,7 @@ class Acceptor:
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTS_A_TURN):
             try:
-                sock, _ = listening.accept()
+                sock, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -124,7 +125,7 @@ class Acceptor:
                 return
             if self._admit(len(self._arriving)):
                 sock.setblocking(False)
-                task = self._loop.create_task(self._welcome(sock))
+                task = self._loop.create_task(self._welcome(sock, address))
                 self._arriving[task] = sock
                 self._unowned.add(sock)
                 task.add_done_callback(partial(self._welcomed, sock))
@@ -139,15 +140,15 @@ class Acceptor:
             ACCEPT_REST, self._loop.add_reader, listening, self._accept, listening
         )
 
-    async def _welcome(self, sock: socket.socket) -> None:
+    async def _welcome(self, sock: socket.socket, address: object) -> None:
         try:
             source = await self._source(sock) if self._proxy_protocol else None
         except NobodySpoke:
             log.debug("nobody_spoke")
         except ProxyHeaderError as error:
-            self._refused(PROXY_HEADER, str(error))
+            self._refused(PROXY_HEADER, str(error), shown(address))
         else:
-            await self._hand_over(sock, source)
+            await self._hand_over(sock, source, address)
 
     def _welcomed(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         """It came to its protocol, or did not: also when it was cancelled before it began."""
@@ -167,7 +168,7 @@ class Acceptor:
         except OSError as error:
             raise ProxyHeaderError(f"the connection broke: {error.strerror}") from error
 
-    async def _hand_over(self, sock: socket.socket, source: Source | None) -> None:
+    async def _hand_over(self, sock: socket.socket, source: Source | None, address: object) -> None:
         protocol = self._make() if source is None else Introduced(self._make(), source)
         tls = self._tls
         self._unowned.discard(sock)  # a transport owns it from here on, and closes it when a handshake fails
@@ -179,7 +180,7 @@ class Acceptor:
                 lambda: protocol, sock, ssl=tls.context, ssl_handshake_timeout=TLS_HANDSHAKE
             )
         except ssl.SSLError as error:
-            self._refused(TLS, error.reason or str(error))
+            self._refused(TLS, error.reason or str(error), shown(source or address))
         except OSError as error:
             log.debug("tls_handshake_ended", problem=str(error))
 

@@ -150,10 +150,10 @@ class Listener:
             self._full = True
             log.warning("too_many_connections", protocol=self.options.protocol, limit=self.options.max_connections)
 
-    def _cut(self, reason: str, problem: str) -> None:
+    def _cut(self, reason: str, problem: str, peer: str) -> None:
         """Tell of a peer that did not keep to what carries the protocol."""
         self._refused.labels(self.options.protocol, reason).inc()
-        log.info("connection_refused", protocol=self.options.protocol, reason=reason, problem=problem)
+        log.info("connection_refused", protocol=self.options.protocol, reason=reason, problem=problem, peer=peer)
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
+
+Refused: TypeAlias = Callable[[str, str, str], None]
+"""Is told of a connection that was cut: the reason, one of few; the problem; and the peer."""
+
+
+def shown(peer: object) -> str:
+    """What `get_extra_info("peername")` gives, for a log line."""
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
 
 
 class TransportOver(asyncio.Transport):

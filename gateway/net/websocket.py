@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
@@ -21,7 +21,7 @@ from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
-from gateway.net.transports import TransportOver
+from gateway.net.transports import Refused, TransportOver, shown
 
 HANDSHAKE_BYTES: Final = 16 * 1024
 """Of the request that opens a WebSocket; browsers send cookies with it. Tomcat and node.js take 8 and 16 KiB."""
@@ -95,7 +95,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
         "_write_paused",
     )
 
-    def __init__(self, above: asyncio.Protocol, options: WebSocketOptions, refused: Callable[[str, str], None]) -> None:
+    def __init__(self, above: asyncio.Protocol, options: WebSocketOptions, refused: Refused) -> None:
         super().__init__()
         self._above = above
         self._options = options
@@ -242,7 +242,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
         # [RFC 6455 §4.4] which version is spoken here, for a client that wanted another one
         response.headers["Sec-WebSocket-Version"] = _VERSION
         problem = response.body.decode().partition("\n")[0]
-        self._refused(HANDSHAKE, f"{response.status_code}: {problem[:_SHOWN]!a}")
+        self._tell(HANDSHAKE, f"{response.status_code}: {problem[:_SHOWN]!a}")
         self._write(response.serialize())
         self._end()
 
@@ -297,7 +297,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
             self._limit_end()
             return
         if not self._closing:
-            self._refused(FRAMES, f"{websocket.close_sent}"[:_SHOWN])
+            self._tell(FRAMES, str(websocket.close_sent)[:_SHOWN])
         self._end()
 
     # Writing
@@ -323,6 +323,9 @@ class WebSocket(TransportOver, asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(data)
 
+    def _tell(self, reason: str, problem: str) -> None:
+        self._refused(reason, problem, shown(self._transport.get_extra_info("peername")))
+
     def _end(self) -> None:
         """Leave the end to the peer: bytes of its own that nobody had read would take the last ones from it."""
         self._closing = True
@@ -336,7 +339,8 @@ class WebSocket(TransportOver, asyncio.Protocol):
         self._limit_end()
 
     def _limit_end(self) -> None:
-        self._linger = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+        if self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
 
 _Utf8Decoder: Final = codecs.getincrementaldecoder("utf-8")

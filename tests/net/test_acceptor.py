@@ -24,7 +24,7 @@ def acceptor(echoes: list[Echo]) -> Acceptor:
         proxy_protocol=False,
         patience=60.0,
         admit=lambda arriving: True,
-        refused=lambda reason, problem: pytest.fail(problem),
+        refused=lambda reason, problem, peer: pytest.fail(problem),
     )
 
 

@@ -247,6 +247,8 @@ async def test_who_sends_no_header_is_cut_and_told_of(data: bytes) -> None:
             assert await reader.read() == b""
         writer.close()
         assert port.reasons == ["proxy_header"]
+        host, number = writer.get_extra_info("sockname")
+        assert port.refused_peers == [f"{host}:{number}"]
         assert port.echoes == []
 
 
@@ -412,6 +414,7 @@ async def test_a_handshake_that_fails_behind_a_header(tls: ServerTls) -> None:
         writer.close()
         await until(lambda: port.refused, "it was seen")
         assert port.reasons == ["tls_handshake"]
+        assert port.refused_peers == ["1.2.3.4:5"]
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])

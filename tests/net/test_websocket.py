@@ -123,7 +123,9 @@ class Held:
         self.transport = HeldTransport()
         self.echo = Echo([])
         self.refused: list[tuple[str, str]] = []
-        self.websocket = WebSocket(self.echo, self.options, lambda *problem: self.refused.append(problem))
+        self.websocket = WebSocket(
+            self.echo, self.options, lambda reason, problem, peer: self.refused.append((reason, problem))
+        )
         self.websocket.connection_made(self.transport)
 
     def open(self, subprotocol: str | None = "mqtt") -> Held:
@@ -729,6 +731,8 @@ async def test_a_refused_client_reads_why_and_the_end() -> None:
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
         assert answer.endswith(b"\r\n\r\nThere is nothing at this path.\n")
+        host, number = writer.get_extra_info("sockname")
+        assert port.refused_peers == [f"{host}:{number}"]
         writer.close()
         with pytest.raises(websockets.InvalidStatus) as refused:
             await connecting(port, subprotocols=None)

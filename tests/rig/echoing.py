@@ -73,6 +73,7 @@ class EchoPort:
     echoes: list[Echo] = field(default_factory=list)
     """Of every connection that was made."""
     refused: list[tuple[str, str]] = field(default_factory=list)
+    refused_peers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.acceptor = Acceptor(
@@ -81,7 +82,7 @@ class EchoPort:
             proxy_protocol=self.proxy_protocol,
             patience=self.patience,
             admit=lambda arriving: arriving < self.room,
-            refused=lambda reason, problem: self.refused.append((reason, problem)),
+            refused=self._refused,
         )
 
     @property
@@ -113,4 +114,8 @@ class EchoPort:
         echo = Echo(self.echoes)
         if self.websocket is None:
             return echo
-        return WebSocket(echo, self.websocket, lambda reason, problem: self.refused.append((reason, problem)))
+        return WebSocket(echo, self.websocket, self._refused)
+
+    def _refused(self, reason: str, problem: str, peer: str) -> None:
+        self.refused.append((reason, problem))
+        self.refused_peers.append(peer)
