@@ -53,7 +53,7 @@ class SharedQueues:
             records = await self._store.scan(KIND, after=after, limit=PAGE)
             for record in records:
                 packed = orjson.loads(record.value)
-                bindings = dict.fromkeys(packed["bindings"])
+                bindings = dict.fromkeys((exchange, pattern) for exchange, pattern in packed["bindings"])
                 self._queues[record.key] = SharedQueue(packed["arguments"], bindings)
             if len(records) < PAGE:
                 return self._queues
