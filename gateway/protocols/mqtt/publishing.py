@@ -118,8 +118,8 @@ class Publishing:
 
     def receive(self, packet: PublishPacket, commands: list[Command]) -> None:
         """A PUBLISH. Raises `PacketError`."""
-        if packet.properties is not NO_PROPERTIES and packet.properties.topic_alias is not None:
-            self._resolve_alias(packet, packet.properties.topic_alias)
+        if packet.properties is not NO_PROPERTIES:
+            self._apply_properties(packet)
         qos = packet.qos
         if qos == 1:
             self._receive_at_least_once(packet, commands)
@@ -128,10 +128,14 @@ class Publishing:
         else:
             self._receive_exactly_once(packet, commands)
 
-    def _resolve_alias(self, packet: PublishPacket, alias: int) -> None:
-        if self._aliases is None:
-            self._aliases = IncomingAliases(self._settings.topic_alias_maximum)
-        packet.topic = self._aliases.resolve(packet.topic, alias)
+    def _apply_properties(self, packet: PublishPacket) -> None:
+        said = packet.properties
+        if said.subscription_identifier:
+            raise violation("a subscription identifier in a client's PUBLISH")  # [MQTT-3.3.4-6]
+        if said.topic_alias is not None:
+            if self._aliases is None:
+                self._aliases = IncomingAliases(self._settings.topic_alias_maximum)
+            packet.topic = self._aliases.resolve(packet.topic, said.topic_alias)
 
     def _receive_at_most_once(self, packet: PublishPacket, commands: list[Command]) -> None:
         problem = _payload_problem(packet)
