@@ -50,8 +50,12 @@ class MqttClient:
         self._answered_yes = 0
         # Requests without an answer.
         self._publishes: set[int] = set()
+        self._repeats: Counter[int] = Counter()
+        """PUBLISHes whose packet identifier was in use: dropped, or new ones if an answer was on its way."""
         self._receipts: dict[int, bool] = {}
         """Publishes at QoS 2 until PUBREL, and whether PUBREC has come."""
+        self._released: dict[int, bool] = {}
+        """Of those, what PUBREL has ended since the last output, which may have a PUBREC from before it."""
         self._releases: Counter[int] = Counter()
         self._filters: Counter[tuple[type[Packet], int, int]] = Counter()
         """SUBSCRIBE and UNSUBSCRIBE, by the answer that is due: its type, its packet identifier, its codes."""
@@ -60,7 +64,6 @@ class MqttClient:
         self._deliveries: dict[int, int] = {}
         """QoS of what was delivered and not acknowledged, by packet identifier."""
         self._unanswered: list[Packet] = []
-        self._codes: list[tuple[type[Packet], int, int]] = []
 
     @property
     def level(self) -> int:
@@ -83,13 +86,16 @@ class MqttClient:
             self._ended = self._unreadable = True
 
     def _note_publish(self, packet: Publish) -> None:
-        if packet.qos == 1:
+        if packet.qos == 1 and packet.packet_id in self._publishes:
+            self._repeats[packet.packet_id] += 1
+        elif packet.qos == 1:
             self._publishes.add(packet.packet_id)
         elif packet.qos == 2:
             self._receipts.setdefault(packet.packet_id, False)
 
     def _note_pubrel(self, packet: Pubrel) -> None:
-        self._receipts.pop(packet.packet_id, None)
+        if packet.packet_id in self._receipts:
+            self._released[packet.packet_id] = self._receipts.pop(packet.packet_id)
         self._releases[packet.packet_id] += 1
 
     def _note_acknowledgement(self, packet: Puback | Pubrec | Pubcomp) -> None:
@@ -113,8 +119,11 @@ class MqttClient:
     # What is received
 
     def received(self, data: bytes) -> None:
-        if not data:
-            return
+        if data:
+            self._read_answers(data)
+        self._released.clear()
+
+    def _read_answers(self, data: bytes) -> None:
         if self._answers is None:
             self._answers = Decoder(LARGEST, self.level)
             if self.level >= V5:
@@ -142,20 +151,26 @@ class MqttClient:
         self._let_in = packet.code == 0
 
     def _receive_puback(self, packet: Puback) -> None:
-        if packet.packet_id not in self._publishes:
+        if packet.packet_id in self._publishes:
+            self._publishes.discard(packet.packet_id)
+        elif self._repeats[packet.packet_id]:
+            self._repeats[packet.packet_id] -= 1
+        else:
             raise Violation(f"PUBACK {packet.packet_id} for nothing")
-        self._publishes.discard(packet.packet_id)
         self._answered_yes += packet.reason_code < FAILURE
 
     def _receive_pubrec(self, packet: Pubrec) -> None:
-        received = self._receipts.get(packet.packet_id)
-        if received is None:
+        if packet.packet_id in self._released:
+            receipts = self._released
+        elif packet.packet_id in self._receipts:
+            receipts = self._receipts
+        else:
             raise Violation(f"PUBREC {packet.packet_id} for nothing")
         if packet.reason_code >= FAILURE:
-            del self._receipts[packet.packet_id]
+            del receipts[packet.packet_id]
         else:
-            self._receipts[packet.packet_id] = True
-            self._answered_yes += not received
+            self._answered_yes += not receipts[packet.packet_id]
+            receipts[packet.packet_id] = True
 
     def _receive_pubcomp(self, packet: Pubcomp) -> None:
         if not self._releases[packet.packet_id]:
@@ -214,6 +229,7 @@ class MqttClient:
         due = (waiting, +self._releases, +self._filters, self._pings)
         if any(due):
             raise Violation(f"not answered: {due}")
+        self._repeats.clear()
 
 
 # Each function takes its own type of packet: the key says which.
