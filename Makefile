@@ -8,7 +8,7 @@ SOURCES := gateway adapters config tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench fuzz clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: setup ## Format the code, and mend what lint can mend
 
 bench: setup ## Measure: make bench ARGS="--only publish-50"
 	$(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: setup ## Feed damaged input to codecs and sessions: make fuzz ARGS="--seconds 600 --seed 1"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean: ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,6 +18,7 @@ CONNECT_COMMANDS = frozenset({"CONNECT", "STOMP"})
 """[STOMP 1.2, CONNECT or STOMP Frame] Two names of one frame."""
 
 _HEADER_END = re.compile(rb"\n\r?\n")
+_CUT_END = 2  # bytes of it that may have come when it has not
 # Only line ends belong between frames; a stray carriage return there does no harm, and one class is one fast loop.
 _LINE_ENDS = re.compile(rb"[\r\n]*")
 _LF = 10
@@ -71,6 +72,7 @@ class FrameParser:
         "_limits",
         "_position",
         "_scanned",
+        "_small_head",
         "_starved",
         "_wanted",
         "version",
@@ -79,6 +81,7 @@ class FrameParser:
     def __init__(self, limits: FrameLimits, version: Version = V1_2) -> None:
         self.version = version
         self._limits = limits
+        self._small_head = min(limits.header_line, limits.header_section)  # within both, whatever its lines are
         self._buffer = b""
         self._position = 0  # everything before it is done with
         self._scanned = 0  # no terminator begins before it
@@ -127,7 +130,7 @@ class FrameParser:
             return size >= self._wanted
         if self._frame is not None:
             return NUL in data or size > self._limits.body
-        return b"\n" in data or NUL in data or size > self._limits.header_line
+        return b"\n" in data or NUL in data or size > self._small_head
 
     def _read_head(self) -> Frame | None:
         buffer = self._buffer
@@ -154,19 +157,18 @@ class FrameParser:
         buffer, limits = self._buffer, self._limits
         if buffer.find(NUL, max(start, self._scanned)) >= 0:
             raise MalformedFrame("a NUL byte before the empty line that ends the headers")
-        if len(buffer) - start > limits.header_section:
+        if len(buffer) - start > limits.header_section + _CUT_END:
             raise FrameTooLarge(f"command and headers are over {limits.header_section} bytes")
         if buffer.count(b"\n", start) > limits.headers + 1:
             raise FrameTooLarge(f"more than {limits.headers} headers")
         if len(buffer) - max(start, buffer.rfind(b"\n", start) + 1) > limits.header_line:
             raise FrameTooLarge(f"a header line is over {limits.header_line} bytes")
-        # The end may be cut after its first or second byte.
-        self._scanned = max(start, len(buffer) - 2)
+        self._scanned = max(start, len(buffer) - _CUT_END)
         self._starve(start)
 
     def _parse_head(self, head: bytes) -> Frame:
         limits = self._limits
-        if len(head) > limits.header_line:
+        if len(head) > self._small_head:
             _check_head_size(head, limits)
         try:
             text = head.decode()

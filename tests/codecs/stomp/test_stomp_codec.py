@@ -17,6 +17,8 @@ LIMITS = FrameLimits(headers=20, header_line=256, header_section=1024, body=4096
 
 NEXT = b"ACK\nid:next\n\n\0"
 
+HEAD_OF_1024_BYTES = b"SEND" + (b"\na:" + b"x" * 201) * 5
+
 FRAMES = {
     "no headers": (b"DISCONNECT\n\n\0", ("DISCONNECT", {}, b"")),
     "body ends at NUL": (b"SEND\ndestination:/queue/a\n\nhello\0", ("SEND", {"destination": "/queue/a"}, b"hello")),
@@ -138,6 +140,7 @@ MALFORMED = {
     "command over the limit": (b"S" * 257, FrameTooLarge),
     "unfinished headers over the limit": (b"SEND\n" + (b"a:" + b"x" * 200 + b"\n") * 6, FrameTooLarge),
     "finished headers over the limit": (b"SEND\n" + (b"a:" + b"x" * 200 + b"\n") * 6 + b"\n\0", FrameTooLarge),
+    "headers one byte over the limit": (HEAD_OF_1024_BYTES + b"x\n\n\0", FrameTooLarge),
     "too many headers, unfinished": (b"SEND\n" + b"a:b\n" * 21, FrameTooLarge),
     "too many headers, finished": (b"SEND\n" + b"a:b\n" * 21 + b"\n\0", FrameTooLarge),
     "a TLS client": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40), MalformedFrame),
@@ -172,6 +175,8 @@ class TestLimits:
         [
             b"SEND\n" + b"a:b\n" * 20 + b"\n\0",
             b"SEND\na:" + b"x" * 254 + b"\n\n\0",
+            HEAD_OF_1024_BYTES + b"\n\n\0",
+            HEAD_OF_1024_BYTES + b"\n\r\n\0",
             b"SEND\n\n" + b"x" * 4096 + b"\0",
             b"SEND\ncontent-length:4096\n\n" + b"x" * 4096 + b"\0",
         ],
@@ -179,6 +184,14 @@ class TestLimits:
     def test_just_within(self, data):
         assert len(parse(data)) == 1
         assert len(parse(*(bytes([octet]) for octet in data))) == 1
+
+    @pytest.mark.parametrize("size", [1, 100])
+    def test_a_section_may_be_shorter_than_a_line(self, size):
+        limits = LIMITS._replace(header_line=1024, header_section=256)
+        data = b"SEND\n" + b"a:b\n" * 10 + b"a:" + b"x" * 250 + b"\n\n\0"
+        for chunks in ([data], [data[start : start + size] for start in range(0, len(data), size)]):
+            with pytest.raises(FrameTooLarge):
+                parse(*chunks, limits=limits)
 
     def test_line_ends_between_frames_are_not_kept(self):
         parser = FrameParser(LIMITS)
