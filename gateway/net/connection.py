@@ -19,7 +19,7 @@ from gateway.core.auth import Action, Authorizer, Identity
 from gateway.core.broker import Broker
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.flow import Watermark
-from gateway.core.message import DEFAULT_EXCHANGE
+from gateway.core.message import DEFAULT_EXCHANGE, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (
@@ -374,7 +374,7 @@ class Connection(asyncio.Protocol):
                 if not self._closing or command.token is None:
                     self._publish(command)
             elif isinstance(command, EndSession):
-                self._broker.end_session(command.client_id, command.expiry, command.will, command.will_delay)
+                self._end_session(command)
             elif self._closing:
                 continue  # nobody can be answered; but what the peer settled, and its will, is done
             elif isinstance(command, _WAITING):
@@ -391,14 +391,26 @@ class Connection(asyncio.Protocol):
     def _publish(self, command: Publish) -> None:
         self._metrics.publishes.count += 1
         self.inflight += 1
-        address = command.message.address
-        if self._authorizer is None or self._authorizer.allows(self._identity, Action.PUBLISH, *address):
+        refusal = None if self._authorizer is None else self._refusal(command.message, self._authorizer)
+        if refusal is None:
             self._broker.publish(command.message, self, command.token)
         else:
-            error = NotAuthorized(f"publishing to '{address.routing_key}' is not allowed")
-            self.answer(command.token, Result(Outcome.REJECTED, error))
+            self.answer(command.token, Result(Outcome.REJECTED, refusal))
         if self.inflight >= self._limits.inflight:
             self.pause(self)
+
+    def _refusal(self, message: Message, authorizer: Authorizer) -> NotAuthorized | None:
+        """Why the peer may not publish a message; None when it may."""
+        if authorizer.allows(self._identity, Action.PUBLISH, *message.address):
+            return None
+        return NotAuthorized(f"publishing to '{message.address.routing_key}' is not allowed")
+
+    def _end_session(self, command: EndSession) -> None:
+        will = command.will
+        if will is not None and self._authorizer is not None and self._refusal(will, self._authorizer) is not None:
+            log.info("will_not_allowed", connection=self.number)
+            will = None
+        self._broker.end_session(command.client_id, command.expiry, will, command.will_delay)
 
     def _keep(self, command: Retain | KeepInflight) -> None:
         """Have something kept, while what follows goes on; the answer comes when it is durable."""
@@ -410,10 +422,12 @@ class Connection(asyncio.Protocol):
                 self.resume(self)
             self._tell(command.token, _result(error))
 
-        if isinstance(command, Retain):
-            self._broker.retain(command.message, done)
-        else:
+        if isinstance(command, KeepInflight):
             self._broker.keep_inflight(command.client_id, command.inflight, done)
+        elif self._authorizer is not None and (refusal := self._refusal(command.message, self._authorizer)) is not None:
+            done(refusal)
+        else:
+            self._broker.retain(command.message, done)
         if self.inflight >= self._limits.inflight:
             self.pause(self)
 
@@ -650,10 +664,10 @@ class _Told:
 
 
 def _result(error: MqliftError | None) -> Result:
-    """What a session is told of a fault: a limit is a refusal, everything else may pass."""
+    """What a session is told of a fault: a limit or a ban is a refusal, everything else may pass."""
     if error is None:
         return ACCEPTED
-    return Result(Outcome.REJECTED if isinstance(error, Refused) else Outcome.RELEASED, error)
+    return Result(Outcome.REJECTED if isinstance(error, Refused | NotAuthorized) else Outcome.RELEASED, error)
 
 
 def _peer(transport: asyncio.BaseTransport) -> str:

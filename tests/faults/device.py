@@ -166,18 +166,28 @@ class Device:
         self.expect(UNSUBACK)
 
     def send_publish(
-        self, topic: str, payload: bytes, qos: int = 1, *, packet_id: int = 0, dup: bool = False, retain: bool = False
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int = 1,
+        *,
+        packet_id: int = 0,
+        dup: bool = False,
+        retain: bool = False,
+        expiry: int | None = None,
     ) -> int:
-        """PUBLISH, without waiting; its packet identifier."""
+        """PUBLISH, without waiting; its packet identifier. `expiry`: seconds that it may wait, for MQTT 5."""
         packet_id = packet_id or (self.next_id() if qos else 0)
         head = 0x30 | dup << 3 | qos << 1 | retain
         variable = mqtt_string(topic) + (struct.pack("!H", packet_id) if qos else b"")
-        self._send(head, variable, payload)
+        self._send(head, variable, payload, _four_bytes(_MESSAGE_EXPIRY, expiry or 0))
         return packet_id
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> int:
+    def publish(
+        self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False, expiry: int | None = None
+    ) -> int:
         """PUBLISH, and what follows until the gateway has it; the reason code of PUBACK or PUBREC."""
-        packet_id = self.send_publish(topic, payload, qos, retain=retain)
+        packet_id = self.send_publish(topic, payload, qos, retain=retain, expiry=expiry)
         if qos == 0:
             return 0
         answer = self.expect(PUBACK if qos == 1 else PUBREC)
@@ -207,8 +217,8 @@ class Device:
         self._packet_id += 1
         return self._packet_id
 
-    def _send(self, head: int, variable: bytes, payload: bytes) -> None:
-        self.wire.send(mqtt_packet(head, variable + (b"\0" if self.version >= V5 else b"") + payload))
+    def _send(self, head: int, variable: bytes, payload: bytes, properties: bytes = b"\0") -> None:
+        self.wire.send(mqtt_packet(head, variable + (properties if self.version >= V5 else b"") + payload))
 
     # What it gets
 
