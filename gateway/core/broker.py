@@ -15,7 +15,7 @@ from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError, MqliftError, Refused
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
-from gateway.core.message import Address, Message
+from gateway.core.message import RETAIN, Address, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
 from gateway.core.queues import BackendQueue, Destination, Sink, VirtualQueue
@@ -134,7 +134,7 @@ class Broker:
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
         self._sessions = Sessions(
-            store, self._writer, limit=limits.sessions, publish=self._publish_alone, remove=self._remove_session
+            store, self._writer, limit=limits.sessions, publish=self._publish_will, remove=self._remove_session
         )
         self._shared = SharedQueues(store, self._writer)
         self._plans: dict[Address, tuple[Sink, ...]] = {}
@@ -429,8 +429,13 @@ class Broker:
             await queue.aclose()
         await self._delete(self._target_of(record.queue, QueueSpec(durable=True, arguments=record.arguments)))
 
+    def _publish_will(self, will: Message) -> None:
+        if will.headers.get(RETAIN):  # [MQTT-3.1.2-17]
+            self._retained.keep(will, _tell_not_retained)
+        self._publish_alone(will)
+
     def _publish_alone(self, message: Message) -> None:
-        """Publish what no connection waits for: a will."""
+        """Publish what no connection waits for."""
         self.publish(message, _NOBODY, None)
 
     def _check_room(self, queue: str) -> None:
@@ -484,6 +489,11 @@ class _Nobody:
 
     def resume(self, reason: object) -> None:
         """Nothing was paused."""
+
+
+def _tell_not_retained(error: MqliftError | None) -> None:
+    if error is not None:
+        log.warning("will_not_retained", problem=str(error))
 
 
 _NOBODY: Final = _Nobody()

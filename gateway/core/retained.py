@@ -44,6 +44,8 @@ class _Level:
 class _Kept:
     message: Message
     expires_at: float | None
+    counted: bool = True
+    """Whether it counts towards the limits: what the gateway shows of itself takes no room from clients."""
 
 
 class Retained:
@@ -98,7 +100,7 @@ class Retained:
 
     def show(self, message: Message) -> None:
         """Keep a message as the last of its key in memory only: one that is made anew all the time."""
-        self._set(message.address.routing_key, _Kept(message, None))
+        self._set(message.address.routing_key, _Kept(message, None, counted=False))
 
     def match(self, exchange: str, pattern: str) -> Iterator[Message]:
         """The messages whose keys match a pattern, as they are sent to a new subscriber. Nothing for other exchanges.
@@ -125,7 +127,7 @@ class Retained:
     def _check_room(self, key: str, message: Message) -> None:
         check_words(split_words(key))
         level = self._level(key, make=False)
-        kept = level.kept if level is not None else None
+        kept = level.kept if level is not None and level.kept is not None and level.kept.counted else None
         count = self._count + (kept is None)
         size = self._bytes + len(message.body) - (len(kept.message.body) if kept else 0)
         if count > self._limits.messages or size > self._limits.bytes:
@@ -135,15 +137,15 @@ class Retained:
         level = self._level(key, make=kept is not None)
         if level is None:
             return
-        if level.kept is not None:
+        if level.kept is not None and level.kept.counted:
             self._count -= 1
             self._bytes -= len(level.kept.message.body)
         level.kept = kept
-        if kept is not None:
+        if kept is None:
+            self._prune(key)
+        elif kept.counted:
             self._count += 1
             self._bytes += len(kept.message.body)
-        else:
-            self._prune(key)
 
     def _level(self, key: str, *, make: bool) -> _Level | None:
         level = self._root
