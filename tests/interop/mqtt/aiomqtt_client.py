@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import aiomqtt
+import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 
 from tests.interop.mqtt.client import Client, Message, Refused, Setup, Version, unless_ended
@@ -17,6 +19,8 @@ from tests.rig.processes import HOST
 
 class AiomqttClient(Client):
     """One task keeps what comes."""
+
+    hears_refusals: ClassVar[bool] = False
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -50,7 +54,7 @@ class AiomqttClient(Client):
             transport="websockets" if setup.transport == "websocket" else "tcp",
             websocket_path="/mqtt",
             clean_session=None if v5 else not setup.kept,
-            clean_start=not setup.kept if v5 else True,
+            clean_start=not setup.kept if v5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
             properties=connect_properties(setup),
             will=None if setup.will is None else _will(setup.will),
             timeout=math.inf,

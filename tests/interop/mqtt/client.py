@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Self
 
 from tests.rig.processes import HOST
 
-TIMEOUT = 20.0
+TIMEOUT = 10.0
 POLL_INTERVAL = 0.005
 KEEP_ALIVE = 30
 SESSION_EXPIRY = 600
@@ -70,6 +70,9 @@ class Client(ABC):
 
     many_publishes: ClassVar[bool] = True
     """Whether it publishes more than one message in a connection."""
+
+    hears_refusals: ClassVar[bool] = True
+    """Whether it tells an MQTT 5 acknowledgement that says no from one that says yes."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

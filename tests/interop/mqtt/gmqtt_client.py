@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import gmqtt  # type: ignore[import-untyped]
 from gmqtt.storage import PersistentStorage  # type: ignore[import-untyped]
@@ -19,11 +20,14 @@ from tests.interop.mqtt.client import (
 )
 from tests.rig.processes import HOST
 
-_NEVER_AGAIN = {"reconnect_retries": 0, "reconnect_delay": 0}
+_NEVER_AGAIN = {"reconnect_retries": -2}
+"""-1 is without end, and 0 is once."""
 
 
 class GmqttClient(Client):
     """Publishes are acknowledged when gmqtt's storage of publishes under way is empty again."""
+
+    hears_refusals: ClassVar[bool] = False
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -68,7 +72,6 @@ class GmqttClient(Client):
         await self.wait_ended()
 
     async def drop(self) -> None:
-        self._client.stop_reconnect()
         self._client._connection._transport.abort()
         await self.wait_ended()
 

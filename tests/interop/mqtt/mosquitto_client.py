@@ -12,7 +12,7 @@ from tests.interop.mqtt.client import SESSION_EXPIRY, Client, Message, Refused, 
 from tests.rig.processes import HOST
 
 _VERSIONS = {Version.V3_1: "mqttv31", Version.V3_1_1: "mqttv311", Version.V5: "mqttv5"}
-_FORMAT = r"@\t%t\t%q\t%r\t%x\t%C\t%R\t%D\t%P"
+_FORMAT = r"|\t%t\t%q\t%r\t%x\t%C\t%R\t%D\t%P"
 _GRANTED = re.compile(r"Subscribed \(mid: \d+\): (.*)")
 _MAX_LINE = 8 * 1024 * 1024
 """Characters of a line of output: a message's payload in hexadecimal digits, with room to spare."""
@@ -58,7 +58,7 @@ class MosquittoClient(Client):
     async def _read(self, process: Process) -> None:
         assert process.stdout is not None
         while line := (await process.stdout.readline()).decode().rstrip("\n"):
-            if line.startswith("@"):
+            if line.startswith("|"):
                 self.received.append(_message(line))
             elif granted := _GRANTED.match(line):
                 self._granted = [int(each) for each in granted[1].split(", ")]
@@ -68,7 +68,15 @@ class MosquittoClient(Client):
 
     async def publish(self, message: Message) -> None:
         process = await asyncio.create_subprocess_exec(
-            *("mosquitto_pub", "-s", "-t", message.topic, "-q", str(message.qos), *(["-r"] if message.retain else [])),
+            *(
+                "mosquitto_pub",
+                "-s" if message.payload else "-n",
+                "-t",
+                message.topic,
+                "-q",
+                str(message.qos),
+                *(["-r"] if message.retain else []),
+            ),
             *_properties(message),
             *_connection(self.setup),
             stdin=PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 
@@ -128,7 +129,8 @@ async def test_more_than_sqs_takes_is_refused(connect: Connect, variant: Variant
     keeper = await connect(PAHO, f"kept-{topic}", kept=True)
     await keeper.subscribe([topic], 1)
     client = await connect(variant)
-    with pytest.raises(Refused):
+    heard = client.hears_refusals or variant.version < Version.V5  # which only have the connection's end
+    with pytest.raises(Refused) if heard else contextlib.nullcontext():
         await client.publish(Message(topic=topic, payload=b"x" * (MIB + 1), qos=1))
     other = await connect(variant)
     await other.publish(Message(topic=topic, payload=b"small", qos=1))
@@ -165,7 +167,10 @@ async def test_a_thousand_topics(connect: Connect, variant: Variant, topic: str)
     assert sorted((each.topic, each.payload) for each in received) == sorted((each, each.encode()) for each in topics)
 
 
-@every_variant
+# Before MQTT 5 nobody tells mosquitto_sub why its connection has ended: it connects again, for ever.
+@pytest.mark.parametrize(
+    "variant", [each for each in VARIANTS if each.name != "mosquitto" or each.version == Version.V5], ids=str
+)
 async def test_a_second_connection_takes_over(connect: Connect, variant: Variant, topic: str) -> None:
     first = await connect(variant, f"twin-{topic}", will=Message(topic=f"{topic}/will", payload=b"over", qos=1))
     await first.subscribe([f"{topic}/a"], 1)
