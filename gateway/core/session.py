@@ -323,7 +323,7 @@ class Session(Protocol):
         """The gateway stops: say so if the protocol can, publish what it asks for, and close."""
 
     def connection_lost(self) -> Sequence[Command]:
-        """The socket is gone. Only `Publish` without token (a will) and `EndSession` are executed from here on."""
+        """The socket is gone. What follows is `Settle`, `KeepInflight`, `EndSession`, and `Publish` without a token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -375,8 +375,8 @@ class Connection(asyncio.Protocol):
                     self._publish(command)
             elif isinstance(command, EndSession):
                 self._end_session(command)
-            elif self._closing:
-                continue  # nobody can be answered; but what the peer settled, and its will, is done
+            elif self._closing and not isinstance(command, KeepInflight):
+                continue  # nobody can be answered; but what the peer settled, and what it leaves behind, is done
             elif isinstance(command, _WAITING):
                 self.pause(_COMMAND)
                 self._control = self._loop.create_task(self._wait_for(command))

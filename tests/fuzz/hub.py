@@ -11,11 +11,28 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final, Protocol
 
+from gateway.core.auth import Identity
 from gateway.core.backend import Received
 from gateway.core.errors import MqliftError, NotAuthorized, NotFound, Refused, TooLarge, Unavailable
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, HeaderValue, Message, Origin, Properties
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.session import Authenticate, Cancel, Close, Command, Consume, Delivery, Publish, Session, Settle
+from gateway.core.session import (
+    Authenticate,
+    Authenticated,
+    Cancel,
+    Close,
+    Command,
+    Consume,
+    Delivery,
+    EndSession,
+    KeepInflight,
+    Opened,
+    OpenSession,
+    Publish,
+    Retain,
+    Session,
+    Settle,
+)
 from tests.fuzz.cases import Step, Violation
 from tests.fuzz.footprint import footprint
 
@@ -80,8 +97,13 @@ QUEUE: Final = Queue()
 
 def accepted(command: Command) -> Result:
     """What "yes" looks like: the one place that knows of commands whose result says more."""
-    del command
-    return ACCEPTED
+    match command:
+        case Authenticate():
+            return Authenticated(Identity())
+        case OpenSession():
+            return Opened(None)
+        case _:
+            return ACCEPTED
 
 
 def result_of(command: Command, choice: int) -> Result:
@@ -169,7 +191,7 @@ class Hub:
         self._state_bytes = state_bytes
         self._commands: deque[Command] = deque()
         self._control: Command | None = None
-        self._publishes: list[Publish] = []
+        self._concurrent: list[Publish | Retain | KeepInflight] = []
         self._consumers: dict[str, Consumer] = {}
         self._held: dict[int, tuple[Delivery, Consumer]] = {}
         self._input_bytes = 0
@@ -198,7 +220,7 @@ class Hub:
 
     def _feed(self, data: bytes) -> None:
         """Bytes arrive, unless the connection would not read now."""
-        while len(self._publishes) > MAX_INFLIGHT:
+        while len(self._concurrent) > MAX_INFLIGHT:
             self._answer(0)
         while len(self._commands) > MAX_WAITING and self._control is not None:
             self._answer_control(accepted(self._control))
@@ -217,24 +239,24 @@ class Hub:
 
     def _answer(self, choice: int) -> None:
         """One of the commands that wait for an answer gets it."""
-        waiting = len(self._publishes) + (self._control is not None)
+        waiting = len(self._concurrent) + (self._control is not None)
         if not waiting:
             return
         number = choice // 64 % waiting
-        if number == len(self._publishes):
+        if number == len(self._concurrent):
             assert self._control is not None
             self._answer_control(result_of(self._control, choice))
         else:
-            publish = self._publishes.pop(number)
-            result = result_of(publish, choice)
-            self.publishes_accepted += result.outcome is Outcome.ACCEPTED
+            command = self._concurrent.pop(number)
+            result = result_of(command, choice)
+            self.publishes_accepted += isinstance(command, Publish) and result.outcome is Outcome.ACCEPTED
             self._count_answer()
-            self._execute(self.session.answer(publish.token, result, self._now))
+            self._execute(self.session.answer(command.token, result, self._now))
 
     def _answer_control(self, result: Result) -> None:
         command, self._control = self._control, None
         assert command is not None
-        assert not isinstance(command, Publish | Settle | Close)
+        assert not isinstance(command, Publish | Retain | KeepInflight | Settle | EndSession | Close)
         if isinstance(command, Consume) and result.outcome is not Outcome.ACCEPTED:
             self._consumers.pop(command.tag, None)
         self._count_answer()
@@ -249,8 +271,8 @@ class Hub:
 
     def _settle_down(self, _choice: int) -> None:
         """Everything is answered, with yes."""
-        while self._publishes or self._control is not None:
-            while self._publishes:
+        while self._concurrent or self._control is not None:
+            while self._concurrent:
                 self._answer(0)
             if self._control is not None:
                 self._answer_control(accepted(self._control))
@@ -337,9 +359,9 @@ class Hub:
         elif isinstance(command, Close):
             self.closed = True
             self._consumers.clear()
-        elif isinstance(command, Publish):
+        elif isinstance(command, Publish | Retain | KeepInflight):
             if command.token is not None:
-                self._publishes.append(command)
+                self._concurrent.append(command)
         elif _waits(command):
             self._control = command
             self._note(command)

@@ -16,6 +16,7 @@ from gateway.core.session import Close, Command, Publish
 from gateway.protocols.mqtt.codec import Decoder, encode
 from gateway.protocols.mqtt.packets import Connect, Pingreq, Puback
 from gateway.protocols.mqtt.packets import Publish as PublishPacket
+from gateway.protocols.mqtt.publishing import Publishing
 from gateway.protocols.mqtt.session import MqttSession
 from gateway.protocols.mqtt.settings import Settings
 from gateway.protocols.stomp.codec import FrameParser
@@ -203,7 +204,7 @@ class TestAccounts:
             run_mqtt(("feed", CONNECT), ("settle down", 0), ("feed", PUBLISH))
 
     def test_an_acknowledgement_that_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        spoil(monkeypatch, _published=lambda *_: ())
+        monkeypatch.setattr(Publishing, "acknowledge", lambda *_: None)
         with pytest.raises(Violation, match="not answered"):
             run_mqtt(("feed", CONNECT), ("settle down", 0), ("feed", PUBLISH))
 
@@ -216,7 +217,7 @@ class TestAccounts:
         original = MqttSession.receive_data
 
         def receive_data(session: MqttSession, data: bytes, now: float) -> object:
-            session._undeliverable.append(bytearray(9_000_000))  # type: ignore[arg-type]
+            session._pipelined = bytearray(9_000_000)
             return original(session, data, now)
 
         spoil(monkeypatch, receive_data=receive_data)

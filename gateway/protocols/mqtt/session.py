@@ -26,6 +26,7 @@ from gateway.core.session import (
     Session,
     SessionContext,
     SessionRecord,
+    Settle,
 )
 from gateway.protocols.mqtt import packets
 from gateway.protocols.mqtt.client import LARGEST_PACKET, Client
@@ -321,7 +322,9 @@ class MqttSession:
     # What goes out.
 
     def deliver(self, tag: str, delivery: Delivery) -> bool:
-        delivering = self._delivering or self._deliveries()
+        delivering = self._delivering
+        if delivering is None:
+            delivering = self._deliveries()
         if self._closed:
             return delivering.hold(delivery)
         held = delivering.deliver(tag, delivery)
@@ -387,7 +390,7 @@ class MqttSession:
         commands: list[Command] = []
         if not self._closed:
             self._end("the connection was lost", None, commands)
-        return [command for command in commands if isinstance(command, Publish | KeepInflight | EndSession)]
+        return [command for command in commands if isinstance(command, Settle | Publish | KeepInflight | EndSession)]
 
     def _fail(self, error: PacketError, commands: list[Command]) -> None:
         """The client broke the protocol [MQTT-4.8.0-1], is not let in, or cannot be served any longer."""
