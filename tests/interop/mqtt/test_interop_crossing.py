@@ -24,7 +24,7 @@ def request_to(topic: str, user_properties: tuple[tuple[str, str], ...]) -> Mess
         payload=b'{"what": "time"}',
         qos=1,
         content_type="application/json",
-        response_topic=f"{topic}/answers/1.2",
+        response_topic=f"{topic}/answers/1",
         correlation_data=b"ask-1",
         user_properties=user_properties,
     )

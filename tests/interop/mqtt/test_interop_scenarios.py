@@ -73,7 +73,7 @@ async def test_messages_wait_for_a_kept_session(connect: Connect, variant: Varia
 
 
 @every_variant
-async def test_a_will_is_published_for_a_lost_connection_only(connect: Connect, variant: Variant, topic: str) -> None:
+async def test_a_will_is_published_for_a_lost_connection(connect: Connect, variant: Variant, topic: str) -> None:
     watcher = await connect(PAHO)
     await watcher.subscribe([f"{topic}/#"], 2)
     leaving = await connect(variant, will=Message(topic=f"{topic}/left", payload=b"no", qos=1))
@@ -82,13 +82,13 @@ async def test_a_will_is_published_for_a_lost_connection_only(connect: Connect, 
         await client.subscribe([f"{topic}-other"], 0)
     await leaving.disconnect()
     await lost.drop()
-    await watcher.wait_received(1)
+    expected = [(f"{topic}/lost", b"gone", 1, False), (f"{topic}/end", b"", 1, False)]
+    if variant == Variant("mosquitto", Version.V5):  # it leaves with reason code 0x04, which asks for the will
+        expected.insert(0, (f"{topic}/left", b"no", 1, False))
+    await watcher.wait_received(len(expected) - 1)
     await watcher.publish(Message(topic=f"{topic}/end", payload=b"", qos=1))
-    received = await watcher.wait_received(2)
-    assert [(each.topic, each.payload, each.qos, each.retain) for each in received] == [
-        (f"{topic}/lost", b"gone", 1, False),
-        (f"{topic}/end", b"", 1, False),
-    ]
+    received = await watcher.wait_received(len(expected))
+    assert [(each.topic, each.payload, each.qos, each.retain) for each in received] == expected
     late = await connect(PAHO)
     await late.subscribe([f"{topic}/lost"], 1)
     assert [(each.payload, each.retain) for each in await late.wait_received(1)] == [(b"gone", True)]
