@@ -121,7 +121,8 @@ class MqttClient:
     def received(self, data: bytes) -> None:
         if data:
             self._read_answers(data)
-        self._released.clear()
+        # A PUBREL that came too soon may have crossed with the PUBREC that is still to come.
+        self._released = {each: received for each, received in self._released.items() if not received}
 
     def _read_answers(self, data: bytes) -> None:
         if self._answers is None:

@@ -31,6 +31,8 @@ _DISCONNECT_FORMS: Final[Mapping[ReasonCode, ReasonCode]] = {
 }
 """What DISCONNECT says for a code that it does not have (5.0 table 3-13)."""
 
+_UNSUBACK_CODES: Final = frozenset({ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, ReasonCode.NOT_AUTHORIZED})
+
 FAILURE: Final = 0x80
 """The return code of a filter that was refused (3.1.1 §3.9.3); reason codes from here on are failures (5.0 §2.4)."""
 
@@ -51,6 +53,12 @@ def reason_of(error: MqliftError | None) -> ReasonCode:
         if isinstance(error, kind):
             return code
     return ReasonCode.UNSPECIFIED_ERROR
+
+
+def unsuback_code(error: MqliftError | None) -> ReasonCode:
+    """How UNSUBACK says that a filter could not be removed: it has fewer codes than SUBACK (5.0 table 3-9)."""
+    reason = reason_of(error)
+    return reason if reason in _UNSUBACK_CODES else ReasonCode.UNSPECIFIED_ERROR
 
 
 def connack_code(reason: ReasonCode, level: int) -> int | None:

@@ -35,7 +35,7 @@ from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.keeping import State, write_state
 from gateway.protocols.mqtt.packets import V5, Suback, Subscribe, Subscription, Unsuback, Unsubscribe
 from gateway.protocols.mqtt.procedures import Procedure, Token
-from gateway.protocols.mqtt.reasons import FAILURE, reason_of, suback_code
+from gateway.protocols.mqtt.reasons import FAILURE, reason_of, suback_code, unsuback_code
 from gateway.protocols.mqtt.settings import Settings
 from gateway.protocols.mqtt.subscriptions import Filter, Grant, Subscriptions, grant_of
 from gateway.protocols.mqtt.topics import SHARED_PREFIX, is_topic_filter, shared_filter
@@ -278,7 +278,7 @@ class Subscribing:
         if self._client.level < V5:
             _insist(result, "UNSUBSCRIBE failed")  # UNSUBACK cannot say so
         if result.outcome is not Outcome.ACCEPTED:
-            return reason_of(result.error)
+            return unsuback_code(result.error)
         if removed is not None:
             self.granted.remove(topic_filter)
         else:
