@@ -111,7 +111,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     for command in ("node", "npm"):
         if shutil.which(command) is None:
             pytest.skip(f"mqtt.js needs {command}, which is not installed")
-    folder = request.config.cache.mkdir("mqttjs")  # type: ignore[union-attr]  # None in pytest's own tests only
+    folder = request.config.cache.mkdir("mqttjs")
     install(folder)
     process = Node(folder)
     yield process

@@ -36,7 +36,7 @@ _FIELDS = {
 def connect_properties(setup: Setup) -> Properties | None:
     if setup.version != Version.V5 or not setup.kept:
         return None
-    properties = Properties(PacketTypes.CONNECT)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = SESSION_EXPIRY
     return properties
 
@@ -45,13 +45,15 @@ def message_properties(message: Message, packet_type: int) -> Properties | None:
     said = {paho_name: getattr(message, name) for name, paho_name in _FIELDS.items() if getattr(message, name)}
     if not said:
         return None
-    properties = Properties(packet_type)
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]
     for name, value in said.items():
         setattr(properties, name, list(value) if isinstance(value, tuple) else value)
     return properties
 
 
-def received_message(topic: str, payload: bytes, qos: int, retain: bool, properties: Properties | None) -> Message:
+def received_message(
+    topic: str, payload: bytes | bytearray, qos: int, retain: bool, properties: Properties | None
+) -> Message:
     def said(name: str) -> object:
         return getattr(properties, name, None)
 
