@@ -138,7 +138,8 @@ async def test_more_than_sqs_takes_is_refused(connect: Connect, variant: Variant
     assert payloads(keeper) == [b"small"]
 
 
-@every_variant
+# mosquitto_pub of version 5 keeps to the limit that it was told, and says nothing about what it does not send.
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if each != Variant("mosquitto", Version.V5)], ids=str)
 async def test_a_packet_over_the_limit_is_refused(connect: Connect, variant: Variant, topic: str) -> None:
     client = await connect(variant)
     with pytest.raises(Refused):
