@@ -25,7 +25,7 @@ from gateway.protocols.mqtt.reasons import FAILURE
 from gateway.protocols.mqtt.settings import MAX_PACKET_ID
 from gateway.protocols.mqtt.subscribing import LIVE, Subscribing
 from gateway.protocols.mqtt.subscriptions import Grant
-from gateway.protocols.mqtt.writer import DUP, PUBLISH, QOS_1, QOS_2, write_pubrel
+from gateway.protocols.mqtt.writer import DUP, PUBLISH, QOS_1, QOS_2, write_publish, write_pubrel
 
 COMPLETED: Final = 100
 """Deliveries at QoS 2 that are remembered when they are over, in case that the queue brings one again: when its
@@ -41,12 +41,14 @@ _TRANSIENT_MODE: Final = 1
 _ACCEPTED: Final = Outcome.ACCEPTED
 
 # What has become of a delivery at QoS 2.
-_ASSIGNED: Final = 0
+_RESERVED: Final = 0
+"""An earlier connection sent it, at QoS 1 or 2, and the queue has not delivered it again yet."""
+_ASSIGNED: Final = 1
 """It has a packet identifier, which is not kept yet; nothing was sent."""
-_SENT: Final = 1
-_RECEIVED: Final = 2
+_SENT: Final = 2
+_RECEIVED: Final = 3
 """PUBREC has come, which is not kept yet."""
-_RELEASED: Final = 3
+_RELEASED: Final = 4
 """PUBREL was sent, and the delivery is settled."""
 
 
@@ -62,7 +64,7 @@ class _Outgoing(NamedTuple):
 class _Exchange:
     """A delivery at QoS 2, from the assignment of its packet identifier to PUBCOMP.
 
-    `outgoing` is None when an earlier connection sent it. `repeats`: the queue delivered it again meanwhile.
+    `outgoing` is None while only an earlier connection has sent it. `repeats`: the queue delivered it again meanwhile.
     """
 
     __slots__ = ("outgoing", "packet_id", "repeats", "state", "uid")
@@ -100,8 +102,6 @@ class Delivering:
         "_packet_id",
         "_plain",
         "_refused",
-        "_reserved",
-        "_reserved_ids",
         "_shares",
         "_unacknowledged",
         "_writer",
@@ -133,8 +133,6 @@ class Delivering:
         self._backlog: deque[_Outgoing] | None = None
         self._acknowledged: list[Delivery] = []
         self._refused: list[Delivery] = []
-        self._reserved: dict[str, int] = {}
-        self._reserved_ids: dict[int, str] = {}
         self._completed: dict[str, None] = {}
 
     # From the hub
@@ -145,10 +143,8 @@ class Delivering:
         topic = outgoing_topic(message.address.routing_key)
         if topic is None:
             return self._refuse(delivery)
-        if self._plain and not self._shares:
-            grant = self._granted(topic.name)
-        else:
-            grant = self._grant_for(tag, topic.name, message)
+        plain = self._plain and tag == LIVE
+        grant = self._granted(topic.name) if plain else self._grant_for(tag, topic.name, message)
         if grant is None:
             return False  # `$` topics under a leading wildcard, own messages, what was routed before an UNSUBSCRIBE
         qos = grant.qos
@@ -156,7 +152,7 @@ class Delivering:
             qos = 0
         elif qos > 1 and message.headers.get(PUBLISH_QOS) != qos:
             qos = 1
-        if qos and (self._free <= 0 or self._backlog):
+        if qos and self._free <= 0:  # never while others wait: `collect` lets them go first
             return self._wait(_Outgoing(delivery, topic, grant, qos))
         try:
             if qos == 1:
@@ -211,11 +207,23 @@ class Delivering:
         return False
 
     def _send_at_least_once(self, delivery: Delivery, topic: OutgoingTopic, grant: Grant) -> bool:
-        packet_id = self._reserved_id(delivery.uid) if self._reserved else 0
-        # DUP says that this is not the first attempt, by whichever connection [MQTT-3.3.1-1].
-        first = PUBLISH | QOS_1 | DUP if packet_id or delivery.attempt > 1 else PUBLISH | QOS_1
-        packet_id = packet_id or self._next_packet_id()
-        packet = self._writer.write(first, delivery.message, topic, grant, packet_id)
+        first = PUBLISH | QOS_1 | DUP if delivery.attempt > 1 else PUBLISH | QOS_1
+        packet_id = self._packet_id + 1
+        known = False
+        if self._exchanges or packet_id > MAX_PACKET_ID or packet_id in self._unacknowledged:
+            packet_id = self._reserved_id(delivery.uid)
+            known = packet_id > 0
+            if known:  # DUP says that this is not the first attempt, by whichever connection [MQTT-3.3.1-1]
+                first |= DUP
+            else:
+                packet_id = self._next_packet_id()
+        else:
+            self._packet_id = packet_id
+        message = delivery.message
+        if self._plain and not message.headers and message.properties.expiration is None:
+            packet: bytes | None = write_publish(first, topic.field, packet_id, b"", message.body)
+        else:
+            packet = self._writer.write(first, message, topic, grant, packet_id, sent_before=known)
         if packet is None:
             return False
         self._out.append(packet)
@@ -228,25 +236,32 @@ class Delivering:
         uid = delivery.uid
         if uid in self._completed:
             return False
-        if uid in self._exchanges_by_uid:
-            return self._repeat(self._exchanges_by_uid[uid], delivery)
-        packet_id = self._reserved_id(uid)
-        known = packet_id > 0
-        exchange = _Exchange(packet_id or self._next_packet_id(), uid, outgoing, _ASSIGNED)
-        again = known or delivery.attempt > 1
-        self._begin(exchange)
+        exchange = self._exchanges_by_uid.get(uid)
+        if exchange is None:
+            exchange = _Exchange(self._next_packet_id(), uid, None, _ASSIGNED)
+            self._add(exchange)
+        elif exchange.state != _RESERVED:
+            return self._repeat(exchange, delivery)
+        known = exchange.state == _RESERVED
+        exchange.state = _ASSIGNED
+        exchange.outgoing = outgoing
+        self._free -= 1
         if self._keeper is None or not uid or (known and not self._assigning):
-            return self._send_exchange(exchange, outgoing, again)
+            return self._send_exchange(exchange, outgoing, known)
         self._assigning += 1
-        self._keeper.keep(partial(self._assigned, exchange, outgoing, again))
+        self._keeper.keep(partial(self._assigned, exchange, outgoing, known))
         self.due = True
         return True
 
-    def _begin(self, exchange: _Exchange) -> None:
+    def _add(self, exchange: _Exchange) -> None:
         self._exchanges[exchange.packet_id] = exchange
         if exchange.uid:
             self._exchanges_by_uid[exchange.uid] = exchange
-        self._free -= 1
+
+    def _remove(self, exchange: _Exchange) -> None:
+        del self._exchanges[exchange.packet_id]
+        if exchange.uid:
+            del self._exchanges_by_uid[exchange.uid]
 
     def _repeat(self, exchange: _Exchange, delivery: Delivery) -> bool:
         """The queue delivers again what the client has, or will have: it is not sent twice [MQTT-4.3.3-3]."""
@@ -255,22 +270,22 @@ class Delivering:
         exchange.repeats.append(delivery)
         return True
 
-    def _assigned(self, exchange: _Exchange, outgoing: _Outgoing, again: bool) -> None:
+    def _assigned(self, exchange: _Exchange, outgoing: _Outgoing, known: bool) -> None:
         """The packet identifier is kept."""
         self._assigning -= 1
         try:
-            if not self._send_exchange(exchange, outgoing, again):
+            if not self._send_exchange(exchange, outgoing, known):
                 self._acknowledged += exchange.deliveries()
         except PacketError:
             self._refused += exchange.deliveries()
 
-    def _send_exchange(self, exchange: _Exchange, outgoing: _Outgoing, again: bool) -> bool:
-        first = PUBLISH | QOS_2 | DUP if again else PUBLISH | QOS_2
+    def _send_exchange(self, exchange: _Exchange, outgoing: _Outgoing, known: bool) -> bool:
+        """`known`: an earlier connection has sent it."""
+        delivery, topic, grant, _ = outgoing
+        first = PUBLISH | QOS_2 | DUP if known or delivery.attempt > 1 else PUBLISH | QOS_2
         packet = None
         try:
-            packet = self._writer.write(
-                first, outgoing.delivery.message, outgoing.topic, outgoing.grant, exchange.packet_id
-            )
+            packet = self._writer.write(first, delivery.message, topic, grant, exchange.packet_id, sent_before=known)
         finally:
             if packet is None:
                 self._complete(exchange)
@@ -285,26 +300,27 @@ class Delivering:
     def _next_packet_id(self) -> int:
         """The next identifier that is not in use [MQTT-2.2.1-4]. The window leaves at least one."""
         packet_id = self._packet_id % MAX_PACKET_ID + 1
-        while packet_id in self._unacknowledged or packet_id in self._exchanges or packet_id in self._reserved_ids:
+        while packet_id in self._unacknowledged or packet_id in self._exchanges:
             packet_id = packet_id % MAX_PACKET_ID + 1
         self._packet_id = packet_id
         return packet_id
 
     def _reserved_id(self, uid: str) -> int:
         """The identifier that the message had on an earlier connection [MQTT-4.4.0-1]; 0 for none."""
-        packet_id = self._reserved.pop(uid, 0)
-        if packet_id:
-            del self._reserved_ids[packet_id]
-        return packet_id
+        exchange = self._exchanges_by_uid.get(uid)
+        if exchange is None or exchange.state != _RESERVED:
+            return 0
+        self._remove(exchange)
+        return exchange.packet_id
 
     def resume(self, kept: Inflight) -> None:
         """Go on where the session's last connection left off: PUBRELs now [MQTT-4.4.0-1], PUBLISHes as they come."""
-        for packet_id, uid in kept.released:
-            self._begin(_Exchange(packet_id, uid, None, _RELEASED))
-            self._out.append(write_pubrel(packet_id))
         for packet_id, uid in kept.sent[-max(RESERVED, self._client.window) :]:
-            self._reserved[uid] = packet_id
-            self._reserved_ids[packet_id] = uid
+            self._add(_Exchange(packet_id, uid, None, _RESERVED))
+        for packet_id, uid in kept.released:
+            self._add(_Exchange(packet_id, uid, None, _RELEASED))
+            self._free -= 1
+            self._out.append(write_pubrel(packet_id))
         self._completed = dict.fromkeys(kept.completed)
 
     # From the client
@@ -317,11 +333,15 @@ class Delivering:
             self._free += 1
 
     def pubrec(self, packet: Pubrec) -> None:
-        exchange = self._exchanges.get(packet.packet_id) or self._reclaimed(packet.packet_id)
+        exchange = self._exchanges.get(packet.packet_id)
         if exchange is None or exchange.state == _ASSIGNED:
             code = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
             self._out.append(self._client.acknowledgement(Pubrel, packet.packet_id, code))
-        elif exchange.state == _RELEASED:
+            return
+        if exchange.state == _RESERVED:  # the client has the message, and the queue does not know yet
+            exchange.state = _SENT
+            self._free -= 1
+        if exchange.state == _RELEASED:
             self._out.append(write_pubrel(packet.packet_id))
         elif exchange.state == _SENT and packet.reason_code >= FAILURE:
             self._acknowledged += exchange.deliveries()  # it had its chance; no PUBREL follows [MQTT-4.3.3-4]
@@ -333,16 +353,6 @@ class Delivering:
                 self._release(exchange)
             else:
                 self._keeper.keep(partial(self._release, exchange))
-
-    def _reclaimed(self, packet_id: int) -> _Exchange | None:
-        """What an earlier connection sent, and the queue has not delivered again yet."""
-        uid = self._reserved_ids.get(packet_id)
-        if uid is None:
-            return None
-        self._reserved_id(uid)
-        exchange = _Exchange(packet_id, uid, None, _SENT)
-        self._begin(exchange)
-        return exchange
 
     def _release(self, exchange: _Exchange) -> None:
         """The client has it, and that is kept."""
@@ -359,10 +369,9 @@ class Delivering:
 
     def _complete(self, exchange: _Exchange) -> None:
         """The packet identifier is free again [MQTT-2.2.1-4]."""
-        del self._exchanges[exchange.packet_id]
+        self._remove(exchange)
         self._free += 1
         if exchange.uid:
-            del self._exchanges_by_uid[exchange.uid]
             self._completed[exchange.uid] = None
             if len(self._completed) > COMPLETED:
                 del self._completed[next(iter(self._completed))]
@@ -411,8 +420,7 @@ class Delivering:
 
         Those at QoS 1 only with `last`, for what a connection leaves behind: nothing depends on them before.
         """
-        found = list(self._reserved_ids.items())
-        found += [(each.packet_id, each.uid) for each in self._known_exchanges() if each.state < _RECEIVED]
+        found = [(each.packet_id, each.uid) for each in self._known_exchanges() if each.state < _RECEIVED]
         if last:
             found += [(packet_id, each.uid) for packet_id, each in self._unacknowledged.items() if each.uid]
         return found

@@ -34,11 +34,21 @@ class PublishWriter:
         self.discarded = 0
         """Messages that were not written because they had expired, or are larger than the client takes."""
 
-    def write(self, first: int, message: Message, topic: OutgoingTopic, grant: Grant, packet_id: int) -> bytes | None:
+    def write(
+        self,
+        first: int,
+        message: Message,
+        topic: OutgoingTopic,
+        grant: Grant,
+        packet_id: int,
+        *,
+        sent_before: bool = False,
+    ) -> bytes | None:
         """A PUBLISH with the flags of `first` and, if it has to be, RETAIN.
 
         None when the message has expired or is too large for the client: then it is over, as if it had been delivered
-        [MQTT-3.3.2-5] [MQTT-3.1.2-25]. Raises `PacketError` when MQTT has no form for it.
+        [MQTT-3.3.2-5] [MQTT-3.1.2-25]. What the client was sent before does not expire any more [MQTT-4.3.3-7]. Raises
+        `PacketError` when MQTT has no form for it.
         """
         headers = message.headers
         if headers and (headers.get(RETAINED) or (grant.retain_as_published and headers.get(RETAIN))):
@@ -47,8 +57,10 @@ class PublishWriter:
         if message.properties.expiration is not None:
             left = seconds_left(message, self._clock)
             if left is not None and left <= 0:
-                self.discarded += 1
-                return None
+                if not sent_before:
+                    self.discarded += 1
+                    return None
+                left = 0
         if self._level < V5:
             return write_publish(first, topic.field, packet_id, b"", message.body)
         return self._write_v5(first, message, topic.field, grant.identifiers + publish_fields(message, left), packet_id)

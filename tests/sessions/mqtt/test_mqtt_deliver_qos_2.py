@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from gateway.core.message import PUBLISH_QOS
+from gateway.core.message import PUBLISH_QOS, Origin, Properties
 from gateway.core.outcome import Outcome, Result
 from gateway.core.session import Delivery, KeepInflight
 from gateway.protocols.mqtt.delivering import COMPLETED
 from gateway.protocols.mqtt.packets import Connect, Level, Puback, Pubcomp, Pubrec, Pubrel
 from gateway.protocols.mqtt.packets import Publish as PublishPacket
 from gateway.protocols.mqtt.settings import Settings
-from tests.sessions.mqtt.peer import Peer, delivery, message
+from tests.sessions.mqtt.peer import WALL_CLOCK, Peer, delivery, message
 
 KEPT = Connect(client_id="c", clean_start=False)
 
@@ -353,11 +355,29 @@ def test_qos_1_has_its_packet_id_again_after_the_connection(kept: Peer) -> None:
     assert not kept.commands, "a write for each message at QoS 1 would cost more than a repetition"
     kept.lose()
     again = kept.again()
-    again.session.deliver("session", delivery(message("a"), 2, uid="m9"))
-    again.session.deliver("session", delivery(message("a"), 2, uid="m1"))
+    again.session.deliver("session", delivery(message("a"), uid="m9"))
+    again.session.deliver("session", delivery(message("a"), uid="m1"))
     first, second = again.received()
-    assert first == PublishPacket("a", b"hi", 1, 3, dup=True), "1 is reserved for m0"
+    assert first == PublishPacket("a", b"hi", 1, 3), "1 is reserved for m0"
     assert second == PublishPacket("a", b"hi", 1, 2, dup=True)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_was_sent_does_not_expire(kept: Peer, qos: int) -> None:
+    """5.0 [MQTT-4.3.3-7] The client has the identifier, and waits for PUBREL."""
+    hub = Properties(delivery_mode=2, expiration=5_000, timestamp=int(WALL_CLOCK))
+    of = replace(message("a", headers={PUBLISH_QOS: qos}), properties=hub, origin=Origin("mqtt", "p"))
+    deliver(kept, delivery(of, uid="m1"))
+    kept.lose()
+    again = kept.again()
+    again.wall += 60
+    assert again.session.deliver("session", delivery(of, 2, uid="m1"))
+    assert again.received() == [PublishPacket("a", b"hi", qos, 1, dup=True)]
+    again.session.deliver("session", delivery(of, 2, uid="m2"))
+    again.tick()
+    again.kept_inflight()
+    assert again.received() == [], "this one was sent to nobody"
+    assert len(again.session.unsettled()) == 1
 
 
 def test_orderly_ends_leave_packet_ids_too(kept: Peer) -> None:

@@ -9,7 +9,7 @@ from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.session import Publish, Retain
 from gateway.protocols.mqtt.codec import encode
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
-from gateway.protocols.mqtt.packets import Connect, Disconnect, Level, Puback, Pubrec, Pubrel
+from gateway.protocols.mqtt.packets import Connect, Disconnect, Level, Puback, Pubcomp, Pubrec, Pubrel
 from gateway.protocols.mqtt.packets import Publish as PublishPacket
 from gateway.protocols.mqtt.properties import Properties
 from gateway.protocols.mqtt.settings import Settings
@@ -132,6 +132,16 @@ def test_the_connection_goes_on_after_a_failure(peer: Peer) -> None:
         (publish,) = peer.taken(Publish)
         peer.answer(publish.token, Result(Outcome.REJECTED))
         assert peer.received() == [Puback(7, 0x80)]
+
+
+def test_the_exchange_goes_on_when_the_message_has_expired(peer: Peer) -> None:
+    """[MQTT-4.3.3-13]"""
+    peer.send(PublishPacket("a", b"", 2, 7, properties=Properties(message_expiry_interval=1)))
+    peer.wall += 60
+    (publish,) = peer.taken(Publish)
+    peer.answer(publish.token)
+    peer.send(Pubrel(7))
+    assert peer.received() == [Pubrec(7), Pubcomp(7)]
 
 
 # RETAIN
