@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -67,6 +68,17 @@ _MAKERS: dict[str, Callable[[Setup], Client]] = {
     "amqtt": AmqttClient,
     "mosquitto": MosquittoClient,
 }
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Collect what amqtt leaves behind in cycles.
+
+    Otherwise that happens at any time, and when Python 3.11 is just parsing for pytest, its parser fails with a
+    `SystemError` (https://github.com/python/cpython/issues/106905).
+    """
+    if "amqtt" in item.name:
+        gc.collect()
 
 
 class Connect(Protocol):
