@@ -264,7 +264,7 @@ class Delivering:
             del self._exchanges_by_uid[exchange.uid]
 
     def _repeat(self, exchange: _Exchange, delivery: Delivery) -> bool:
-        """The queue delivers again what the client has, or will have: it is not sent twice [MQTT-4.3.3-3]."""
+        """The queue delivers again what the client has, or will have: it is not sent twice [MQTT-4.4.0-1]."""
         if exchange.state == _RELEASED:
             return False
         exchange.repeats.append(delivery)

@@ -115,7 +115,7 @@ def test_pubrel_before_pubrec_is_a_violation(peer: Peer) -> None:
 
 
 def test_pubrel_for_what_is_not_known(peer: Peer) -> None:
-    """[MQTT-3.6.4-1]; 5.0 has a code for it."""
+    """[MQTT-4.3.3-2]; 5.0 has a code for it."""
     peer.send(Pubrel(9))
     assert peer.received() == [Pubcomp(9)]
     v5 = Peer(level=Level.V5)
