@@ -1,4 +1,4 @@
-"""The load generator: `python -m tests.bench.load publish|paced|probe|consume|idle …`.
+"""The load generator: `python -m tests.bench.load publish|fan|paced|probe|consume|idle …`.
 
 It runs as a process of its own, on another core than the gateway, and writes one line of JSON to standard output.
 """
@@ -19,6 +19,7 @@ import uvloop
 from tests.bench.control import Control
 from tests.bench.endpoint import Stats
 from tests.bench.machine import Sample, Window, resident_bytes
+from tests.bench.mqtt_deliveries import Fan, FanPublisher, FencedPublisher, IdleSubscriber, Subscriber, TwofoldPublisher
 from tests.bench.mqtt_load import IdleConnection, LoadError, MqttConnection, PacedPublisher, Publisher
 from tests.bench.probe import Probe, send_request
 from tests.bench.stomp_load import Consumer, Seen
@@ -79,6 +80,8 @@ class Options(argparse.Namespace):
     warmup: float
     duration: float
     watch: int
+    qos: int
+    subscribe: bool
 
 
 ConnectionT = TypeVar("ConnectionT", bound=MqttConnection)
@@ -116,12 +119,17 @@ async def measured(options: Options, messages: Callable[[], int]) -> Window:
     return start.until(Sample.take(messages(), options.watch, options.endpoint_pid))
 
 
+PUBLISHERS = (FencedPublisher, Publisher, TwofoldPublisher)
+"""By QoS."""
+
+
 async def publish(options: Options) -> Published:
-    """QoS 1 publishes as fast as the window allows."""
-    publishers = await connect(
+    """Publishes as fast as the window allows."""
+    kind = PUBLISHERS[options.qos]
+    publishers: Sequence[FencedPublisher | Publisher | TwofoldPublisher] = await connect(
         options.port,
         [
-            Publisher(f"load-{number}", topic_of(number), options.payload_bytes, options.window)
+            kind(f"load-{number}", topic_of(number), options.payload_bytes, options.window)
             for number in range(options.connections)
         ],
     )
@@ -135,6 +143,33 @@ async def publish(options: Options) -> Published:
     for publisher in publishers:
         publisher.close()
     return {"window": window, "messages": sum(publisher.acked for publisher in publishers)}
+
+
+async def fan(options: Options) -> Published:
+    """One publisher to many live subscribers; the messages are counted where they arrive."""
+    topic = "live/prices"
+    publisher = FanPublisher("fan-publisher", topic, options.payload_bytes, options.qos)
+    whole = Fan(publisher, options.window)
+    subscribers = [
+        Subscriber(f"fan-{number}", topic, options.payload_bytes, options.qos, whole.received)
+        for number in range(options.connections)
+    ]
+    whole.subscribers += subscribers
+    await connect(options.port, [publisher, *subscribers])
+    for subscriber in subscribers:
+        subscriber.subscribe()
+    async with asyncio.timeout(SETUP_TIMEOUT):
+        await asyncio.gather(*(subscriber.subscribed for subscriber in subscribers))
+    whole.start()
+    window = await measured(options, lambda: whole.delivered)
+    whole.stop()
+    async with asyncio.timeout(DRAIN_TIMEOUT):
+        while not whole.quiet.done():
+            raise_failed([each.ended for each in (publisher, *subscribers)])
+            await asyncio.sleep(DRAIN_POLL)
+    for connection in (publisher, *subscribers):
+        connection.close()
+    return {"window": window, "messages": whole.delivered}
 
 
 async def pace(options: Options, senders: Callable[[], Paced]) -> list[float]:
@@ -232,10 +267,11 @@ def raise_failed(waiters: Sequence[asyncio.Future[None]]) -> None:
 
 
 async def idle(options: Options) -> Idle:
-    """Connections that do nothing but answer one ping; the watched process is weighed before and after."""
+    """Connections that answer a ping, and may subscribe before; the watched process is weighed before and after."""
     before = resident_bytes(options.watch)
+    kind = IdleSubscriber if options.subscribe else IdleConnection
     connections = await connect(
-        options.port, [IdleConnection(f"idle-device-{number:05d}") for number in range(options.connections)]
+        options.port, [kind(f"idle-device-{number:05d}") for number in range(options.connections)]
     )
     for connection in connections:
         connection.ping()
@@ -247,7 +283,7 @@ async def idle(options: Options) -> Idle:
     return {"connections": len(connections), "before": before, "after": after}
 
 
-KINDS = {"publish": publish, "paced": paced, "probe": probe, "consume": consume, "idle": idle}
+KINDS = {"publish": publish, "fan": fan, "paced": paced, "probe": probe, "consume": consume, "idle": idle}
 
 
 def main() -> None:
@@ -263,6 +299,8 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=1000, help="messages a second over all connections (paced, probe)")
     parser.add_argument("--prefetch", type=int, default=100, help="unacknowledged deliveries of a consumer")
     parser.add_argument("--queue", default="bench")
+    parser.add_argument("--qos", type=int, default=1, choices=(0, 1, 2), help="of publishes (publish, fan)")
+    parser.add_argument("--subscribe", action="store_true", help="one subscription for each connection (idle)")
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds")
     parser.add_argument("--duration", type=float, default=5.0, help="seconds")
     options = parser.parse_args(namespace=Options())

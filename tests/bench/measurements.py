@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from tests.bench.endpoint import ENDLESS, ActionCount, Stats
@@ -15,6 +16,7 @@ FAR_MS = 10.0
 PACED_CONNECTIONS = 10
 PROBE_CONNECTIONS = 50
 CONSUMERS = 10
+SUBSCRIBERS = 50
 NO_CALLS: ActionCount = {"calls": 0, "entries": 0, "bytes": 0}
 
 Figures: TypeAlias = Mapping[str, float]
@@ -48,14 +50,14 @@ def calls(stats: Stats, *actions: str) -> int:
     return sum(stats["actions"].get(action, NO_CALLS)["calls"] for action in actions)
 
 
-def publish(connections: int, latency_ms: float = 0.0) -> Callable[[Stage], Figures]:
-    """QoS 1 publishers with a window; each acknowledged message has to be in a send that the endpoint accepted."""
+def publish(connections: int, latency_ms: float = 0.0, qos: int = 1) -> Callable[[Stage], Figures]:
+    """Publishers with a window; each acknowledged message has to be in a send that the endpoint accepted."""
 
     def run(stage: Stage) -> Figures:
         with stage.gateway() as gateway:
             stage.endpoint.control.reset({"supply": 0, "latency_ms": latency_ms})
-            published = stage.publish(gateway, connections)
-            stats = stage.endpoint.control.stats()
+            published = stage.publish(gateway, connections, qos)
+        stats = stage.endpoint.control.stats()  # at QoS 0 the last ones are sent when the gateway stops
         sent = stats["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
         sent += stats["actions"].get("SendMessage", NO_CALLS)["entries"]
         if sent != published["messages"]:
@@ -85,6 +87,22 @@ def consume(connections: int) -> Callable[[Stage], Figures]:
     return run
 
 
+def fan(subscribers: int, qos: int) -> Callable[[Stage], Figures]:
+    """One publisher to live subscribers; the gateway counts as many deliveries as have come."""
+
+    def run(stage: Stage) -> Figures:
+        with stage.gateway() as gateway:
+            stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+            published = stage.fan(gateway, subscribers, qos)
+            delivered = gateway.metric("mqlift_messages_delivered_total")
+            dropped = gateway.metric("mqlift_virtual_queue_dropped_total")
+        if delivered != published["messages"] or dropped:
+            raise VoidRun(f"{published['messages']} messages came of {delivered:g}, {dropped:g} were dropped")
+        return rates(published["window"])
+
+    return run
+
+
 def latency(latency_ms: float = 0.0) -> Callable[[Stage], Figures]:
     """From PUBLISH to PUBACK at an even rate, and what the endpoint alone takes.
 
@@ -109,10 +127,10 @@ def latency(latency_ms: float = 0.0) -> Callable[[Stage], Figures]:
     return run
 
 
-def idle(stage: Stage) -> Figures:
+def idle(stage: Stage, *, subscribe: bool = False) -> Figures:
     """Resident memory that each connection adds to a fresh gateway."""
     with stage.gateway() as gateway:
-        result = stage.idle(gateway)
+        result = stage.idle(gateway, subscribe=subscribe)
     grown = result["after"] - result["before"]
     return {
         "kib_each": grown / result["connections"] / 1024,
@@ -145,5 +163,10 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "app-receive": Benchmark("Application, aiobotocore, receive 10 and delete them", application("receive")),
     "latency": Benchmark("1,000 QoS 1 messages/s, instant endpoint", latency()),
     "latency-far": Benchmark(f"1,000 QoS 1 messages/s, endpoint {FAR_MS:g} ms away", latency(FAR_MS)),
+    "publish-qos-0": Benchmark("QoS 0 publishes to SQS, 50 connections, fences of 100", publish(50, qos=0)),
+    "publish-qos-2": Benchmark("QoS 2 publishes to SQS, 50 connections, window 100", publish(50, qos=2)),
+    "fan-qos-0": Benchmark(f"QoS 0, 1 publisher to {SUBSCRIBERS} live subscribers", fan(SUBSCRIBERS, 0)),
+    "fan-qos-1": Benchmark(f"QoS 1, 1 publisher to {SUBSCRIBERS} live subscribers", fan(SUBSCRIBERS, 1)),
     "idle": Benchmark("Idle MQTT connections", idle),
+    "idle-subscribed": Benchmark("Idle MQTT connections with one subscription each", partial(idle, subscribe=True)),
 }

@@ -61,6 +61,7 @@ THRESHOLDS = (
     Threshold("added latency, median, ms", lambda runs: median(runs, "latency", "added_median"), 2),
     Threshold("added latency, 99th percentile, ms", lambda runs: median(runs, "latency", "added_p99"), 10),
     Threshold("KiB per idle connection", lambda runs: median(runs, "idle", "kib_each"), 15),
+    Threshold("KiB per idle subscriber", lambda runs: median(runs, "idle-subscribed", "kib_each"), 20),
 )
 
 RATIOS = (

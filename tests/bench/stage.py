@@ -34,7 +34,7 @@ class Effort(TypedDict):
     idle_connections: int
 
 
-FULL: Effort = {"rounds": 3, "warmup": 1.5, "duration": 5.0, "idle_connections": 5000}
+FULL: Effort = {"rounds": 3, "warmup": 1.5, "duration": 5.0, "idle_connections": 10_000}
 QUICK: Effort = {"rounds": 1, "warmup": 0.5, "duration": 1.5, "idle_connections": 500}
 
 
@@ -88,8 +88,12 @@ class Stage:
             gateway.close()
         gateway.check_log()
 
-    def publish(self, gateway: Gateway, connections: int) -> Published:
-        return cast("Published", self._load("publish", gateway.port("mqtt"), gateway.pid, connections))
+    def publish(self, gateway: Gateway, connections: int, qos: int = 1) -> Published:
+        load = self._load("publish", gateway.port("mqtt"), gateway.pid, connections, f"--qos={qos}")
+        return cast("Published", load)
+
+    def fan(self, gateway: Gateway, subscribers: int, qos: int) -> Published:
+        return cast("Published", self._load("fan", gateway.port("mqtt"), gateway.pid, subscribers, f"--qos={qos}"))
 
     def paced(self, gateway: Gateway, connections: int) -> Latency:
         return cast("Latency", self._load("paced", gateway.port("mqtt"), gateway.pid, connections))
@@ -100,18 +104,21 @@ class Stage:
     def consume(self, gateway: Gateway, connections: int) -> Consumed:
         return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections))
 
-    def idle(self, gateway: Gateway) -> Idle:
-        return cast("Idle", self._load("idle", gateway.port("mqtt"), gateway.pid, self.effort["idle_connections"]))
+    def idle(self, gateway: Gateway, *, subscribe: bool = False) -> Idle:
+        more = ["--subscribe"] if subscribe else []
+        return cast(
+            "Idle", self._load("idle", gateway.port("mqtt"), gateway.pid, self.effort["idle_connections"], *more)
+        )
 
     def application(self, kind: str) -> Window:
         """An application of today, in the gateway's place."""
         command = ["tests.bench.comparisons", kind, f"--port={self.endpoint.port}", *self._common()]
         return cast("Window", run(command, self._cores.gateway))
 
-    def _load(self, kind: str, port: int, watched: int, connections: int) -> object:
+    def _load(self, kind: str, port: int, watched: int, connections: int, *more: str) -> object:
         own = [f"--port={port}", f"--watch={watched}", f"--connections={connections}"]
         own += [f"--queue={QUEUE}", f"--endpoint={self.endpoint.port}"]
-        command = ["tests.bench.load", kind, *own, *self._common()]
+        command = ["tests.bench.load", kind, *own, *more, *self._common()]
         if self.profile is None:
             return run(command, self._cores.load)
         with sampling(watched, self.effort["warmup"] + self.effort["duration"], self.profile):

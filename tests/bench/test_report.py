@@ -44,7 +44,7 @@ def test_thresholds(limit: float, at_least: bool, decimals: int, value: float, m
 
 def test_every_promise_can_be_measured() -> None:
     figures = {"rate": 1.0, "calls": 1.0, "added_median": 1.0, "added_p99": 1.0, "kib_each": 1.0}
-    names = ["publish-10", "publish-50", "app-single", "app-batch", "consume", "latency", "idle"]
+    names = ["publish-10", "publish-50", "app-single", "app-batch", "consume", "latency", "idle", "idle-subscribed"]
     everything: Runs = {name: [figures] for name in names}
     assert all(threshold.measured(everything) is not None for threshold in THRESHOLDS)
 
