@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import pytest
 import uvloop
@@ -69,7 +70,7 @@ class HostedGateway:
         self._problem: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="hosted-gateway")
 
-    def __enter__(self) -> HostedGateway:
+    def __enter__(self) -> Self:
         self._thread.start()
         wait_for(lambda: self._loop is not None or not self._thread.is_alive(), "the gateway listens")
         return self

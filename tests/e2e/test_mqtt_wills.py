@@ -203,7 +203,8 @@ def test_a_delayed_one_is_said_by_the_next_gateway(
         watcher.subscribe(f"{client_id}/#")
         with Device(port, client_id, expiry=2, will=will_of(client_id, delay=LATER)) as device:
             lose(device)
-        watcher.ping()
+        wait_for(lambda: gateway.metric("mqlift_connections") == 1, "the gateway has seen its end")
+        watcher.subscribe(f"{client_id}/+")  # kept when it is answered, and after what came before
         restart(gateway)
     with Device(port, f"{client_id}-watcher") as watcher:
         assert watcher.messages(1) == [b"gone"]
