@@ -163,6 +163,8 @@ class PahoClient(Client):
     async def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # The pair of sockets that wakes its thread would be left to the garbage collector.
+        self._client._reset_sockets(sockpair_only=True)
 
     def _on_connect(
         self, _client: object, _data: object, _flags: object, reason: ReasonCode, _properties: Properties | None
