@@ -135,6 +135,15 @@ def application(kind: str) -> Callable[[Stage], Figures]:
     return run
 
 
+def operations(module: str) -> Callable[[Stage], Figures]:
+    """Single operations, in µs; no gateway, no messages."""
+
+    def run(stage: Stage) -> Figures:
+        return stage.operations(module)
+
+    return run
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
@@ -146,4 +155,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "latency": Benchmark("1,000 QoS 1 messages/s, instant endpoint", latency()),
     "latency-far": Benchmark(f"1,000 QoS 1 messages/s, endpoint {FAR_MS:g} ms away", latency(FAR_MS)),
     "idle": Benchmark("Idle MQTT connections", idle),
+    "codecs": Benchmark("Reading and writing single frames", operations("tests.bench.codecs")),
+    "trie": Benchmark("Matching a topic", operations("tests.bench.trie")),
 }
