@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypedDict
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-PACKAGES = ("aiobotocore", "botocore", "aiohttp", "httptools", "orjson", "uvloop")
+PACKAGES = ("aiobotocore", "botocore", "aiohttp", "httptools", "orjson", "uvloop", "amqtt", "stomp.py")
 
 
 def cpu_seconds(pid: int) -> float:

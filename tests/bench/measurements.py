@@ -153,6 +153,15 @@ def application(kind: str) -> Callable[[Stage], Figures]:
     return run
 
 
+def operations(module: str) -> Callable[[Stage], Figures]:
+    """Single operations, in µs; no gateway, no messages."""
+
+    def run(stage: Stage) -> Figures:
+        return stage.operations(module)
+
+    return run
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
@@ -169,4 +178,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "fan-qos-1": Benchmark(f"QoS 1, 1 publisher to {SUBSCRIBERS} live subscribers", fan(SUBSCRIBERS, 1)),
     "idle": Benchmark("Idle MQTT connections", idle),
     "idle-subscribed": Benchmark("Idle MQTT connections with one subscription each", partial(idle, subscribe=True)),
+    "codecs": Benchmark("Reading and writing single frames", operations("tests.bench.codecs")),
+    "trie": Benchmark("Matching a topic", operations("tests.bench.trie")),
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tests.bench.codecs import OPERATIONS
 from tests.bench.machine import describe
 from tests.bench.measurements import BENCHMARKS, Figures
 from tests.bench.profile import own_time, shares
@@ -60,6 +61,7 @@ THRESHOLDS = (
     Threshold("SQS calls per delivery", lambda runs: median(runs, "consume", "calls"), 0.20, decimals=2),
     Threshold("added latency, median, ms", lambda runs: median(runs, "latency", "added_median"), 2),
     Threshold("added latency, 99th percentile, ms", lambda runs: median(runs, "latency", "added_p99"), 10),
+    Threshold("µs per match of a topic", lambda runs: median(runs, "trie", "match_us"), 20),
     Threshold("KiB per idle connection", lambda runs: median(runs, "idle", "kib_each"), 15),
     Threshold("KiB per idle subscriber", lambda runs: median(runs, "idle-subscribed", "kib_each"), 20),
 )
@@ -95,6 +97,15 @@ LATENCY_COLUMNS = (
     ("late", "generator late, 99th", "{:.2f}"),
 )
 
+TRIE_COLUMNS = (
+    ("subscriptions", "subscriptions", "{:,.0f}"),
+    ("match_us", "µs, median of topics", "{:.2f}"),
+    ("match_p99_us", "99th", "{:.2f}"),
+    ("found", "of them match", "{:.1f}"),
+    ("insert_us", "µs to add one", "{:.2f}"),
+    ("bytes_each", "bytes each", "{:,.0f}"),
+)
+
 IDLE_COLUMNS = (
     ("connections", "connections", "{:,.0f}"),
     ("kib_each", "KiB each", "{:.1f}"),
@@ -122,6 +133,17 @@ def figures_table(runs: Runs, columns: Sequence[tuple[str, str, str]]) -> str:
         values = [(median(runs, name, figure), form) for figure, _, form in columns]
         rows.append([benchmark.title, *("" if value is None else form.format(value) for value, form in values)])
     return table(["", *(title for _, title, _ in columns)], rows) if rows else ""
+
+
+def codecs_table(runs: Runs) -> str:
+    """Microseconds of a frame, beside a library."""
+    rows = []
+    for name, operation in OPERATIONS.items():
+        ours, theirs = median(runs, "codecs", f"{name}_us"), median(runs, "codecs", f"{name}_theirs_us")
+        if ours is not None and theirs is not None:
+            rates = [f"{ours:.2f}", f"{1e6 / ours:,.0f}", f"{theirs:.2f}"]
+            rows.append([operation.title, *rates, operation.library, f"{theirs / ours:.1f} times"])
+    return table(["", "µs", "a second", "library: µs", "library", "ratio"], rows) if rows else ""
 
 
 def ratios_table(runs: Runs) -> str:
@@ -186,6 +208,8 @@ def report(runs: Runs, effort: Effort, profiles: Mapping[str, str]) -> str:
         ("Throughput", figures_table(runs, COLUMNS)),
         ("Ratios", ratios_table(runs)),
         ("Latency (ms, from PUBLISH to PUBACK)", figures_table(runs, LATENCY_COLUMNS)),
+        ("Codecs (the fastest of many rounds)", codecs_table(runs)),
+        ("Topic trie", figures_table(runs, TRIE_COLUMNS)),
         ("Memory", figures_table(runs, IDLE_COLUMNS)),
         ("Rounds", spread_table(runs)),
         *((f"Where the time goes: {BENCHMARKS[name].title}", profile_table(profiles[name])) for name in profiles),

@@ -115,6 +115,11 @@ class Stage:
         command = ["tests.bench.comparisons", kind, f"--port={self.endpoint.port}", *self._common()]
         return cast("Window", run(command, self._cores.gateway))
 
+    def operations(self, module: str) -> dict[str, float]:
+        """Operations timed by a module in a process of its own, in the gateway's place."""
+        command = [module, f"--duration={self.effort['duration']}"]
+        return cast("dict[str, float]", run(command, self._cores.gateway))
+
     def _load(self, kind: str, port: int, watched: int, connections: int, *more: str) -> object:
         own = [f"--port={port}", f"--watch={watched}", f"--connections={connections}"]
         own += [f"--queue={QUEUE}", f"--endpoint={self.endpoint.port}"]

@@ -43,8 +43,18 @@ def test_thresholds(limit: float, at_least: bool, decimals: int, value: float, m
 
 
 def test_every_promise_can_be_measured() -> None:
-    figures = {"rate": 1.0, "calls": 1.0, "added_median": 1.0, "added_p99": 1.0, "kib_each": 1.0}
-    names = ["publish-10", "publish-50", "app-single", "app-batch", "consume", "latency", "idle", "idle-subscribed"]
+    figures = {"rate": 1.0, "calls": 1.0, "added_median": 1.0, "added_p99": 1.0, "kib_each": 1.0, "match_us": 1.0}
+    names = [
+        "publish-10",
+        "publish-50",
+        "app-single",
+        "app-batch",
+        "consume",
+        "latency",
+        "idle",
+        "idle-subscribed",
+        "trie",
+    ]
     everything: Runs = {name: [figures] for name in names}
     assert all(threshold.measured(everything) is not None for threshold in THRESHOLDS)
 
@@ -57,6 +67,13 @@ def test_the_report_shows_what_was_measured_and_nothing_else() -> None:
     assert "## Latency" not in text
     assert "## Memory" not in text
     assert "## Machine" in text
+
+
+def test_codecs_are_compared() -> None:
+    runs: Runs = {"codecs": [{"mqtt_decode_puback_us": 0.5, "mqtt_decode_puback_theirs_us": 4.0}]}
+    text = report(runs, QUICK, {})
+    assert "| MQTT 3.1.1: read a PUBACK | 0.50 | 2,000,000 | 4.00        | amqtt   | 8.0 times |" in text
+    assert "read a SEND" not in text
 
 
 def test_tables_are_aligned() -> None:

@@ -36,6 +36,33 @@ FAILURE: Final = 0x80
 LARGEST: Final = 1 << 28
 
 
+class Publishes:
+    """Publishes of one QoS, by packet identifier: each is answered at most once, and each identifier at least once.
+
+    One whose identifier is in use may be dropped as a repetition; or it is a new one, if the answer to the one before
+    was on its way.
+    """
+
+    def __init__(self) -> None:
+        self._due: set[int] = set()
+        self._possible: Counter[int] = Counter()
+
+    def sent(self, packet_id: int) -> None:
+        self._due.add(packet_id)
+        self._possible[packet_id] += 1
+
+    def answered(self, packet_id: int) -> None:
+        if not self._possible[packet_id]:
+            raise Violation(f"{packet_id} is acknowledged for nothing")
+        self._possible[packet_id] -= 1
+        self._due.discard(packet_id)
+
+    def settled(self) -> set[int]:
+        """No more answers will come; what has none."""
+        self._possible.clear()
+        return self._due
+
+
 class MqttClient:
     """Implements `hub.Client`. Requests are read with the codec, whatever damage they have taken on their way."""
 
@@ -49,13 +76,14 @@ class MqttClient:
         self._let_in = False
         self._answered_yes = 0
         # Requests without an answer.
-        self._publishes: set[int] = set()
-        self._repeats: Counter[int] = Counter()
-        """PUBLISHes whose packet identifier was in use: dropped, or new ones if an answer was on its way."""
-        self._receipts: dict[int, bool] = {}
-        """Publishes at QoS 2 until PUBREL, and whether PUBREC has come."""
-        self._released: dict[int, bool] = {}
-        """Of those, what PUBREL has ended since the last output, which may have a PUBREC from before it."""
+        self._publishes = Publishes()
+        """At QoS 1."""
+        self._receipts = Publishes()
+        """At QoS 2."""
+        self._received: set[int] = set()
+        """Those at QoS 2 that the server has taken and the client has not released."""
+        self._released: set[int] = set()
+        """Released since the last output, in which there may be something from before it."""
         self._releases: Counter[int] = Counter()
         self._filters: Counter[tuple[type[Packet], int, int]] = Counter()
         """SUBSCRIBE and UNSUBSCRIBE, by the answer that is due: its type, its packet identifier, its codes."""
@@ -86,16 +114,11 @@ class MqttClient:
             self._ended = self._unreadable = True
 
     def _note_publish(self, packet: Publish) -> None:
-        if packet.qos == 1 and packet.packet_id in self._publishes:
-            self._repeats[packet.packet_id] += 1
-        elif packet.qos == 1:
-            self._publishes.add(packet.packet_id)
-        elif packet.qos == 2:
-            self._receipts.setdefault(packet.packet_id, False)
+        if packet.qos:
+            (self._publishes if packet.qos == 1 else self._receipts).sent(packet.packet_id)
 
     def _note_pubrel(self, packet: Pubrel) -> None:
-        if packet.packet_id in self._receipts:
-            self._released[packet.packet_id] = self._receipts.pop(packet.packet_id)
+        self._released.add(packet.packet_id)
         self._releases[packet.packet_id] += 1
 
     def _note_acknowledgement(self, packet: Puback | Pubrec | Pubcomp) -> None:
@@ -121,8 +144,8 @@ class MqttClient:
     def received(self, data: bytes) -> None:
         if data:
             self._read_answers(data)
-        # A PUBREL that came too soon may have crossed with the PUBREC that is still to come.
-        self._released = {each: received for each, received in self._released.items() if not received}
+        self._received -= self._released
+        self._released.clear()
 
     def _read_answers(self, data: bytes) -> None:
         if self._answers is None:
@@ -152,26 +175,14 @@ class MqttClient:
         self._let_in = packet.code == 0
 
     def _receive_puback(self, packet: Puback) -> None:
-        if packet.packet_id in self._publishes:
-            self._publishes.discard(packet.packet_id)
-        elif self._repeats[packet.packet_id]:
-            self._repeats[packet.packet_id] -= 1
-        else:
-            raise Violation(f"PUBACK {packet.packet_id} for nothing")
+        self._publishes.answered(packet.packet_id)
         self._answered_yes += packet.reason_code < FAILURE
 
     def _receive_pubrec(self, packet: Pubrec) -> None:
-        if packet.packet_id in self._released:
-            receipts = self._released
-        elif packet.packet_id in self._receipts:
-            receipts = self._receipts
-        else:
-            raise Violation(f"PUBREC {packet.packet_id} for nothing")
-        if packet.reason_code >= FAILURE:
-            del receipts[packet.packet_id]
-        else:
-            self._answered_yes += not receipts[packet.packet_id]
-            receipts[packet.packet_id] = True
+        self._receipts.answered(packet.packet_id)
+        if packet.reason_code < FAILURE and packet.packet_id not in self._received:
+            self._received.add(packet.packet_id)
+            self._answered_yes += 1
 
     def _receive_pubcomp(self, packet: Pubcomp) -> None:
         if not self._releases[packet.packet_id]:
@@ -226,11 +237,9 @@ class MqttClient:
             raise Violation("the session lives on after what cannot be read")
         if not self._let_in:
             return
-        waiting = (*self._publishes, *(each for each, received in self._receipts.items() if not received))
-        due = (waiting, +self._releases, +self._filters, self._pings)
+        due = (self._publishes.settled(), self._receipts.settled(), +self._releases, +self._filters, self._pings)
         if any(due):
             raise Violation(f"not answered: {due}")
-        self._repeats.clear()
 
 
 # Each function takes its own type of packet: the key says which.
