@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from adapters.memory.store import MemoryStore
 from gateway.core.shared import GRACE, KIND, SharedQueues
 from gateway.core.statewriter import StateWriter
@@ -71,7 +73,7 @@ async def test_an_unused_queue_waits_for_its_next_consumer() -> None:
 async def test_the_time_begins_again_with_each_use() -> None:
     rig = Rig()
     rig.queues.declare("group", ARGUMENTS)
-    uses = [
+    uses: list[Callable[[], list[str] | None]] = [
         lambda: rig.queues.unused({"group"}, NOBODY),
         lambda: rig.queues.unused(NOBODY, {"group"}),
         lambda: rig.queues.declare("group", ARGUMENTS),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -62,9 +63,9 @@ class KeptClient:
         """Lose the connection, and wait until there is another."""
         before = self.connections
         connection = self.client.socket()
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.shutdown(2)
+        if isinstance(connection, socket.socket):
+            with contextlib.suppress(OSError):  # the gateway was faster
+                connection.shutdown(socket.SHUT_RDWR)
         wait_for(lambda: self.connections > before, "the client is connected again")
 
     def _on_connect(self, *_: object) -> None:
