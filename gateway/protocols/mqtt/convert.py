@@ -22,6 +22,7 @@ from decimal import Decimal
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
 
 from gateway.core.message import (
     NO_HEADERS,
@@ -58,6 +59,9 @@ USER_PROPERTIES: Final = "x-mqtt-user-properties"
 
 REPLY_PREFIXES: Final = ("/topic/", f"/exchange/{TOPIC_EXCHANGE}/")
 """What a `reply_to` begins with that a topic can be made of; the first one is given to response topics."""
+
+_KEY_CHARACTERS: Final = " !\"#$&'()*+,:;<=>?@[\\]^`{|}"
+"""What stays as it is in a destination, beside letters and digits."""
 
 _FLAGS: Final[Mapping[tuple[bool, bool], Headers]] = {
     (False, False): NO_HEADERS,
@@ -126,7 +130,7 @@ def message_of(packet: Publish | Will, origin: Origin, clock: Callable[[], float
         delivery_mode=2 if packet.qos else 1,
         content_type=said.content_type,
         correlation_id=said.correlation_data,
-        reply_to=None if said.response_topic is None else REPLY_PREFIXES[0] + swap_separators(said.response_topic),
+        reply_to=None if said.response_topic is None else _reply_to(said.response_topic),
         expiration=None if said.message_expiry_interval is None else said.message_expiry_interval * 1000,
         timestamp=round(clock()) if expires else None,
     )
@@ -235,10 +239,16 @@ def _correlation_data(correlation_id: str | bytes | None) -> bytes | None:
     return data if data is not None and len(data) <= MAX_FIELD_BYTES else None
 
 
+def _reply_to(response_topic: str) -> str:
+    """Where to answer, as STOMP clients write it: a `/` in the key is escaped, or it would end the key there."""
+    key = swap_separators(response_topic)
+    return REPLY_PREFIXES[0] + (quote(key, safe=_KEY_CHARACTERS) if "/" in key or "%" in key else key)
+
+
 def _response_topic(reply_to: str | None) -> str | None:
     """The topic that an answer can be published to; None when it would have to go elsewhere."""
     for prefix in REPLY_PREFIXES:
         if reply_to is not None and reply_to.startswith(prefix):
-            topic = swap_separators(reply_to.removeprefix(prefix))
+            topic = swap_separators(unquote(reply_to.removeprefix(prefix)))
             return topic if is_topic_name(topic) and _has_form(topic) else None
     return None

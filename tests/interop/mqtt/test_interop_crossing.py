@@ -103,7 +103,6 @@ async def test_a_request_to_stomp_is_answered(
     )
 
 
-@pytest.mark.xfail(reason="reply-to has the `/` that stands for a dot, and not the `%2F` that STOMP has for it")
 async def test_stomp_answers_to_a_topic_with_a_dot(connect: Connect, stomp: StompClient, topic: str) -> None:
     client = await connect(Variant("paho", Version.V5))
     await client.subscribe([f"{topic}/#"], 1)
