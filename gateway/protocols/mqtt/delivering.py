@@ -282,7 +282,9 @@ class Delivering:
     def _send_exchange(self, exchange: _Exchange, outgoing: _Outgoing, known: bool) -> bool:
         """`known`: an earlier connection has sent it."""
         delivery, topic, grant, _ = outgoing
-        first = PUBLISH | QOS_2 | DUP if known or delivery.attempt > 1 else PUBLISH | QOS_2
+        # Where identifiers are kept before they are used, what has none was not sent, whatever the queue thinks of it.
+        again = known or (delivery.attempt > 1 and (self._keeper is None or not exchange.uid))
+        first = PUBLISH | QOS_2 | DUP if again else PUBLISH | QOS_2
         packet = None
         try:
             packet = self._writer.write(first, delivery.message, topic, grant, exchange.packet_id, sent_before=known)

@@ -14,6 +14,7 @@ _RETURN_CODES: Final[Mapping[ReasonCode, int]] = {  # 3.1.1 table 3.1, and the s
     ReasonCode.CLIENT_IDENTIFIER_NOT_VALID: 2,
     ReasonCode.SERVER_UNAVAILABLE: 3,
     ReasonCode.SERVER_SHUTTING_DOWN: 3,
+    ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR: 3,
     ReasonCode.QUOTA_EXCEEDED: 3,
     ReasonCode.BAD_USER_NAME_OR_PASSWORD: 4,
     ReasonCode.NOT_AUTHORIZED: 5,

@@ -278,6 +278,17 @@ def test_after_a_crash_the_message_has_its_packet_id_again_and_dup(kept: Peer) -
     assert again.received() == [sent(3, b"new"), sent(2, dup=True)]
 
 
+def test_dup_says_what_is_known_and_not_what_the_queue_counts(kept: Peer) -> None:
+    """5.0 [MQTT-3.3.1-3] A message may have been taken out of the queue before, and not have been sent."""
+    deliver(kept, twice_safe(uid="m1", attempt=2))
+    assert kept.received() == [sent(1)]
+    clean = Peer()
+    clean.connect()
+    clean.subscribe(("a", 2))
+    clean.session.deliver("live", twice_safe(attempt=2))
+    assert clean.received() == [sent(1, dup=True)]
+
+
 def test_a_message_that_is_known_is_sent_without_another_write(kept: Peer) -> None:
     deliver(kept, twice_safe(uid="m1"))
     again = kept.again()

@@ -291,14 +291,15 @@ def test_a_session_that_cannot_be_restored_is_not_half_there(peer: Peer, step: i
 )
 def test_a_session_that_cannot_be_read_is_refused(state: bytes, inflight: bytes) -> None:
     """It stays as it is: another version of the gateway may know it, and a clean start gets rid of it."""
-    peer = Peer(level=Level.V5)
-    peer.record = SessionRecord(state=state, inflight=inflight, expiry=60.0)
-    peer.send(v5(60))
-    peer.execute()
-    (connack,) = peer.received()
-    assert isinstance(connack, Connack)
-    assert connack.code == ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
-    assert "cannot be read" in peer.closed().reason
+    for connect, code in ((v5(60), ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR), (KEPT, 3)):
+        peer = Peer(level=Level(connect.level))
+        peer.record = SessionRecord(state=state, inflight=inflight, expiry=60.0)
+        peer.send(connect)
+        peer.execute()
+        (connack,) = peer.received()
+        assert isinstance(connack, Connack)
+        assert connack.code == code
+        assert "cannot be read" in peer.closed().reason
 
 
 # How it ends
