@@ -52,9 +52,12 @@ class SharedQueues:
         while True:
             records = await self._store.scan(KIND, after=after, limit=PAGE)
             for record in records:
-                packed = orjson.loads(record.value)
-                bindings = dict.fromkeys((exchange, pattern) for exchange, pattern in packed["bindings"])
-                self._queues[record.key] = SharedQueue(packed["arguments"], bindings)
+                try:
+                    packed = orjson.loads(record.value)
+                    bindings = dict.fromkeys((exchange, pattern) for exchange, pattern in packed["bindings"])
+                    self._queues[record.key] = SharedQueue(packed["arguments"], bindings)
+                except (KeyError, TypeError, ValueError) as error:
+                    log.error("shared_queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400
             if len(records) < PAGE:
                 return self._queues
             after = records[-1].key

@@ -107,3 +107,14 @@ async def test_a_deleted_queue_is_forgotten() -> None:
     assert rig.queues.unused(NOBODY, NOBODY) == []
     await rig.writer.drain()
     assert [record.key for record in await rig.store.scan(KIND)] == ["other"]
+
+
+async def test_a_damaged_record_is_left_alone_and_the_others_are_read() -> None:
+    rig = Rig()
+    rig.queues.declare("group", ARGUMENTS)
+    await rig.writer.drain()
+    for key, value in {"broken": b"{}", "worse": b"not JSON", "worst": b'{"bindings": [1], "arguments": {}}'}.items():
+        await rig.store.put(KIND, key, value)
+    later = await rig.restarted()
+    assert list(await later.queues.restore()) == ["group"]
+    assert await rig.store.get(KIND, "broken") is not None
