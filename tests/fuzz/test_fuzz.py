@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.message import Address, Message
+from gateway.core.outcome import Result
 from gateway.core.session import Close, Command, Publish
 from gateway.protocols.mqtt.codec import Decoder, encode
 from gateway.protocols.mqtt.packets import Connect, Pingreq, Puback
@@ -203,7 +204,12 @@ class TestAccounts:
             run_mqtt(("feed", CONNECT), ("settle down", 0), ("feed", PUBLISH))
 
     def test_an_acknowledgement_that_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        spoil(monkeypatch, _published=lambda *_: ())
+        original = MqttSession.answer
+
+        def answer(session: MqttSession, token: object, result: Result, now: float) -> object:
+            return () if isinstance(token, int) else original(session, token, result, now)
+
+        spoil(monkeypatch, answer=answer)
         with pytest.raises(Violation, match="not answered"):
             run_mqtt(("feed", CONNECT), ("settle down", 0), ("feed", PUBLISH))
 
@@ -216,12 +222,13 @@ class TestAccounts:
         original = MqttSession.receive_data
 
         def receive_data(session: MqttSession, data: bytes, now: float) -> object:
-            session._undeliverable.append(bytearray(9_000_000))  # type: ignore[arg-type]
-            return original(session, data, now)
+            commands = original(session, data, now)
+            session._pipelined = bytearray(9_000_000)
+            return commands
 
         spoil(monkeypatch, receive_data=receive_data)
         with pytest.raises(Violation, match="the session keeps"):
-            run_mqtt(("feed", CONNECT))
+            run_mqtt(("feed", CONNECT), ("lose", 0))
 
     def test_a_deadline_that_has_passed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         spoil(monkeypatch, tick=lambda *_: ())
