@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from gateway.core.message import Address, Message
+from gateway.core.outcome import Result
 from gateway.core.session import Close, Command, Publish
 from gateway.protocols.mqtt.codec import Decoder, encode
 from gateway.protocols.mqtt.packets import Connect, Pingreq, Puback
 from gateway.protocols.mqtt.packets import Publish as PublishPacket
-from gateway.protocols.mqtt.publishing import Publishing
 from gateway.protocols.mqtt.session import MqttSession
 from gateway.protocols.mqtt.settings import Settings
 from gateway.protocols.stomp.codec import FrameParser
@@ -204,7 +204,12 @@ class TestAccounts:
             run_mqtt(("feed", CONNECT), ("settle down", 0), ("feed", PUBLISH))
 
     def test_an_acknowledgement_that_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Publishing, "acknowledge", lambda *_: None)
+        original = MqttSession.answer
+
+        def answer(session: MqttSession, token: object, result: Result, now: float) -> object:
+            return () if isinstance(token, int) else original(session, token, result, now)
+
+        spoil(monkeypatch, answer=answer)
         with pytest.raises(Violation, match="not answered"):
             run_mqtt(("feed", CONNECT), ("settle down", 0), ("feed", PUBLISH))
 
@@ -217,12 +222,13 @@ class TestAccounts:
         original = MqttSession.receive_data
 
         def receive_data(session: MqttSession, data: bytes, now: float) -> object:
+            commands = original(session, data, now)
             session._pipelined = bytearray(9_000_000)
-            return original(session, data, now)
+            return commands
 
         spoil(monkeypatch, receive_data=receive_data)
         with pytest.raises(Violation, match="the session keeps"):
-            run_mqtt(("feed", CONNECT))
+            run_mqtt(("feed", CONNECT), ("lose", 0))
 
     def test_a_deadline_that_has_passed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         spoil(monkeypatch, tick=lambda *_: ())

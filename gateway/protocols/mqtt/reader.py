@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from gateway.protocols.mqtt.errors import ReasonCode, UnsupportedVersion, malformed, violation
+from gateway.protocols.mqtt.errors import PacketError, ReasonCode, UnsupportedVersion, malformed, violation
 from gateway.protocols.mqtt.fields import FieldReader
 from gateway.protocols.mqtt.packets import (
     PROTOCOL_NAMES,
@@ -48,6 +48,10 @@ RETAIN_AS_PUBLISHED: Final = 0x08
 RETAIN_HANDLING_SHIFT: Final = 4
 
 MAX_QOS: Final = 2
+
+MAX_FILTERS: Final = 20_000
+"""In one SUBSCRIBE or UNSUBSCRIBE. One takes 4 bytes on the wire, 90 in memory and a microsecond: the packet size
+bounds too little."""
 
 _PUBLISH_REASONS: Final = frozenset({0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99})
 _RELEASE_REASONS: Final = frozenset({0x00, 0x92})
@@ -185,11 +189,18 @@ def _read_subscription(fields: FieldReader, level: int) -> Subscription:
     return Subscription(topic_filter, qos, no_local, bool(options & RETAIN_AS_PUBLISHED), retain_handling)
 
 
+def _check_count(filters: Sequence[object]) -> None:
+    """Raises `PacketError` when there is no room for another."""
+    if len(filters) >= MAX_FILTERS:
+        raise PacketError(ReasonCode.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} filters in one packet")
+
+
 def _read_subscribe(fields: FieldReader, level: int) -> Subscribe:
     packet_id = fields.packet_id()
     properties = _properties(fields, level, Place.SUBSCRIBE)
-    subscriptions = []
+    subscriptions: list[Subscription] = []
     while fields.remaining:
+        _check_count(subscriptions)
         subscriptions.append(_read_subscription(fields, level))
     if not subscriptions:
         raise violation("SUBSCRIBE without a filter")  # [MQTT-3.8.3-3]
@@ -214,8 +225,9 @@ def _read_suback(fields: FieldReader, level: int) -> Suback:
 def _read_unsubscribe(fields: FieldReader, level: int) -> Unsubscribe:
     packet_id = fields.packet_id()
     properties = _properties(fields, level, Place.UNSUBSCRIBE)
-    topic_filters = []
+    topic_filters: list[str] = []
     while fields.remaining:
+        _check_count(topic_filters)
         topic_filters.append(fields.text())
     if not topic_filters:
         raise violation("UNSUBSCRIBE without a filter")  # [MQTT-3.10.3-2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -22,8 +23,10 @@ from gateway.protocols.mqtt.packets import (
     Subscribe,
     Subscription,
     Unsuback,
+    Unsubscribe,
 )
 from gateway.protocols.mqtt.properties import MAX_USER_PROPERTIES, Properties
+from gateway.protocols.mqtt.reader import MAX_FILTERS
 
 V3_1, V3_1_1, V5 = Level.V3_1, Level.V3_1_1, Level.V5
 MALFORMED = ReasonCode.MALFORMED_PACKET
@@ -208,6 +211,25 @@ def test_unsupported_version_names_the_level() -> None:
     with pytest.raises(UnsupportedVersion) as caught:
         decoder.next_packet()
     assert caught.value.level == 0x84
+
+
+@pytest.mark.parametrize("level", [V3_1, V3_1_1, V5])
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda count: Subscribe(1, (Subscription("a", 0),) * count),
+        lambda count: Unsubscribe(1, ("a",) * count),
+    ],
+    ids=["SUBSCRIBE", "UNSUBSCRIBE"],
+)
+def test_filters_are_bounded(request_of: Callable[[int], Packet], level: int) -> None:
+    decoder = Decoder(5 * MAX_FILTERS, level)
+    decoder.feed(encode(request_of(MAX_FILTERS), level))
+    assert decoder.next_packet() == request_of(MAX_FILTERS)
+    decoder.feed(encode(request_of(MAX_FILTERS + 1), level))
+    with pytest.raises(PacketError) as caught:
+        decoder.next_packet()
+    assert caught.value.reason_code is ReasonCode.QUOTA_EXCEEDED
 
 
 def test_user_properties_are_bounded() -> None:
