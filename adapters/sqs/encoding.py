@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 
 import orjson
 
-from gateway.core.packing import Meta, pack_meta, unpack_meta
 from gateway.core.message import DEFAULT_EXCHANGE, Address, Headers, HeaderValue, Message
+from gateway.core.packing import Meta, pack_meta, unpack_meta
 
 META: Final = "mqlift.meta"
 ENCODING: Final = "mqlift.encoding"
