@@ -69,7 +69,6 @@ MQTT_LATER = {
     "CONNACK": CONNACK,
     "PINGRESP": PINGRESP,
     "QoS 3": b"\x36" + mqtt_publish("t", b"body", 1)[1:],
-    "QoS 2": b"\x34" + mqtt_publish("t", b"body", 1)[1:],
     "packet id 0": mqtt_publish("t", b"body", 0),
     "DUP at QoS 0": mqtt_packet(0x38, b"\x00\x01tbody"),
     "wildcard in a topic": mqtt_publish("a/+/b", b"body", 1),
