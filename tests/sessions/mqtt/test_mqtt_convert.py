@@ -119,7 +119,7 @@ def test_properties_of_a_publish() -> None:
     assert message.properties == Properties(
         delivery_mode=2,
         content_type="text/plain",
-        reply_to="/topic/re.x/y",
+        reply_to="/topic/re.x%2Fy",
         correlation_id=b"\0\xff",
         expiration=30_000,
         timestamp=1000,
@@ -149,7 +149,7 @@ pairs = st.lists(st.tuples(st.sampled_from(["a", "b", "", "x-mqtt-retained", "é
             "payload_format_indicator": st.just(1),
             "message_expiry_interval": st.integers(1, 0xFFFFFFFF),
             "content_type": st.text("ab€", max_size=5),
-            "response_topic": st.sampled_from(["a", "a/b.c", "/", "é"]),
+            "response_topic": st.sampled_from(["a", "a/b.c", "/", "é", "é.é", "100%/x", "%41.x", "a b/c.d"]),
             "correlation_data": st.binary(max_size=5),
         },
     )
@@ -204,6 +204,7 @@ def test_headers_of_other_protocols() -> None:
     [
         ("/topic/a.b", "a/b"),
         ("/exchange/amq.topic/a.b/c", "a/b.c"),
+        ("/topic/a.b%2Fc", "a/b.c"),
         ("/queue/a", None),
         ("amq.gen-x", None),
         ("/topic/", None),
