@@ -135,6 +135,11 @@ class Delivering:
         self._refused: list[Delivery] = []
         self._completed: dict[str, None] = {}
 
+    @property
+    def discarded(self) -> int:
+        """Deliveries that were not sent because they had expired, or are larger than the client takes."""
+        return self._writer.discarded
+
     # From the hub
 
     def deliver(self, tag: str, delivery: Delivery) -> bool:

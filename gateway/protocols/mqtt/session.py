@@ -343,6 +343,11 @@ class MqttSession:
     def unsettled(self) -> Sequence[Delivery]:
         return () if self._delivering is None else self._delivering.unsettled()
 
+    @property
+    def discarded(self) -> int:
+        """Deliveries that were not sent because they had expired, or are larger than the client takes."""
+        return 0 if self._delivering is None else self._delivering.discarded
+
     # Time.
 
     def tick(self, now: float) -> Sequence[Command]:
