@@ -159,10 +159,10 @@ class Broker:
         The connection that had the client id is told, and closed. Raises `StoreError`.
         """
         other = self._claims.get(client_id)
-        self._claims[client_id] = owner
         if other is not None and other is not owner:
             self._metrics.takeovers.inc()
             other.taken_over()
+        self._claims[client_id] = owner
         return await self._sessions.open(client_id, clean=clean)
 
     def keep_session(self, client_id: str, record: SessionRecord, done: Done) -> None:
@@ -176,9 +176,15 @@ class Broker:
         """Keep the part of a session that changes with messages; `done` when it, or a later one, is durable."""
         self._sessions.keep_inflight(client_id, inflight, done)
 
-    def end_session(self, client_id: str, expiry: float, will: Message | None, will_delay: float) -> None:
-        """A session has lost its connection: keep it for `expiry` seconds, or remove it."""
-        self._sessions.end(client_id, expiry, will, will_delay)
+    def end_session(self, client_id: str, owner: Owner, expiry: float, will: Message | None, will_delay: float) -> None:
+        """A session has lost its connection: keep it for `expiry` seconds, or remove it.
+
+        When another connection goes on with it by now, it is not this one's to end; only its will is left.
+        """
+        if self._claims.get(client_id, owner) is owner:
+            self._sessions.end(client_id, expiry, will, will_delay)
+        elif will is not None and not will_delay:
+            self._publish_will(will)
 
     def retain(self, message: Message, done: Done) -> None:
         """Keep a message as the last of its address, or with an empty body forget that; `done` when it is durable."""

@@ -410,7 +410,7 @@ class Connection(asyncio.Protocol):
         if will is not None and self._authorizer is not None and self._refusal(will, self._authorizer) is not None:
             log.info("will_not_allowed", connection=self.number)
             will = None
-        self._broker.end_session(command.client_id, command.expiry, will, command.will_delay)
+        self._broker.end_session(command.client_id, self, command.expiry, will, command.will_delay)
 
     def _keep(self, command: Retain | KeepInflight) -> None:
         """Have something kept, while what follows goes on; the answer comes when it is durable."""

@@ -22,6 +22,7 @@ from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import QUEUE_KIND, Pattern, QueueMatch, Routes, Rule, RuleTarget, TopicMatch
+from gateway.core.session import SessionRecord
 from gateway.core.subscription import Subscription
 from gateway.core.topology import Topology, UnknownExchange
 from tests.rig.clock import at_end, on_clock, settle_down, until
@@ -536,3 +537,21 @@ async def test_whoever_comes_and_goes_each_message_is_accepted_once(steps: list[
     assert len(rig.client.answers) == published
     depth = await backend.depth(backend.home("orders", DURABLE))
     assert (depth.ready, depth.unsettled) == (0, 0)
+
+
+@on_clock
+async def test_a_session_that_another_connection_goes_on_with_is_not_ended_by_the_one_before() -> None:
+    rig = Rig()
+    first, second = Consumer(), Consumer()
+    await rig.broker.open_session("device", first, clean=False)
+    rig.broker.keep_session("device", SessionRecord(), lambda error: None)
+    rig.broker.disconnected(first, "device")  # its socket is cut, and it has not said so yet
+    await rig.broker.open_session("device", second, clean=False)
+    await rig.broker.declare_queue("live", LIVE, second)
+    rig.broker.bind("live", TOPIC_EXCHANGE, "last.words")
+    rig.broker.consume("tag", "live", second, 10)
+    rig.broker.end_session("device", first, 0.0, on_topic("last.words"), 0.0)
+    assert rig.broker.kept_sessions == 1
+    assert len(second.deliveries) == 1
+    rig.broker.end_session("device", second, 0.0, None, 0.0)
+    assert rig.broker.kept_sessions == 0
