@@ -13,13 +13,12 @@ from gateway.core.errors import Refused
 from gateway.core.message import RETAINED, TOPIC_EXCHANGE, Address, Message
 from gateway.core.packing import MetaUnreadable, pack_message, unpack_message
 from gateway.core.statewriter import Done, StateWriter
-from gateway.core.store import StateStore
+from gateway.core.store import StateStore, every_record
 from gateway.core.topology import check_words, split_words
 
 log = structlog.get_logger("mqlift.retained")
 
 KIND: Final = "retained"
-PAGE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +66,13 @@ class Retained:
 
     async def restore(self) -> None:
         """Read what the store has. Raises `StoreError`."""
-        after = ""
-        while True:
-            records = await self._store.scan(KIND, after=after, limit=PAGE)
-            for record in records:
-                try:
-                    message = unpack_message(record.value)
-                except MetaUnreadable as error:
-                    log.error("retained_unreadable", key=record.key, problem=str(error))  # noqa: TRY400
-                    continue
-                self._set(record.key, _Kept(message, record.expires_at))
-            if len(records) < PAGE:
-                return
-            after = records[-1].key
+        async for record in every_record(self._store, KIND):
+            try:
+                message = unpack_message(record.value)
+            except MetaUnreadable as error:
+                log.error("retained_unreadable", key=record.key, problem=str(error))  # noqa: TRY400
+                continue
+            self._set(record.key, _Kept(message, record.expires_at))
 
     def keep(self, message: Message, done: Done) -> None:
         """Keep a message as the last of its key, or with an empty body forget that; `done` when it is durable."""
@@ -122,7 +115,7 @@ class Retained:
             level = self._level(record.key, make=False)
             if level is not None and level.kept is not None and level.kept.expires_at == record.expires_at:
                 self._set(record.key, None)
-                self._writer.write(KIND, record.key, None, lambda _: None)
+                self._writer.write(KIND, record.key, None)
 
     def _check_room(self, key: str, message: Message) -> None:
         check_words(split_words(key))

@@ -19,7 +19,7 @@ from gateway.core.message import Message
 from gateway.core.packing import MetaUnreadable, pack_message, unpack_message
 from gateway.core.session import SessionRecord
 from gateway.core.statewriter import Done, StateWriter
-from gateway.core.store import StateStore, StoreError
+from gateway.core.store import StateStore, StoreError, every_record
 
 log = structlog.get_logger("mqlift.sessions")
 
@@ -28,7 +28,6 @@ INFLIGHT: Final = "session.inflight"
 REMOVED: Final = "session.removed"
 """Sessions whose queues are still to be deleted in AWS, by the queue's name."""
 VERSION: Final = 1
-PAGE: Final = 1_000
 SPARE: Final = 1_000
 """Entries of the queue of endings that may be out of date, beyond one for each session."""
 
@@ -77,20 +76,15 @@ class Sessions:
 
     async def restore(self) -> list[SessionRecord]:
         """Read what the store has; sessions that were connected when the gateway ended begin to expire now."""
-        after = ""
-        while True:
-            records = await self._store.scan(KIND, after=after, limit=PAGE)
-            for record in records:
-                try:
-                    kept, ending = unpack(record.value)
-                except MetaUnreadable as error:
-                    log.error("session_unreadable", client_id=record.key, problem=str(error))  # noqa: TRY400
-                    continue
-                self._kept[record.key] = kept
-                self._end_later(record.key, kept, ending or Ending(ends_at=self._wall() + kept.expiry))
-            if len(records) < PAGE:
-                return list(self._kept.values())
-            after = records[-1].key
+        async for record in every_record(self._store, KIND):
+            try:
+                kept, ending = unpack(record.value)
+            except MetaUnreadable as error:
+                log.error("session_unreadable", client_id=record.key, problem=str(error))  # noqa: TRY400
+                continue
+            self._kept[record.key] = kept
+            self._end_later(record.key, kept, ending or Ending(ends_at=self._wall() + kept.expiry))
+        return list(self._kept.values())
 
     def in_use(self) -> set[str]:
         """The shared queues that kept sessions take part in."""
@@ -109,7 +103,7 @@ class Sessions:
         if over:
             self._forget(client_id)
             return None
-        self._write(client_id, kept, None, _ignore)
+        self._write(client_id, kept, None)
         try:
             await self._writer.settled(INFLIGHT, client_id)
             inflight = await self._store.get(INFLIGHT, client_id)
@@ -187,15 +181,15 @@ class Sessions:
                 heapq.heapify(self._due)
             else:
                 heapq.heappush(self._due, (ending.next, client_id))
-        self._write(client_id, record, ending, _ignore)
+        self._write(client_id, record, ending)
 
     def _forget(self, client_id: str) -> None:
         record = self._kept.pop(client_id)
         if record.queue:
-            self._writer.write(REMOVED, record.queue, pack(record, None), _ignore)
+            self._writer.write(REMOVED, record.queue, pack(record, None))
             self._remove_soon(record)
-        self._writer.write(KIND, client_id, None, _ignore)
-        self._writer.write(INFLIGHT, client_id, None, _ignore)
+        self._writer.write(KIND, client_id, None)
+        self._writer.write(INFLIGHT, client_id, None)
 
     def _remove_soon(self, record: SessionRecord) -> None:
         task = asyncio.get_running_loop().create_task(self._remove_now(record))
@@ -208,15 +202,11 @@ class Sessions:
         except BackendError as error:
             log.warning("queue_not_removed", queue=record.queue, problem=str(error))  # and tried again by and by
         else:
-            self._writer.write(REMOVED, record.queue, None, _ignore)
+            self._writer.write(REMOVED, record.queue, None)
 
-    def _write(self, client_id: str, record: SessionRecord, ending: Ending | None, done: Done) -> None:
+    def _write(self, client_id: str, record: SessionRecord, ending: Ending | None, done: Done | None = None) -> None:
         expires_at = None if ending is None else ending.next
         self._writer.write(KIND, client_id, pack(record, ending), done, expires_at=expires_at)
-
-
-def _ignore(_: object) -> None:
-    """Nobody waits; the writer has logged a failure."""
 
 
 def pack(record: SessionRecord, ending: Ending | None) -> bytes:

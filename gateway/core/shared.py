@@ -12,7 +12,7 @@ import orjson
 import structlog
 
 from gateway.core.statewriter import StateWriter
-from gateway.core.store import StateStore
+from gateway.core.store import StateStore, every_record
 
 log = structlog.get_logger("mqlift.shared")
 
@@ -23,7 +23,6 @@ SESSION: Final = "x-session"
 """Argument of the queue of one kept session: its metrics are counted with those of all others."""
 
 KIND: Final = "shared"
-PAGE: Final = 1_000
 GRACE: Final = 300.0
 """Seconds that a shared queue waits for its next consumer. Workers that restart find what came meanwhile."""
 
@@ -48,19 +47,14 @@ class SharedQueues:
 
     async def restore(self) -> Mapping[str, SharedQueue]:
         """Read what the store has. Raises `StoreError`."""
-        after = ""
-        while True:
-            records = await self._store.scan(KIND, after=after, limit=PAGE)
-            for record in records:
-                try:
-                    packed = orjson.loads(record.value)
-                    bindings = dict.fromkeys((exchange, pattern) for exchange, pattern in packed["bindings"])
-                    self._queues[record.key] = SharedQueue(packed["arguments"], bindings)
-                except (KeyError, TypeError, ValueError) as error:
-                    log.error("shared_queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400
-            if len(records) < PAGE:
-                return self._queues
-            after = records[-1].key
+        async for record in every_record(self._store, KIND):
+            try:
+                packed = orjson.loads(record.value)
+                bindings = dict.fromkeys((exchange, pattern) for exchange, pattern in packed["bindings"])
+                self._queues[record.key] = SharedQueue(packed["arguments"], bindings)
+            except (KeyError, TypeError, ValueError) as error:
+                log.error("shared_queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400
+        return self._queues
 
     def declare(self, name: str, arguments: Mapping[str, object]) -> None:
         """A consumer wants it, whether or not it was there."""
@@ -91,13 +85,9 @@ class SharedQueues:
     def forget(self, name: str) -> None:
         """The queue was deleted."""
         del self._queues[name]
-        self._writer.write(KIND, name, None, _ignore)
+        self._writer.write(KIND, name, None)
         log.info("shared_queue_deleted", queue=name)
 
     def _keep(self, name: str, queue: SharedQueue) -> None:
         value = orjson.dumps({"arguments": queue.arguments, "bindings": list(queue.bindings)})
-        self._writer.write(KIND, name, value, _ignore)
-
-
-def _ignore(_: object) -> None:
-    """Nobody waits; the writer has logged a failure."""
+        self._writer.write(KIND, name, value)

@@ -40,12 +40,21 @@ class StateWriter:
         self._pending: dict[tuple[str, str], _Pending | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def write(self, kind: str, key: str, value: bytes | None, done: Done, *, expires_at: float | None = None) -> None:
-        """Write a record, or remove it for a value of None. Returns at once; `done` follows, from the event loop."""
+    def write(
+        self, kind: str, key: str, value: bytes | None, done: Done | None = None, *, expires_at: float | None = None
+    ) -> None:
+        """Write a record, or remove it for a value of None. Returns at once; `done` follows, from the event loop.
+
+        Without `done` nobody waits: a failure is logged.
+        """
         record = (kind, key)
         writing = record in self._pending
         if not writing and len(self._pending) >= PENDING_RECORDS:
-            done(StoreError("the state store does not keep up"))
+            error = StoreError("the state store does not keep up")
+            if done is None:
+                log.error("state_not_written", kind=kind, problem=str(error))
+            else:
+                done(error)
             return
         pending = self._pending.get(record)
         if pending is None:
@@ -53,7 +62,8 @@ class StateWriter:
         pending.changed = True
         pending.value = value
         pending.expires_at = expires_at
-        pending.waiting.append(done)
+        if done is not None:
+            pending.waiting.append(done)
         if not writing:
             task = asyncio.get_running_loop().create_task(self._write(record))
             self._tasks.add(task)

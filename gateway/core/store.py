@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,3 +78,18 @@ class StateStore(Protocol):
 
 MAX_KEY_BYTES = 65_535
 """An MQTT topic or client id has no more."""
+
+PAGE = 1_000
+"""Records of one `scan` of `every_record`."""
+
+
+async def every_record(store: StateStore, kind: str) -> AsyncIterator[Record]:
+    """All records of a kind, in the order of their keys, a page at a time. Raises `StoreError`."""
+    after = ""
+    while True:
+        records = await store.scan(kind, after=after, limit=PAGE)
+        for record in records:
+            yield record
+        if len(records) < PAGE:
+            return
+        after = records[-1].key
