@@ -92,3 +92,5 @@ class Message:
     properties: Properties = NO_PROPERTIES
     headers: Headers = field(default_factory=lambda: NO_HEADERS)
     origin: Origin = NATIVE
+    not_before: float = 0.0
+    """Seconds since 1970-01-01 UTC, before which no consumer gets it; 0 for at once."""

@@ -16,7 +16,7 @@ from gateway.core.backend import Target
 from gateway.core.errors import Invalid
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.templates import RESERVED_NAMES, Template
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 
 QUEUE_KIND = "queue"
 """The kind of target that is a queue of the hub itself, wherever that lives."""
