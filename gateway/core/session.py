@@ -295,19 +295,28 @@ class UnbindExchange:
     arguments: Headers = NO_HEADERS
 
 
+class Creditable(Protocol):
+    """A consumer that a shared limit may hold back."""
+
+    def credited(self) -> None:
+        """It may have room again."""
+
+
 class Prefetch:
     """A limit on what several consumers hold together (AMQP's `basic.qos`, global); 0 for none."""
 
-    __slots__ = ("held", "limit")
+    __slots__ = ("consumers", "held", "limit")
 
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
         self.held = 0
+        self.consumers: list[Creditable] = []
+        """Kept by the hub."""
 
-    @property
-    def room(self) -> int | None:
-        """Deliveries that may follow; None for any number."""
-        return self.limit - self.held if self.limit else None
+    def offer(self) -> None:
+        """Let all consumers see that there is room."""
+        for consumer in self.consumers:
+            consumer.credited()
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,13 +424,25 @@ class Delivery:
     backend delivers the same message, and empty where nothing outlives the connection.
     """
 
-    __slots__ = ("attempt", "due", "held_until", "message", "receipt", "settled", "source", "subscription", "uid")
+    __slots__ = (
+        "attempt",
+        "due",
+        "held_until",
+        "message",
+        "receipt",
+        "settled",
+        "source",
+        "stored_at",
+        "subscription",
+        "uid",
+    )
 
     def __init__(self, received: Received, source: DeliverySource) -> None:
         self.message = received.message
         self.receipt = received.receipt
         self.uid = received.uid
         self.attempt = received.attempt
+        self.stored_at = received.stored_at
         self.source = source
         self.settled = False
         self.due = 0.0
