@@ -87,7 +87,13 @@ class Line:
         return frame
 
     def connect(self, **headers):
-        self.frame("CONNECT", **({"accept-version": "1.2", "host": "h"} | headers))
+        self.frame(
+            "CONNECT",
+            **(
+                {"accept_version": "1.2", "host": "h"}
+                | {name.replace("-", "_"): value for name, value in headers.items()}
+            ),
+        )
         return self.only("CONNECTED")
 
     def subscribe(self, destination="/queue/q", id="0", **headers):  # noqa: A002
