@@ -71,11 +71,13 @@ class _Token(NamedTuple):
 
 _KEYWORDS: Final = frozenset({"AND", "OR", "NOT", "BETWEEN", "LIKE", "ESCAPE", "IN", "IS", "NULL", "TRUE", "FALSE"})
 
-# Java's identifiers; ActiveMQ also takes dots and hyphens in them, which would be operators here: §3.8.1.1 rules.
+# Names are Java's identifiers (§3.8.1.1). As in ActiveMQ, double quotes make a name of anything: STOMP's headers have
+# hyphens, which would be minus signs.
 _TOKEN: Final = re.compile(
     r"""\s*(?:
         (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[lLfFdD]?(?![\w$]))
       | (?P<name>[^\W\d][\w$]*|\$[\w$]*)
+      | "(?P<quoted>[^"]+)"
       | (?P<text>'(?:[^']|'')*')
       | (?P<operator><>|<=|>=|[=<>+\-*/(),])
     )""",
@@ -101,6 +103,8 @@ def _tokens(text: str) -> list[_Token]:
 def _token(group: str, text: str, position: int) -> _Token:
     if group == "name" and text.upper() in _KEYWORDS:
         return _Token(_Kind.KEYWORD, text.upper(), position)
+    if group == "quoted":
+        return _Token(_Kind.NAME, text, position)
     if group == "text":
         return _Token(_Kind.TEXT, text[1:-1].replace("''", "'"), position)
     return _Token(_Kind[group.upper()], text, position)
@@ -192,9 +196,11 @@ class _Parser:
 
     def _like(self, subject: _Evaluate) -> _Evaluate:
         pattern = self._text()
-        escape = self._text() if self._take_keyword("ESCAPE") else ""
-        if len(escape) > 1:
-            raise SelectorError("ESCAPE is not one character")
+        escape = ""
+        if self._take_keyword("ESCAPE"):
+            escape = self._text()
+            if len(escape) != 1:
+                raise SelectorError("ESCAPE is not one character")
         steps = _like_steps(pattern, escape)
 
         def evaluate(message: Message) -> Value:
