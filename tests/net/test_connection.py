@@ -32,7 +32,8 @@ from gateway.core.session import (
     Unbind,
 )
 from gateway.core.topology import Topology
-from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES, Connection, ConnectionLimits, ConnectionMetrics
+from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES, Connection, ConnectionLimits
+from gateway.net.metrics import ConnectionMetrics
 from tests.rig.clock import at_end, on_clock, settle_down, until
 from tests.rig.connections import FakeTransport, ScriptedSession
 from tests.rig.scripted import ScriptedBackend, never, new_metrics, raising
