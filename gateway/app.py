@@ -27,7 +27,7 @@ from gateway.core.retained import RetainedLimits
 from gateway.core.session import Session, SessionContext
 from gateway.core.store import StateStore
 from gateway.core.topology import Topology
-from gateway.net.connection import ConnectionLimits
+from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
 from gateway.status import StatusTopics
 
@@ -191,7 +191,9 @@ def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions
         port=listener.port,
         max_connections=listener.max_connections,
         limits=ConnectionLimits(
-            connect_timeout=listener.connect_timeout, inflight=settings.limits.connection.inflight_messages
+            connect_timeout=listener.connect_timeout,
+            inflight=settings.limits.connection.inflight_messages,
+            inflight_bytes=settings.limits.connection.inflight_bytes,
         ),
         tls=part.tls,
         websocket=part.websocket,

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, cast
 
 import structlog
 
 from gateway.core.broker import Broker
-from gateway.core.errors import MqliftError
 from gateway.core.flow import Watermark
 from gateway.core.outcome import Outcome, Result
 from gateway.core.session import Close, Command, Delivery, Publish, Session
@@ -23,7 +21,9 @@ from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
 from gateway.net.commands import result_of
 from gateway.net.executor import Executor
+from gateway.net.limits import ConnectionLimits, Heavy
 from gateway.net.metrics import ConnectionMetrics
+from gateway.net.transports import shown
 
 log = structlog.get_logger("mqlift.connection")
 
@@ -41,16 +41,6 @@ _UNSENT: Final = "the peer does not read"
 _SHUTDOWN: Final = "the gateway stops"
 
 _numbers = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
-    """What one connection may ask of the gateway."""
-
-    connect_timeout: float = 10.0
-    """Seconds from accepting the socket to being let in."""
-    inflight: int = 2_000
-    """Published messages without a result before the connection is not read any more."""
 
 
 class Connection(asyncio.Protocol):
@@ -72,11 +62,11 @@ class Connection(asyncio.Protocol):
         "_open_session",
         "_pauses",
         "_session",
+        "_share",
         "_stuck_at",
         "_timer",
         "_transport",
         "_unwritten",
-        "_write_paused",
         "_writing",
         "inflight",
         "number",
@@ -93,20 +83,19 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.number = next(_numbers)
         self.inflight = 0
-        """Published messages without a result."""
+        """Published messages without a result; a heavy one counts as several."""
         self._open_session = open_session
         self._broker = broker
         self._metrics = metrics
         self._limits = limits
+        self._share = limits.share
         self._on_made = on_made
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._lost = False
-        self._write_paused = False
         self._stuck_at = float("inf")
-        # Made when needed: most connections are idle most of the time.
-        self._pauses: set[object] | None = None
+        self._pauses: set[object] | None = None  # made when needed, as most connections are idle most of the time
         # Deliveries that are settled by being written: in the session's bytes; then given to the transport.
         self._unwritten: list[Delivery] | None = None
         self._writing: list[Delivery] | None = None
@@ -124,7 +113,7 @@ class Connection(asyncio.Protocol):
         high = 0 if transport.get_extra_info("sslcontext") is None else 1
         self._transport.set_write_buffer_limits(high=high, low=0)
         now = self._loop.time()
-        self._session = self._open_session(_peer(transport), now)
+        self._session = self._open_session(shown(transport.get_extra_info("peername")), now)
         self._executor = Executor(self._session, self._broker, self, self._metrics)
         self._handshake_ends = now + self._limits.connect_timeout
         self._metrics.opened.inc()
@@ -145,11 +134,9 @@ class Connection(asyncio.Protocol):
         return False  # nobody could be answered on a half-closed connection: close it
 
     def pause_writing(self) -> None:
-        self._write_paused = True
         self._executor.peer.block()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
         self._stuck_at = float("inf")
         self._accept_written()
         self._executor.peer.unblock()
@@ -186,14 +173,17 @@ class Connection(asyncio.Protocol):
 
     def answer(self, token: object, result: Result) -> None:
         """The result of a publish."""
-        self.inflight -= 1
         self._metrics.results[result.outcome].count += 1
+        if type(token) is Heavy:
+            self._answered(token.token, result, token.weight)
+        else:
+            self._answered(token, result, 1)
+
+    def _answered(self, token: object, result: Result, weight: int) -> None:
+        """Make room for what comes next, and tell the session, unless nobody waits for it any more."""
+        self.inflight -= weight
         if self._pauses and self.inflight <= self._limits.inflight // 2:
             self.resume(self)
-        self._tell(token, result)
-
-    def _tell(self, token: object, result: Result) -> None:
-        """Give the session an answer, unless nobody waits for it any more."""
         if self._lost:
             return
         if token is not None:
@@ -274,28 +264,27 @@ class Connection(asyncio.Protocol):
 
     def publish(self, command: Publish) -> None:
         """Have a message routed; `answer` follows."""
+        message, token = command.message, command.token
         self._metrics.publishes.count += 1
-        self.inflight += 1
-        guard = self._executor.peer.guard
-        refusal = None if guard is None else guard.refusal(command.message.address)
-        if refusal is None:
-            self._broker.publish(command.message, self, command.token)
+        size = len(message.body)
+        if size > self._share:
+            token = Heavy(token, size, self._share)
+            self.inflight += token.weight
         else:
-            self.answer(command.token, Result(Outcome.REJECTED, refusal))
+            self.inflight += 1
+        guard = self._executor.peer.guard
+        refusal = None if guard is None else guard.refusal(message.address)
+        if refusal is None:
+            self._broker.publish(message, self, token)
+        else:
+            self.answer(token, Result(Outcome.REJECTED, refusal))
         if self.inflight >= self._limits.inflight:
             self.pause(self)
 
     def begin(self, start: Callable[[Done], None], token: object) -> None:
         """Start what goes on beside what follows, and tell the session when it is done."""
         self.inflight += 1
-
-        def done(error: MqliftError | None) -> None:
-            self.inflight -= 1
-            if self._pauses and self.inflight <= self._limits.inflight // 2:
-                self.resume(self)
-            self._tell(token, result_of(error))
-
-        start(done)
+        start(lambda error: self._answered(token, result_of(error), 1))
         if self.inflight >= self._limits.inflight:
             self.pause(self)
 
@@ -343,7 +332,7 @@ class Connection(asyncio.Protocol):
         """Write what has gathered in this turn of the event loop, and do what is due once for each turn."""
         self._flush_handle = None
         self._write()
-        if self._write_paused and self._transport.get_write_buffer_size() > UNSENT_BYTES:
+        if self._executor.peer.blocked and self._transport.get_write_buffer_size() > UNSENT_BYTES:
             self._stuck_at = min(self._stuck_at, self._loop.time() + STUCK)
             self.pause(_UNSENT)
         self._arm()
@@ -358,12 +347,12 @@ class Connection(asyncio.Protocol):
         if data:
             self._metrics.sent.count += len(data)
             self._transport.write(data)
-        if unwritten and not self._write_paused:
+        if unwritten and not self._executor.peer.blocked:
             # Not now: that a write has failed shows in the next turn, when the transport says that it is closing.
             self._loop.call_soon(self._accept_gone)
 
     def _accept_gone(self) -> None:
-        if not self._write_paused and not self._transport.is_closing():
+        if not self._executor.peer.blocked and not self._transport.is_closing():
             self._accept_written()
 
     def _accept_written(self) -> None:
@@ -408,8 +397,3 @@ class Connection(asyncio.Protocol):
         self._metrics.errors.inc()
         log.info("connection_refused", connection=self.number, reason=reason)
         self.abort()
-
-
-def _peer(transport: asyncio.BaseTransport) -> str:
-    name = transport.get_extra_info("peername")
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)

@@ -32,7 +32,8 @@ from gateway.core.session import (
     Unbind,
 )
 from gateway.core.topology import Topology
-from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES, Connection, ConnectionLimits
+from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES, Connection
+from gateway.net.limits import ConnectionLimits
 from gateway.net.metrics import ConnectionMetrics
 from tests.rig.clock import at_end, on_clock, settle_down, until
 from tests.rig.connections import FakeTransport, ScriptedSession
@@ -202,6 +203,32 @@ async def test_too_many_unanswered_publishes_stop_the_reading_until_half_are_ans
     assert peer.transport.reading
     assert peer.session.log == ["not reading", "reading"]
     assert rig.sample("reading_paused", protocol="test") == 0
+
+
+@on_clock
+async def test_too_many_unanswered_bytes_stop_the_reading_until_half_are_answered() -> None:
+    rig = Rig(ConnectionLimits(inflight=8, inflight_bytes=80))
+    await rig.declare("orders")
+    rig.backend.on_send = never
+    peer = rig.connect()
+    await peer.sends(publish("small", body=b"x" * 10), publish("large", body=b"x" * 51))
+    assert peer.connection.inflight == 1 + 6
+    assert peer.transport.reading
+    await peer.sends(publish("last", body=b""))
+    assert not peer.transport.reading
+    await rig.broker.aclose()
+    assert sorted(map(str, peer.answered)) == ["large", "last", "small"], "each with the token it came with"
+    assert peer.transport.reading
+    assert peer.connection.inflight == 0
+
+
+@on_clock
+async def test_one_message_larger_than_all_that_may_be_under_way_is_taken() -> None:
+    rig = Rig(ConnectionLimits(inflight=8, inflight_bytes=80))
+    peer = rig.connect()
+    await peer.sends(publish(1, key="nowhere", body=b"x" * 500))
+    assert peer.answered == [1]
+    assert peer.transport.reading
 
 
 @on_clock
@@ -768,6 +795,57 @@ async def test_a_takeover_cuts_short_what_the_other_waits_for_and_keeps_its_sett
     assert rig.backend.deleted == ["r-a"]
     assert not rig.backend.sent
     assert "slow" not in first.answered
+
+
+@pytest.mark.parametrize("ending", ["shutdown", "takeover"])
+@on_clock
+async def test_what_the_end_of_a_session_interrupts_is_answered(ending: str) -> None:
+    rig = Rig()
+    await rig.declare("orders")
+    rig.backend.on_ensure = never
+    peer = rig.connect()
+    await peer.sends(CLAIM)
+    await peer.sends(DeclareQueue("slow", DURABLE, "slow"), publish("behind"), DeclareQueue("next", DURABLE, "next"))
+    waited_for = {"slow", "behind", "next"}
+
+    def on_answer(token: object, result: Result) -> Sequence[Close]:
+        waited_for.discard(str(token))
+        return () if waited_for else (Close("everything is answered"),)
+
+    peer.session.on_answer = on_answer
+    if ending == "shutdown":
+        peer.connection.shutdown()
+    else:
+        await rig.connect().sends(CLAIM)
+    await settle_down()
+    assert peer.answered == ["claim", "slow", "next", "behind"]
+    assert peer.outcome_of("slow") is peer.outcome_of("next") is Outcome.RELEASED
+    assert peer.outcome_of("behind") is Outcome.ACCEPTED
+    assert rig.backend.sent == [[b"hello"]]
+    assert peer.gone
+    assert rig.sample("reading_paused", protocol="test") == 0
+
+
+@on_clock
+async def test_a_bug_in_a_session_that_is_told_of_an_interruption_cuts_it_off() -> None:
+    rig = Rig()
+    peer = rig.connect()
+    await peer.consumes("orders")
+    rig.backend.arrive(b"a")
+    await settle_down()
+    rig.backend.on_ensure = never
+    await peer.sends(DeclareQueue("slow", DURABLE, "slow"), Settle(list(peer.session.held), Outcome.ACCEPTED))
+
+    def fail(token: object, result: Result) -> Sequence[Close]:
+        raise KeyError("a bug")
+
+    peer.session.on_answer = fail
+    with capture_logs() as lines:
+        peer.connection.shutdown()
+    await settle_down()
+    assert peer.gone
+    assert rig.backend.deleted == ["r-a"], "what the peer has settled is settled"
+    assert "session_failed" in [line["event"] for line in lines]
 
 
 @on_clock

@@ -24,7 +24,7 @@ from gateway.core.routes import Routes
 from gateway.core.session import Close, Command, Consume, DeclareQueue, Settle
 from gateway.core.topology import Topology
 from gateway.net import acceptor as acceptor_module
-from gateway.net.connection import ConnectionLimits
+from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
 from gateway.net.tls import ServerTls, TlsOptions
 from tests.rig.certificates import Authority
