@@ -22,6 +22,7 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec, Received
 from gateway.core.errors import MqliftError
 from gateway.core.message import Message
+from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome, Result
 
 
@@ -338,6 +339,8 @@ class SessionContext:
     """The protocol's own settings, checked."""
     time: Callable[[], float] = wall_clock
     """Seconds since 1970-01-01 UTC: for what has to mean the same to other gateways, such as the age of a message."""
+    discarded: Count = field(default_factory=Count)
+    """Deliveries that the session ends without sending them: expired ones, and those too large for the peer."""
 
 
 class SessionFactory(Protocol):
