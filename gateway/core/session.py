@@ -5,7 +5,8 @@ executes the commands they return in order, and then writes `data_to_send()`. Co
 exactly one `answer(token, result)`, possibly before the next command is executed, possibly much later and in any
 order among the concurrent ones (`Publish`, `Retain`, `KeepInflight`). Control commands (all others but `Settle`,
 `EndSession` and `Close`) are executed one after the other, each after the one before it was answered; commands that
-follow one wait behind it.
+follow one wait behind it. After `taken_over` or `shutdown`, control commands that would have to wait, or wait already,
+are answered RELEASED at once: so a session that closes when everything is answered does so soon.
 
 A session never raises for what a peer sends: it answers with its protocol's own error and a `Close` command.
 """
