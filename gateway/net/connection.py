@@ -108,14 +108,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        now = self._loop.time()
+        self._session = self._open_session(shown(transport.get_extra_info("peername")), now)
+        self._executor = Executor(self._session, self._broker, self, self._metrics)
         # Told as soon as a single byte stays behind: a delivery counts as written only when all of it has gone.
         # (asyncio's TLS is paused at the high mark already, not above it, and would never go on with 0. Behind it up to
         # 64 KiB of ciphertext may wait in the plain transport, which it shows to nobody: they count as written.)
         high = 0 if transport.get_extra_info("sslcontext") is None else 1
-        self._transport.set_write_buffer_limits(high=high, low=0)
-        now = self._loop.time()
-        self._session = self._open_session(shown(transport.get_extra_info("peername")), now)
-        self._executor = Executor(self._session, self._broker, self, self._metrics)
+        self._transport.set_write_buffer_limits(high=high, low=0)  # may call `pause_writing`: TLS has bytes of its own
         self._handshake_ends = now + self._limits.connect_timeout
         self._metrics.opened.inc()
         self._metrics.connections.inc()

@@ -28,6 +28,7 @@ from gateway.core.session import (
 from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES
 from gateway.net.limits import ConnectionLimits
 from tests.rig.clock import on_clock, settle_down, until
+from tests.rig.connections import FakeTransport
 from tests.rig.hosting import Rig, connected, consuming
 from tests.rig.scripted import never, raising
 
@@ -521,6 +522,27 @@ async def test_cancelling_leaves_what_is_held_with_the_session() -> None:
     await peer.sends(Settle(list(peer.session.held), Outcome.ACCEPTED), Consume("tag", "orders", 1, "again"))
     assert rig.backend.deleted == ["r-a"]
     assert peer.outcome_of("again") is Outcome.ACCEPTED
+
+
+@on_clock
+async def test_a_transport_that_has_bytes_before_the_session_begins_may_pause_it_at_once() -> None:
+    """As asyncio's TLS does, when the end of its handshake is still to be written."""
+
+    class Behind(FakeTransport):
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            super().set_write_buffer_limits(high, low)
+            self.stuck = True
+            self.write(b"handshake")
+
+    rig = Rig()
+    peer = rig.connect(Behind)
+    peer.session.output = b"answer"
+    await peer.sends(DeclareQueue("orders", DURABLE, "d"), Consume("t", "orders", 5, "c"))
+    await rig.arrive(b"a")
+    assert not peer.session.held
+    peer.transport.let_go()
+    await settle_down()
+    assert len(peer.session.held) == 1
 
 
 # Faults of a session

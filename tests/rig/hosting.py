@@ -63,7 +63,7 @@ class Rig:
         self.connection_metrics = ConnectionMetrics(self.metrics, "test")
         self.open: set[Connection] = set()
 
-    def connect(self) -> Peer:
+    def connect(self, kind: type[FakeTransport] = FakeTransport) -> Peer:
         session = ScriptedSession()
         connection = Connection(
             lambda peer, now: session,
@@ -73,7 +73,7 @@ class Rig:
             self.open.add,
             self.open.remove,
         )
-        transport = FakeTransport(connection)
+        transport = kind(connection)
         connection.connection_made(transport)
         return Peer(session, connection, transport)
 
