@@ -11,28 +11,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Final, NamedTuple, TypeVar, get_type_hints
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar
 
 from gateway.core.message import NO_HEADERS, Headers
 from gateway.protocols.amqp091.errors import ConnectionException, ReplyCode
 from gateway.protocols.amqp091.fields import FieldReader, FieldWriter
 
 
-class FieldType(NamedTuple):
-    """How a field is read and written."""
+Bit: TypeAlias = bool
+Octet: TypeAlias = int
+Short: TypeAlias = int
+Long: TypeAlias = int
+LongLong: TypeAlias = int
+ShortStr: TypeAlias = str
+LongStr: TypeAlias = bytes
+Table: TypeAlias = Headers
 
+
+class _FieldType(NamedTuple):
     read: Callable[[FieldReader], object]
     write: Callable[[FieldWriter, Any], None]
 
 
-Bit = Annotated[bool, FieldType(FieldReader.bit, FieldWriter.bit)]
-Octet = Annotated[int, FieldType(FieldReader.octet, FieldWriter.octet)]
-Short = Annotated[int, FieldType(FieldReader.short, FieldWriter.short)]
-Long = Annotated[int, FieldType(FieldReader.long, FieldWriter.long)]
-LongLong = Annotated[int, FieldType(FieldReader.long_long, FieldWriter.long_long)]
-ShortStr = Annotated[str, FieldType(FieldReader.short_string, FieldWriter.short_string)]
-LongStr = Annotated[bytes, FieldType(FieldReader.long_string, FieldWriter.long_string)]
-Table = Annotated[Headers, FieldType(FieldReader.table, FieldWriter.table)]
+_FIELD_TYPES: Final[Mapping[str, _FieldType]] = {
+    "Bit": _FieldType(FieldReader.bit, FieldWriter.bit),
+    "Octet": _FieldType(FieldReader.octet, FieldWriter.octet),
+    "Short": _FieldType(FieldReader.short, FieldWriter.short),
+    "Long": _FieldType(FieldReader.long, FieldWriter.long),
+    "LongLong": _FieldType(FieldReader.long_long, FieldWriter.long_long),
+    "ShortStr": _FieldType(FieldReader.short_string, FieldWriter.short_string),
+    "LongStr": _FieldType(FieldReader.long_string, FieldWriter.long_string),
+    "Table": _FieldType(FieldReader.table, FieldWriter.table),
+}
+"""By the names above, which are what the annotations of the methods' fields say."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -546,16 +557,16 @@ class TxRollbackOk(Method):
 class _Layout(NamedTuple):
     method: type[Method]
     names: tuple[str, ...]
-    types: tuple[FieldType, ...]
+    types: tuple[_FieldType, ...]
     values: Callable[[Method], tuple[object, ...]]
 
 
 def _layout(method: type[Method]) -> _Layout:
     names = tuple(each.name for each in fields(method))
-    hints = get_type_hints(method, include_extras=True)
+    types = tuple(_FIELD_TYPES[str(each.type)] for each in fields(method))
     get = attrgetter(*names) if names else _nothing
     values = get if len(names) != 1 else lambda one: (get(one),)
-    return _Layout(method, names, tuple(hints[name].__metadata__[0] for name in names), values)
+    return _Layout(method, names, types, values)
 
 
 def _nothing(_: Method) -> tuple[object, ...]:
