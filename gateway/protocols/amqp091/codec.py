@@ -140,7 +140,7 @@ class Decoder:
         data = self._data
         start = self._pos + _HEAD_BYTES
         if start > len(data):
-            return self._wait(FRAME_OVERHEAD)
+            return self._wait(_HEAD_BYTES)
         kind, channel, size = _HEAD.unpack_from(data, self._pos)
         if size > self._max_payload:
             raise _too_large(size, self._max_payload)

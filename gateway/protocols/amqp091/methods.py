@@ -17,7 +17,6 @@ from gateway.core.message import NO_HEADERS, Headers
 from gateway.protocols.amqp091.errors import ConnectionException, ReplyCode
 from gateway.protocols.amqp091.fields import FieldReader, FieldWriter
 
-
 Bit: TypeAlias = bool
 Octet: TypeAlias = int
 Short: TypeAlias = int

@@ -93,7 +93,7 @@ def write_deliver(
 def write_with_content(
     channel: int, method: BasicReturn | BasicGetOk, content: bytes, body: bytes, frame_max: int
 ) -> bytes:
-    """`basic.return` or `basic.get-ok` with its content, of `write_content`. Raises `ValueError` like `write_method`."""
+    """`basic.return` or `basic.get-ok`, its content from `write_content`. Raises `ValueError` like `write_method`."""
     return _write_with_content(channel, method_payload(method), content, body, frame_max)
 
 
