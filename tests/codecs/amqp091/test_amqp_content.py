@@ -173,4 +173,4 @@ def test_any_bytes_are_properties_or_a_syntax_error(data: bytes) -> None:
     try:
         read_content(data)
     except ConnectionException as error:
-        assert error.reply_code is ReplyCode.SYNTAX_ERROR
+        assert error.reply_code is ReplyCode.SYNTAX_ERROR  # noqa: PT017 - or nothing is raised
