@@ -1,4 +1,4 @@
-"""From bytes to frames (spec §4.2.3); `methods` and `content` read their payloads, `writer` is the way back."""
+"""From bytes to frames (spec §4.2.3); `arguments` and `content` read their payloads, `writer` is the way back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 from functools import lru_cache
 from typing import Final
 
+from gateway.protocols.amqp091.arguments import read_method
 from gateway.protocols.amqp091.content import read_content
 from gateway.protocols.amqp091.errors import (
     ConnectionException,
@@ -30,7 +31,7 @@ from gateway.protocols.amqp091.frames import (
     ProtocolHeader,
     Publication,
 )
-from gateway.protocols.amqp091.methods import BasicAck, BasicPublish, read_method
+from gateway.protocols.amqp091.methods import BasicAck, BasicPublish
 
 INITIAL_FRAME_MAX: Final = 8192
 """Bytes of a frame before `connection.tune-ok`: as RabbitMQ 4.1, for tokens that stand for passwords."""
@@ -48,7 +49,7 @@ _CONTENT: Final = struct.Struct(">HHQ")
 """Of a header's payload: class, weight, size of the body."""
 
 _HEADER_HEAD: Final = struct.Struct(">BHIHHQ")
-"""Both of them."""
+"""The head of a header's frame, and of its payload."""
 
 _PUBLISH_KEY: Final = b"\x00\x3c\x00\x28"
 _ACK_KEY: Final = b"\x00\x3c\x00\x50"

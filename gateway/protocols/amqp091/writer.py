@@ -7,10 +7,11 @@ from functools import lru_cache
 from typing import Final
 
 from gateway.core.message import Address
+from gateway.protocols.amqp091.arguments import method_payload
 from gateway.protocols.amqp091.errors import cut_text
 from gateway.protocols.amqp091.fields import MAX_SHORT_STRING, write_short_string
 from gateway.protocols.amqp091.frames import BASIC, CONTENT_HEAD_BYTES, FRAME_END, FRAME_HEAD, FRAME_OVERHEAD, FrameType
-from gateway.protocols.amqp091.methods import BasicGetOk, BasicReturn, Method, method_payload
+from gateway.protocols.amqp091.methods import BasicGetOk, BasicReturn, Method
 
 HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -37,7 +38,6 @@ _ACKNOWLEDGEMENT: Final = struct.Struct(">BHIHHQBB")
 _ACK_BYTES = 13
 _ACK_METHOD = 80
 _NACK_METHOD = 120
-_MULTIPLE = 1
 
 
 def write_frame(kind: FrameType, channel: int, payload: bytes) -> bytes:
