@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -284,8 +284,8 @@ class Broker:
             return message
         return replace(message, not_before=time.time() + delay / 1000)
 
-    async def declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> None:
-        """Have an exchange; durable ones survive the gateway from when this returns.
+    def declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> Awaitable[None] | None:
+        """Have an exchange. What is durable survives the gateway once what this returns has been awaited.
 
         Raises `Inequivalent`, `UnknownExchange`, `InvalidArgument`, `Refused`, `StoreError`.
         """
@@ -296,14 +296,14 @@ class Broker:
                 raise
         else:
             if presence is not Presence.EQUIVALENT:
-                return
+                return None
         self._topology.declare_exchange(exchange, spec)
-        await self._durable.written()
+        return self._durable.written()
 
-    async def delete_exchange(self, exchange: str, *, if_unused: bool) -> None:
-        """Raises `InUse`, `Refused` for a predeclared one, `StoreError`."""
+    def delete_exchange(self, exchange: str, *, if_unused: bool) -> Awaitable[None] | None:
+        """As `declare_exchange`. Raises `InUse`, `Refused` for a predeclared one, `StoreError`."""
         self._topology.delete_exchange(exchange, if_unused=if_unused)
-        await self._durable.written()
+        return self._durable.written()
 
     async def declare_queue(
         self, name: str, spec: QueueSpec, owner: Owner, presence: Presence = Presence.ANY
@@ -324,19 +324,23 @@ class Broker:
         """Drop the messages that nobody holds. Raises `UnknownQueue`, `Locked`, `BackendError`."""
         return await self._queues.purge(name, owner)
 
-    async def bind(self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS) -> None:
-        """Route to a queue or exchange from now on; a durable binding survives the gateway from when this returns.
+    def bind(
+        self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
+    ) -> Awaitable[None] | None:
+        """Route to a queue or exchange from now on. A durable binding survives the gateway as a durable exchange does.
 
-        Raises the topology's errors for unknown names and impossible patterns, and `StoreError`.
+        Raises the topology's errors for unknown names and impossible patterns; awaited, `StoreError`.
         """
         if self._topology.bind(destination, exchange, pattern, arguments) and isinstance(destination, str):
             self._shared.bound(destination, exchange, pattern)
-        await self._durable.written()
+        return self._durable.written()
 
-    async def unbind(self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS) -> None:
-        """Raises `StoreError`."""
+    def unbind(
+        self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
+    ) -> Awaitable[None] | None:
+        """As `bind`. What was not bound is not unbound."""
         self._topology.unbind(destination, exchange, pattern, arguments)
-        await self._durable.written()
+        return self._durable.written()
 
     def consume(self, command: Consume, consumer: Owner) -> Subscription:
         """Deliver a queue's messages to a consumer. Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""

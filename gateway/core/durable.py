@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -44,11 +44,15 @@ class DurableTopology:
         """A queue was declared, or with None deleted."""
         self._write(QUEUE, name, None if spec is None else orjson.dumps({"arguments": _pack(spec.arguments)}))
 
-    async def written(self) -> None:
-        """Wait until what was told since the last call is durable. Raises `StoreError`."""
+    def written(self) -> Awaitable[None] | None:
+        """What to wait for until everything that was told since the last call is durable; None for nothing.
+
+        Raises `StoreError` when awaited.
+        """
+        if not self._unwritten:
+            return None
         unwritten, self._unwritten = self._unwritten, []
-        for write in unwritten:
-            await write
+        return _all(unwritten)
 
     async def restore(self, topology: Topology) -> Mapping[str, QueueSpec]:
         """Declare the exchanges that are kept, and give the queues. Raises `StoreError`."""
@@ -89,6 +93,11 @@ class DurableTopology:
 
         self._unwritten.append(write)
         self._writer.write(kind, key, value, done)
+
+
+async def _all(writes: Sequence[asyncio.Future[None]]) -> None:
+    for write in writes:
+        await write
 
 
 def _pack(arguments: Mapping[str, object]) -> dict[str, object]:

@@ -156,9 +156,13 @@ class QueueTable:
             self._shared.declare(name, spec.arguments)
         elif not spec.arguments.get(SESSION):
             self._kept.queue_changed(name, spec)
-            await self._kept.written()
+            await self._written()
         queue.watch_expiry()
         return queue
+
+    async def _written(self) -> None:
+        if (written := self._kept.written()) is not None:
+            await written
 
     async def _look_for(self, name: str) -> BackendQueue:
         """A queue that nobody has declared here may be there all the same: made by another gateway, or in AWS."""
@@ -170,7 +174,7 @@ class QueueTable:
         queue = self.known(name, QueueSpec())
         queue.ensured = True
         self._kept.queue_changed(name, queue.spec)
-        await self._kept.written()
+        await self._written()
         return queue
 
     async def _count(self, queue: Queue, presence: Presence) -> Counted:
@@ -250,7 +254,7 @@ class QueueTable:
         self._kept.queue_changed(queue.name, None)
         await self._resources.remove(queue.target)
         await queue.aclose()
-        await self._kept.written()
+        await self._written()
 
     def pop_durable(self, name: str) -> BackendQueue | None:
         """Forget a durable queue here; somebody else removes it in AWS."""

@@ -6,7 +6,9 @@ exactly one `answer(token, result)`, possibly before the next command is execute
 order among the concurrent ones (`Publish`, `Retain`, `KeepInflight`, `Get`, `Aside`). Control commands (all others but
 `Settle`, `EndSession` and `Close`) are executed one after the other, each after the one before it was answered;
 commands that follow one wait behind it, and meanwhile nothing is read. A session that has several streams of commands
-in one connection wraps control commands in `Aside`, and sees to the order within each stream itself.
+in one connection wraps control commands in `Aside`, and sees to the order within each stream itself. After `taken_over`
+or `shutdown`, control commands that would have to wait, or wait already, are answered RELEASED at once: so a session
+that closes when everything is answered does so soon.
 
 A session never raises for what a peer sends: it answers with its protocol's own error and a `Close` command.
 """
@@ -25,6 +27,7 @@ from gateway.core.backend import QueueSpec, Received
 from gateway.core.errors import MqliftError
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.message import NO_HEADERS, Headers, Message
+from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome, Result
 
 
@@ -259,7 +262,7 @@ class Bind:
     exchange: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +273,7 @@ class Unbind:
     exchange: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +284,7 @@ class BindExchange:
     source: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +295,7 @@ class UnbindExchange:
     source: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 class Creditable(Protocol):
@@ -312,6 +315,11 @@ class Prefetch:
         self.held = 0
         self.consumers: list[Creditable] = []
         """Kept by the hub."""
+
+    def change(self, limit: int) -> None:
+        """Set another limit; consumers may have room again."""
+        self.limit = limit
+        self.offer()
 
     def offer(self) -> None:
         """Let all consumers see that there is room."""
@@ -524,6 +532,8 @@ class SessionContext:
     """The protocol's own settings, checked."""
     time: Callable[[], float] = wall_clock
     """Seconds since 1970-01-01 UTC: for what has to mean the same to other gateways, such as the age of a message."""
+    discarded: Count = field(default_factory=Count)
+    """Deliveries that the session ends without sending them: expired ones, and those too large for the peer."""
 
 
 class SessionFactory(Protocol):
