@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from gateway.core.message import Headers, HeaderValue, Properties
+from gateway.core.message import Headers, HeaderValue, LongString, Properties
 from gateway.protocols.stomp.headers import parse_number
 from gateway.protocols.stomp.versions import Version
 
@@ -66,5 +66,6 @@ _TEXTS: dict[type, Callable[..., str]] = {
     datetime: lambda value: str(int(value.timestamp())),  # as the header `timestamp` has it
     dict: _json_text,
     list: _json_text,
+    LongString: _bytes_text,
     type(None): lambda _: "",
 }

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.backend import QueueSpec
-from gateway.core.message import NO_HEADERS, NO_PROPERTIES, PERSISTENT, TRANSIENT, Address, Message, Origin, Properties
+from gateway.core.message import (
+    NO_HEADERS,
+    NO_PROPERTIES,
+    PERSISTENT,
+    TRANSIENT,
+    Address,
+    LongString,
+    Message,
+    Origin,
+    Properties,
+)
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
 from gateway.protocols.stomp.dialect import Owner, ReplyTo, Source, Target
 from gateway.protocols.stomp.errors import BadDestination, BadHeader, MissingHeader
@@ -129,6 +139,7 @@ class TestUserHeaders:
             (Decimal("1.10"), "1.10"),
             (b"bytes", "bytes"),
             (b"\xff", "/w=="),
+            (LongString(b"\xff"), "/w=="),
             (datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC), "1700000000"),
             (None, ""),
             ([1, "a", b"\xff", None], '[1,"a","/w==",null]'),
