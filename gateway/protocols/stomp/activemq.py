@@ -128,6 +128,11 @@ class ActiveMQ:
             return _written("topic", key, owner)
         return f"/exchange/{exchange}/{key}"  # as nobody can write it who speaks this dialect
 
+    def original(self, address: Address, queue: str) -> Address | None:
+        # A virtual topic's consumer sees messages of its queue.
+        virtual = _VIRTUAL_TOPIC_CONSUMER.fullmatch(queue)
+        return address if virtual and address == Address(TOPIC_EXCHANGE, virtual[1]) else None
+
     def message_lines(self, message: Message, version: Version, owner: Owner = NOBODY) -> str:
         return message_headers(message, lambda reply_to: _reply_to(reply_to, owner), version)
 

@@ -76,6 +76,7 @@ _OF_MESSAGE_FRAMES = frozenset(
         "transaction",
         "expires",
         "timestamp",
+        "original-destination",
         MESSAGE_TYPE,
     }
 )

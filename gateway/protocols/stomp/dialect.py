@@ -98,6 +98,9 @@ class Dialect(Protocol):
     def format(self, address: Address, owner: Owner) -> str:
         """The destination header of a message that was published to `address`."""
 
+    def original(self, address: Address, queue: str) -> Address | None:
+        """Where a message was really published, when it is shown as one of the queue that it is consumed from."""
+
     def to_message(
         self, headers: Mapping[str, str], address: Address, body: bytes, origin: Origin, clock: Callable[[], float]
     ) -> Message:

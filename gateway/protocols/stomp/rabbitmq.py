@@ -132,6 +132,9 @@ class RabbitMQ:
             return f"/topic/{_escape(key)}"
         return f"/exchange/{_escape(exchange)}/{_escape(key)}" if key else f"/exchange/{_escape(exchange)}"
 
+    def original(self, address: Address, queue: str) -> Address | None:  # noqa: ARG002
+        return None
+
     def message_lines(self, message: Message, version: Version, owner: Owner = NOBODY) -> str:  # noqa: ARG002
         return f"{message_headers(message, _reply_to, version)}content-length:{len(message.body)}\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from gateway.core.message import Address
+from gateway.core.message import DEFAULT_EXCHANGE, Address
 from gateway.core.session import Delivery
 from gateway.protocols.stomp.codec import NUL, Frame
 from gateway.protocols.stomp.dialect import NOBODY, Dialect, Owner, Source
@@ -75,7 +75,7 @@ class Subscription:
         version: Version,
         owner: Owner = NOBODY,
     ) -> None:
-        """`subscription_id` is None for a client that gave none."""
+        """`subscription_id` is None for a client that gave none; `queue` is the first of them."""
         self.id = subscription_id
         self.tag = tag
         self.queue = queue
@@ -125,4 +125,14 @@ class Subscription:
     def _locate(self, address: Address) -> None:
         # The messages of one subscription mostly have one address.
         self._address = address
-        self._destination_line = f"destination:{self._version.escape(self._dialect.format(address, self._owner))}\n"
+        original = self._dialect.original(address, self.queue)
+        if original is None:
+            self._destination_line = f"destination:{self._written(address)}\n"
+        else:
+            shown = Address(DEFAULT_EXCHANGE, self.queue)
+            self._destination_line = (
+                f"destination:{self._written(shown)}\noriginal-destination:{self._written(original)}\n"
+            )
+
+    def _written(self, address: Address) -> str:
+        return self._version.escape(self._dialect.format(address, self._owner))

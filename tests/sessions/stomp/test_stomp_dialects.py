@@ -200,6 +200,13 @@ class TestDurableSubscribers:
         declare, bind, _ = active.done
         assert declare.spec == QueueSpec(durable=True)
         assert (bind.queue, bind.exchange, bind.pattern) == (declare.queue, "amq.topic", "VirtualTopic.Orders")
+        tag = active.done[-1].tag
+        for address in (Address("amq.topic", "VirtualTopic.Orders"), Address("", declare.queue)):
+            active.deliver(tag, b"", address=address)
+        through, direct = active.frames()
+        assert through.headers["destination"] == direct.headers["destination"] == f"/queue/{declare.queue}"
+        assert through.headers["original-destination"] == "/topic/VirtualTopic.Orders"
+        assert "original-destination" not in direct.headers
 
 
 class TestSelectors:
