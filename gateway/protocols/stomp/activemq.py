@@ -25,10 +25,10 @@ from gateway.protocols.stomp.dialect import (
     Source,
     Target,
     bounded,
-    parse_integer,
     temporary_name,
 )
 from gateway.protocols.stomp.errors import BadDestination, InvalidDestination, MissingHeader, shown
+from gateway.protocols.stomp.headers import parse_integer
 from gateway.protocols.stomp.versions import Version
 
 MAX_COMPOSITE = 32

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.core.backend import QueueSpec
 from gateway.core.message import Address, Message, Origin
-from gateway.protocols.stomp.errors import BadDestination, BadHeader, shown
+from gateway.protocols.stomp.errors import BadDestination, shown
 from gateway.protocols.stomp.versions import Version
 
 MAX_NAME = 255
@@ -119,11 +119,3 @@ def bounded(name: str, destination: str) -> str:
 
 def temporary_name(owner: Owner, name: str) -> str:
     return f"{TEMPORARY}{owner.session_id}-{name}"
-
-
-def parse_integer(name: str, text: str) -> int:
-    """A header that is a 32-bit number, perhaps negative. Raises `BadHeader`."""
-    digits = text.strip().removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(2**31)):
-        raise BadHeader(f"{name} is not a whole number")
-    return int(text)

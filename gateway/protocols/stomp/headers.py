@@ -23,3 +23,11 @@ def parse_number(name: str, text: str, most: int) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS or int(text) > most:
         raise BadHeader(f"{name} is not a whole number from 0 to {most}")
     return int(text)
+
+
+def parse_integer(name: str, text: str) -> int:
+    """A header that is a 32-bit number, perhaps negative. Raises `BadHeader`."""
+    digits = text.strip().removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(2**31)):
+        raise BadHeader(f"{name} is not a whole number")
+    return int(text)

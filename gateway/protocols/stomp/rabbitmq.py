@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, auto
 from hashlib import md5
 from urllib.parse import quote, unquote_to_bytes
 
@@ -18,11 +19,10 @@ from gateway.protocols.stomp.dialect import (
     Source,
     Target,
     bounded,
-    parse_integer,
     temporary_name,
 )
 from gateway.protocols.stomp.errors import BadDestination, InvalidDestination, MissingHeader, shown
-from gateway.protocols.stomp.headers import parse_number
+from gateway.protocols.stomp.headers import parse_integer, parse_number
 from gateway.protocols.stomp.rabbitmq_headers import message_headers, to_message
 from gateway.protocols.stomp.versions import Version
 
@@ -50,6 +50,17 @@ _EMPTY_LIST = b"\x6a"
 _PAIR = b"\x83\x68\x02"
 
 
+class _Kind(Enum):
+    """What a destination is, which decides what has to exist before it can be used."""
+
+    QUEUE = auto()
+    """A queue that is declared on first use."""
+    EXISTING_QUEUE = auto()
+    """A queue that somebody else has declared."""
+    EXCHANGE = auto()
+    """An exchange with a routing key (SEND) or a pattern (SUBSCRIBE)."""
+
+
 class RabbitMQ:
     """See `dialect.Dialect`, the port that this is."""
 
@@ -61,7 +72,7 @@ class RabbitMQ:
 
     def targets(self, destination: str, headers: Mapping[str, str], owner: Owner) -> Sequence[Target]:  # noqa: ARG002
         kind, address = _parse(destination)
-        if kind != "queue":
+        if kind is not _Kind.QUEUE:
             return (Target(address),)
         spec = _queue_spec(headers, persistent=None)
         return (Target(address, Source(address.routing_key, spec)),)
@@ -95,9 +106,9 @@ class RabbitMQ:
             raise MissingHeader("Header 'id' is required for durable subscriptions")
         kind, address = _parse(headers["destination"])
         persistent = headers.get("persistent")
-        if kind == "queue":
+        if kind is _Kind.QUEUE:
             return (Source(address.routing_key, _queue_spec(headers, persistent)),)
-        if kind == "existing":
+        if kind is _Kind.EXISTING_QUEUE:
             return (Source(address.routing_key, None),)
         return (_subscription_source(headers, address, durable, live_queue),)
 
@@ -202,33 +213,33 @@ def _reply_to(reply_to: str) -> str:
     return reply_to if reply_to.startswith(_PREFIXES) else f"/reply-queue/{reply_to}"
 
 
-def _parse(destination: str) -> tuple[str, Address]:
-    """(queue, existing or exchange, address): a queue is declared on first use, an existing one is somebody else's."""
+def _parse(destination: str) -> tuple[_Kind, Address]:
+    """Raises `BadDestination`. Of a queue, the routing key is its name."""
     if destination.startswith("/reply-queue/"):
         # The plugin gives these out itself, and the name after the prefix may hold slashes.
         name = destination.removeprefix("/reply-queue/")
         if not name:
             raise InvalidDestination("/reply-queue/ names no queue")
-        return "existing", Address(DEFAULT_EXCHANGE, bounded(name, destination))
+        return _Kind.EXISTING_QUEUE, Address(DEFAULT_EXCHANGE, bounded(name, destination))
     if destination.startswith(_TEMPORARY):
         raise InvalidDestination(f"{shown(destination)}: a temporary queue can only be the reply-to of a SEND")
     if destination.startswith("/exchange/"):
         exchange, *key = _words(destination, "/exchange/", most=2)
         if exchange in ("", "amq.default"):
             raise InvalidDestination(f"{shown(destination)} does not name an exchange")
-        return "exchange", Address(exchange, key[0] if key else "")
+        return _Kind.EXCHANGE, Address(exchange, key[0] if key else "")
     for prefix, kind, exchange in _SIMPLE:
         if destination.startswith(prefix):
             return kind, Address(exchange, _words(destination, prefix, most=1)[0])
     if "/" in destination:
         raise BadDestination(f"{shown(destination)} is not one of {', '.join(_PREFIXES)} followed by a name")
-    return "queue", Address(DEFAULT_EXCHANGE, _words(destination, "", most=1)[0])  # a name alone is a queue's
+    return _Kind.QUEUE, Address(DEFAULT_EXCHANGE, _words(destination, "", most=1)[0])  # a name alone is a queue's
 
 
 _SIMPLE = (
-    ("/queue/", "queue", DEFAULT_EXCHANGE),
-    ("/topic/", "exchange", TOPIC_EXCHANGE),
-    ("/amq/queue/", "existing", DEFAULT_EXCHANGE),
+    ("/queue/", _Kind.QUEUE, DEFAULT_EXCHANGE),
+    ("/topic/", _Kind.EXCHANGE, TOPIC_EXCHANGE),
+    ("/amq/queue/", _Kind.EXISTING_QUEUE, DEFAULT_EXCHANGE),
 )
 
 
