@@ -208,7 +208,9 @@ class PeerChannel:
         while len(self._confirmed) < len(before) + count:
             self.wait("Basic.Ack", "Basic.Nack")
         self._connection.quiet.difference_update(("Basic.Ack", "Basic.Nack"))
-        self.note(f"confirmed {' '.join(f'{tag}:{self._confirmed[tag]}' for tag in sorted(self._confirmed.keys() - before))}")
+        self.note(
+            f"confirmed {' '.join(f'{tag}:{self._confirmed[tag]}' for tag in sorted(self._confirmed.keys() - before))}"
+        )
 
     def confirmed(self) -> None:
         """Wait until a publish is acknowledged or refused; recorded in the order in which it comes with others."""
@@ -351,7 +353,9 @@ class Peer:
             # The server has had enough. What it said before is read by whoever waits for an answer.
             return
 
-    def send_frame(self, kind: int, channel: int, payload: bytes, *, size: int | None = None, end: int = FRAME_END) -> None:
+    def send_frame(
+        self, kind: int, channel: int, payload: bytes, *, size: int | None = None, end: int = FRAME_END
+    ) -> None:
         """A frame as it never comes from pamqp."""
         header = struct.pack(">BHI", kind, channel, len(payload) if size is None else size)
         self.send_raw(header + payload + bytes([end]))

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pamqp.commands import Confirm, Exchange, Queue
@@ -28,7 +28,7 @@ class Target:
 
     name: str
     port: int
-    login: Login = Login()
+    login: Login = field(default_factory=Login)
 
 
 class Run:
@@ -105,6 +105,10 @@ class Scenario:
             except TimeoutError as error:
                 run.log.add(_LAST, 0, f"the scenario waits in vain: {error}")
             return run.log.lines()
+
+
+Observations = Callable[[Scenario], list[str]]
+"""What a scenario has come to."""
 
 
 class Group:

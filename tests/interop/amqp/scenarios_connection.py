@@ -221,7 +221,7 @@ def what_follows_an_error_is_ignored(run: Run) -> None:
 def frame_too_large(run: Run) -> None:
     peer = run.connect(frame_max=8_192)
     peer.channel()
-    peer.send_raw(struct.pack(">BHI", METHOD, 1, 8_192))
+    peer.send_raw(struct.pack(">BHI", METHOD, 1, 9_000))
     peer.wait_closed()
 
 

@@ -125,12 +125,8 @@ def quorum_queue_arguments(run: Run) -> None:
     channel.attempt(Queue.Declare(queue=run.name("transient"), arguments=quorum))
     channel.attempt(Queue.Declare(queue=run.name("own"), durable=True, exclusive=True, arguments=quorum))
     channel.attempt(Queue.Declare(queue=run.name("auto"), durable=True, auto_delete=True, arguments=quorum))
-    channel.attempt(
-        Queue.Declare(queue=run.name("high"), durable=True, arguments={**quorum, "x-max-priority": 5})
-    )
-    channel.attempt(
-        Queue.Declare(queue=run.name("limit"), durable=True, arguments={**quorum, "x-delivery-limit": -1})
-    )
+    channel.attempt(Queue.Declare(queue=run.name("high"), durable=True, arguments={**quorum, "x-max-priority": 5}))
+    channel.attempt(Queue.Declare(queue=run.name("limit"), durable=True, arguments={**quorum, "x-delivery-limit": -1}))
 
 
 @scenario
