@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from tests.conftest import finish
+from tests.interop.amqp.aio_pika_client import AioPikaClient
+from tests.interop.amqp.amqp_tools_client import AmqpToolsClient
+from tests.interop.amqp.amqplib_client import AmqplibClient, install
+from tests.interop.amqp.amqpstorm_client import AmqpstormClient
+from tests.interop.amqp.client import Client
+from tests.interop.amqp.cutting import Proxy
+from tests.interop.amqp.pika_client import PikaAsyncioClient, PikaBlockingClient
+from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
 from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 from tests.rig.rabbitmq import RabbitMQ
 
 PROTOCOL = "amqp091"
 NOT_THERE = "mqlift has no AMQP 0-9-1 listener yet"
+
+CLIENTS: dict[str, Callable[[int], Client]] = {
+    "pika-blocking": PikaBlockingClient,
+    "pika-asyncio": PikaAsyncioClient,
+    "aio-pika": AioPikaClient,
+    "amqpstorm": AmqpstormClient,
+    "py-amqp": PyAmqpClient,
+    "kombu": KombuClient,
+    "amqp-tools": AmqpToolsClient,
+}
+"""Clients by their names; amqplib needs more than a port."""
+
+_numbers = itertools.count(1)
 
 TARGETS = [pytest.param("rabbitmq"), pytest.param("mqlift", marks=pytest.mark.skip(reason=NOT_THERE))]
 
@@ -55,3 +81,42 @@ def observations(request: pytest.FixtureRequest, target: Target) -> Iterator[Obs
         yield lambda scenario: futures[scenario].result()
         for future in futures.values():
             future.cancel()
+
+
+class Connect(Protocol):
+    """Connects a client of a name, through a proxy of its own that can cut it."""
+
+    async def __call__(self, name: str) -> tuple[Client, Proxy]: ...
+
+
+@pytest.fixture(scope="session")
+def amqplib_folder(request: pytest.FixtureRequest) -> Path:
+    """Where amqplib is. Skips the test on a machine that has no Node."""
+    for command in ("node", "npm"):
+        if shutil.which(command) is None:
+            pytest.skip(f"amqplib needs {command}, which is not installed")
+    folder = request.config.cache.mkdir("amqplib")
+    install(folder)
+    return Path(folder)
+
+
+@pytest.fixture
+async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+    """Connect clients; what is left of them is closed at the end."""
+    async with AsyncExitStack() as connected:
+
+        async def start(name: str) -> tuple[Client, Proxy]:
+            proxy = await connected.enter_async_context(Proxy(target.port))
+            if name == "amqplib":
+                client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
+            else:
+                client = CLIENTS[name](proxy.port)
+            return await connected.enter_async_context(client), proxy
+
+        yield start
+
+
+@pytest.fixture
+def queue() -> str:
+    """The name of a queue that no other test uses."""
+    return f"interop-{next(_numbers)}"
