@@ -27,7 +27,7 @@ class AioPikaClient(Client):
 
     async def connect(self) -> None:
         if self._connection is not None:
-            await asyncio.wait_for(self._connection.connected.wait(), TIMEOUT)
+            await asyncio.wait_for(self._channel.ready(), TIMEOUT)
             return
         self._connection = await aio_pika.connect_robust(
             host=HOST,

@@ -34,7 +34,7 @@ class AmqpToolsClient(Client):
     async def consume(self, queue: str, *, acknowledge: bool = True) -> None:
         command = ["--", "sh", "-c", 'cat; echo; exit "$0"', "0" if acknowledge else "1"]
         self._consumer = await asyncio.create_subprocess_exec(
-            "amqp-consume", *self._connection(), "-q", queue, *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+            "amqp-consume", *self._connection(), "-q", queue, *command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
         )
         self._reading = asyncio.create_task(self._read(self._consumer))
 

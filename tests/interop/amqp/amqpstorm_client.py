@@ -7,10 +7,12 @@ from typing import ClassVar
 
 import amqpstorm
 
-from tests.interop.amqp.client import HEARTBEAT, PASSWORD, PUMP_INTERVAL, USER, BlockingClient, Message, Refused
+from tests.interop.amqp.client import PASSWORD, PUMP_INTERVAL, USER, BlockingClient, Message, Refused
 from tests.rig.processes import HOST
 
 _PERSISTENT = 2
+_HEARTBEAT = 1
+"""Seconds; only missing heartbeats tell it that the connection is lost while it has nothing to send."""
 
 
 class AmqpstormClient(BlockingClient):
@@ -19,7 +21,7 @@ class AmqpstormClient(BlockingClient):
     lost: ClassVar[tuple[type[Exception], ...]] = (amqpstorm.AMQPError,)
 
     def do_connect(self) -> None:
-        self._connection = amqpstorm.Connection(HOST, USER, PASSWORD, port=self.port, heartbeat=HEARTBEAT)
+        self._connection = amqpstorm.Connection(HOST, USER, PASSWORD, port=self.port, heartbeat=_HEARTBEAT)
         self._channel = self._connection.channel()
         self._channel.confirm_deliveries()
 

@@ -20,8 +20,11 @@ class PyAmqpClient(BlockingClient):
     """`amqp.Connection`."""
 
     lost: ClassVar[tuple[type[Exception], ...]] = _LOST
+    _connection: amqp.Connection | None = None
 
     def do_connect(self) -> None:
+        if self._connection is not None:
+            self._connection.collect()
         self._connection = amqp.Connection(
             f"{HOST}:{self.port}", USER, PASSWORD, heartbeat=HEARTBEAT, confirm_publish=True
         )
@@ -78,7 +81,7 @@ class KombuClient(BlockingClient):
 
     def do_connect(self) -> None:
         if self._connection is not None:
-            self._connection.release()
+            self._connection.collect()
         self._connection = kombu.Connection(
             f"pyamqp://{USER}:{PASSWORD}@{HOST}:{self.port}//",
             heartbeat=HEARTBEAT,
