@@ -21,4 +21,4 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     broker = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
     broker.start()
     yield broker
-    broker.kill9()
+    broker.close()

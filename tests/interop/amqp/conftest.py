@@ -109,6 +109,8 @@ async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterat
             proxy = await connected.enter_async_context(Proxy(target.port))
             if name == "amqplib":
                 client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
+            elif name == "amqp-tools" and shutil.which("amqp-publish") is None:
+                pytest.skip("Debian's package amqp-tools is not installed")
             else:
                 client = CLIENTS[name](proxy.port)
             return await connected.enter_async_context(client), proxy

@@ -21,7 +21,7 @@ def main(names: Sequence[str]) -> None:
                 if not names or group.name in names:
                     group.record(Target("rabbitmq", broker.port))
         finally:
-            broker.kill9()
+            broker.close()
 
 
 if __name__ == "__main__":

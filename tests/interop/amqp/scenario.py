@@ -34,10 +34,11 @@ class Target:
 class Run:
     """One scenario against one target: its connections, and names that no other run uses."""
 
-    def __init__(self, target: Target, stack: ExitStack) -> None:
+    def __init__(self, target: Target, stack: ExitStack, *, durable: bool) -> None:
         suffix = f"-run{next(_numbers)}"
         self.log = Log(suffix)
         self._suffix = suffix
+        self._durable = durable
         self._target = target
         self._stack = stack
         self._connections = itertools.count(1)
@@ -66,9 +67,9 @@ class Run:
         return channel
 
     def queue(self, channel: PeerChannel, base: str = "q", **details: object) -> str:
-        """Declare a durable queue, unless told otherwise. Its name."""
+        """Declare a queue, durable or not as the scenario is played, unless told. Its name."""
         name = self.name(base)
-        channel.call(Queue.Declare(queue=name, **{"durable": True, **details}), quiet=True)  # type: ignore[arg-type]
+        channel.call(Queue.Declare(queue=name, **{"durable": self._durable, **details}), quiet=True)  # type: ignore[arg-type]
         return name
 
     def exchange(self, channel: PeerChannel, kind: str, base: str = "x", **details: object) -> str:
@@ -90,14 +91,16 @@ class Scenario:
     group: str
     name: str
     play: Callable[[Run], None]
+    durable: bool = True
+    """Whether its queues are, which makes no difference for what clients observe."""
 
     def __str__(self) -> str:
-        return f"{self.group}-{self.name}"
+        return f"{self.group}-{self.name}" + ("" if self.durable else "-transient")
 
     def observe(self, target: Target) -> list[str]:
         """Play it. What ends it early is a line too, so that it shows beside what came before."""
         with ExitStack() as stack:
-            run = Run(target, stack)
+            run = Run(target, stack, durable=self.durable)
             try:
                 self.play(run)
             except Ended:
@@ -122,6 +125,10 @@ class Group:
         """Add a function, as its decorator."""
         self.scenarios.append(Scenario(self.name, play.__name__, play))
         return play
+
+    def transient(self) -> list[Scenario]:
+        """The same scenarios, with queues that are not durable."""
+        return [replace(each, durable=False) for each in self.scenarios]
 
     def expected(self) -> dict[str, list[str]]:
         """The lines that RabbitMQ makes of each scenario."""

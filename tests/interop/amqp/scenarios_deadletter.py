@@ -18,7 +18,8 @@ def with_dead_letters(run: Run, channel: PeerChannel, **arguments: object) -> tu
     exchange = run.exchange(channel, "fanout", "dlx")
     run.bind(channel, dead, exchange)
     dashed = {name.replace("_", "-"): value for name, value in arguments.items()}
-    return run.queue(channel, arguments={"x-dead-letter-exchange": exchange, **dashed}), dead
+    details = {"durable": True} if "x_queue_type" in arguments else {}  # a quorum queue has to be
+    return run.queue(channel, arguments={"x-dead-letter-exchange": exchange, **dashed}, **details), dead
 
 
 @scenario

@@ -17,3 +17,6 @@ GROUPS = [
     scenarios_consuming.scenario,
     scenarios_deadletter.scenario,
 ]
+
+QUEUED = [scenarios_publishing.scenario, scenarios_consuming.scenario, scenarios_deadletter.scenario]
+"""Those with queues that need not be durable: a gateway has other queues for these."""

@@ -6,13 +6,14 @@ import pytest
 
 from tests.interop.amqp.differences import DIFFERENCES, Difference
 from tests.interop.amqp.scenario import Observations, Scenario, Target
-from tests.interop.amqp.table import GROUPS
+from tests.interop.amqp.table import GROUPS, QUEUED
 
 SCENARIOS = [scenario for group in GROUPS for scenario in group.scenarios]
+TRANSIENT = [scenario for group in QUEUED for scenario in group.transient()]
 EXPECTED = {(group.name, name): lines for group in GROUPS for name, lines in group.expected().items()}
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *TRANSIENT], ids=str)
 def test_what_a_client_observes(target: Target, observations: Observations, scenario: Scenario) -> None:
     expected = EXPECTED[scenario.group, scenario.name]
     if target.name == "mqlift" and str(scenario) in DIFFERENCES:
@@ -22,7 +23,7 @@ def test_what_a_client_observes(target: Target, observations: Observations, scen
 
 def test_scenarios_and_expectations_belong_together() -> None:
     assert list(EXPECTED) == [(each.group, each.name) for each in SCENARIOS]
-    assert DIFFERENCES.keys() <= {str(each) for each in SCENARIOS}
+    assert DIFFERENCES.keys() <= {str(each) for each in [*SCENARIOS, *TRANSIENT]}
 
 
 def test_a_difference_is_one_from_what_rabbitmq_gives() -> None:
