@@ -377,3 +377,55 @@ def no_local_is_ignored(run: Run) -> None:
     channel.call(Basic.Consume(queue=name, consumer_tag="c", no_local=True, no_ack=True))
     channel.publish(name, "own")
     channel.deliveries(1)
+
+
+@scenario
+def requeued_comes_back_to_the_front(run: Run) -> None:
+    name = filled(run, ["one", "two", "three"])
+    channel = run.channel()
+    channel.depth(name, 3)
+    subscribe(channel, name, prefetch=1)
+    [first] = channel.deliveries(1)
+    channel.send(Basic.Nack(first.method["delivery_tag"], requeue=True))
+    for _ in range(3):
+        [delivery] = channel.deliveries(1)
+        channel.send(Basic.Ack(delivery.method["delivery_tag"]))
+
+
+@scenario
+def prefetch_is_that_of_later_consumers(run: Run) -> None:
+    first, second = filled(run, ["a1", "a2", "a3"], "q1"), filled(run, ["b1", "b2", "b3"], "q2")
+    channel = run.channel()
+    channel.call(Basic.Qos(prefetch_count=1))
+    subscribe(channel, first, tag="a")
+    channel.deliveries(1)
+    channel.call(Basic.Qos(prefetch_count=2))
+    subscribe(channel, second, tag="b")
+    channel.deliveries(2)
+    channel.depth(first, 2)
+    channel.depth(second, 1)
+
+
+@scenario
+def tags_are_counted_over_consumers_and_gets(run: Run) -> None:
+    first, second = filled(run, ["a1", "a2"], "q1"), filled(run, ["b1"], "q2")
+    channel = run.channel()
+    channel.take(first)
+    subscribe(channel, second)
+    channel.deliveries(1)
+    channel.take(first, no_ack=False)
+    channel.send(Basic.Ack(3, multiple=True))
+    channel.call(Basic.Recover(requeue=True))
+    channel.depth(first, 0)
+
+
+@scenario
+def consumers_of_a_connection_go_on_when_a_channel_ends(run: Run) -> None:
+    connection = run.connect()
+    failing, consuming = connection.channel(1), connection.channel(2)
+    name = run.queue(consuming)
+    subscribe(consuming, name, no_ack=True)
+    failing.attempt(Basic.Cancel(consumer_tag="c"))
+    failing.attempt(Queue.Declare(queue=run.name("none"), passive=True))
+    failing.publish(name, "still here")
+    consuming.deliveries(1)

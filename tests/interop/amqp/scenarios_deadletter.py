@@ -200,3 +200,27 @@ def priorities(run: Run) -> None:
     channel.depth(name, 5)
     for _ in range(5):
         channel.take(name)
+
+
+@scenario
+def expired_behind_one_that_is_not(run: Run) -> None:
+    channel = run.channel(confirms=True)
+    name, dead = with_dead_letters(run, channel)
+    channel.publish(name, "long", properties=Properties(expiration="600000"))
+    channel.publish(name, "short", properties=Properties(expiration="1"))
+    channel.confirms(2)
+    channel.take(name)
+    channel.take(dead)
+
+
+@scenario
+def dead_letter_that_nobody_takes(run: Run) -> None:
+    channel = run.channel(confirms=True)
+    exchange = run.exchange(channel, "direct", "dlx")
+    name = run.queue(channel, arguments={"x-dead-letter-exchange": exchange})
+    channel.publish(name, "no")
+    channel.confirms(1)
+    got = channel.take(name, no_ack=False)
+    channel.send(Basic.Reject(got.method["delivery_tag"], requeue=False))
+    channel.depth(name, 0)
+    channel.call(Basic.Get(queue=name))

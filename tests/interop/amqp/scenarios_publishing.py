@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from pamqp.body import ContentBody
 from pamqp.commands import Basic, Confirm, Exchange, Tx
+from pamqp.frame import marshal
+from pamqp.header import ContentHeader
 
 from tests.interop.amqp.peer import BODY, HEADER, METHOD, Content, PeerChannel
 from tests.interop.amqp.scenario import Group, Run
@@ -13,6 +17,9 @@ from tests.interop.amqp.scenario import Group, Run
 scenario = Group("publishing")
 
 Properties = Basic.Properties
+
+_BASIC = 60
+"""The class of methods that carry content."""
 
 
 @scenario
@@ -413,6 +420,67 @@ def method_that_is_cut_off(run: Run) -> None:
     connection.channel()
     connection.send_frame(METHOD, 1, bytes.fromhex("003c0028 0000 05"))
     connection.wait_closed()
+
+
+@scenario
+def contents_of_channels_interleave(run: Run) -> None:
+    connection = run.connect()
+    first, second = connection.channel(1), connection.channel(2)
+    name = run.queue(first)
+    for channel, size in ((first, 4), (second, 2)):
+        channel.send(Basic.Publish(routing_key=name))
+        connection.send_frame(HEADER, channel.number, struct.pack(">HHQH", _BASIC, 0, size, 0))
+    connection.send_frame(BODY, 1, b"fi")
+    connection.send_frame(BODY, 2, b"2.")
+    connection.send_frame(BODY, 1, b"rs")
+    second.depth(name, 2)
+    second.note(f"{bodies(second, name)}")
+
+
+@scenario
+def frames_come_byte_by_byte(run: Run) -> None:
+    connection = run.connect()
+    channel = connection.channel()
+    name = run.queue(channel)
+    publish = marshal(Basic.Publish(routing_key=name), 1)
+    content = marshal(ContentHeader(body_size=2), 1) + marshal(ContentBody(b"ok"), 1)
+    for byte in publish + content:
+        connection.send_raw(bytes([byte]))
+    channel.take(name)
+
+
+@scenario
+def body_in_frames_of_any_size(run: Run) -> None:
+    connection = run.connect()
+    channel = connection.channel()
+    name = run.queue(channel)
+    channel.send(Basic.Publish(routing_key=name))
+    connection.send_frame(HEADER, 1, struct.pack(">HHQH", _BASIC, 0, 6, 0))
+    for part in (b"a", b"", b"bcd", b"", b"ef"):
+        connection.send_frame(BODY, 1, part)
+    channel.take(name)
+
+
+@scenario
+def two_mebibytes(run: Run) -> None:
+    channel = run.channel(confirms=True)
+    name = run.queue(channel)
+    body = b"0123456789abcdef" * 131_072
+    channel.publish(name, body)
+    channel.confirmed()
+    channel.note(f"the same body: {bodies(channel, name) == [body.decode()]}")
+
+
+@scenario
+def longest_routing_key(run: Run) -> None:
+    channel = run.channel(confirms=True)
+    name = run.queue(channel)
+    exchange = run.exchange(channel, "topic")
+    key = ".".join("k" * 127) + "."
+    run.bind(channel, name, exchange, f"#.{'k.' * 100}#")
+    channel.publish(key, "arrives", exchange=exchange, mandatory=True)
+    channel.confirmed()
+    channel.note(f"{bodies(channel, name)}")
 
 
 def bodies(channel: PeerChannel, queue: str) -> list[str]:
