@@ -6,7 +6,8 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -112,14 +113,9 @@ class PeerChannel:
 
     def call(self, method: Frame, *, quiet: bool = False) -> Frame | Content:
         """Send, and wait for the answer. `quiet`: it is not recorded. Raises `Ended` when it is refused."""
-        if quiet:
-            self._connection.quiet.update(method.valid_responses)
-        try:
+        with self._connection.unrecorded(*(method.valid_responses if quiet else ())):
             self.send(method)
             return self.wait(*method.valid_responses)
-        finally:
-            if quiet:
-                self._connection.quiet.difference_update(method.valid_responses)
 
     def attempt(self, method: Frame) -> None:
         """Send, and wait for the answer or the channel's end, after which it is opened again."""
@@ -156,11 +152,10 @@ class PeerChannel:
 
     def publish_all(self, queue: str, bodies: Sequence[str]) -> None:
         """Publish to a queue, and wait for each confirm before the next; nothing is recorded."""
-        self._connection.quiet.add("Basic.Ack")
-        for body in bodies:
-            self.publish(queue, body)
-            self.confirmed()
-        self._connection.quiet.discard("Basic.Ack")
+        with self._connection.unrecorded("Basic.Ack"):
+            for body in bodies:
+                self.publish(queue, body)
+                self.confirmed()
 
     def wait(self, *names: str) -> Frame | Content:
         """The next method of these names, as pamqp writes them, that nobody has waited for yet."""
@@ -182,13 +177,12 @@ class PeerChannel:
 
     def take(self, queue: str, *, no_ack: bool = True) -> Content:
         """`basic.get`, again and again until there is a message; only that is recorded."""
-        self._connection.quiet.add("Basic.GetEmpty")
         deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            got = self.call(Basic.Get(queue=queue, no_ack=no_ack))
-            if isinstance(got, Content):
-                self._connection.quiet.discard("Basic.GetEmpty")
-                return got
+        with self._connection.unrecorded("Basic.GetEmpty"):
+            while time.monotonic() < deadline:
+                got = self.call(Basic.Get(queue=queue, no_ack=no_ack))
+                if isinstance(got, Content):
+                    return got
         raise TimeoutError(f"message in {queue}")
 
     def deliveries(self, count: int) -> list[Content]:
@@ -197,20 +191,18 @@ class PeerChannel:
 
     def bodies(self, queue: str, count: int) -> list[str]:
         """Consume so many messages without acknowledgements; nothing is recorded."""
-        self._connection.quiet.add("Basic.Deliver")
-        self.call(Basic.Consume(queue=queue, no_ack=True), quiet=True)
-        return [each.body.decode() for each in self.deliveries(count)]
+        with self._connection.unrecorded("Basic.Deliver"):
+            self.call(Basic.Consume(queue=queue, no_ack=True), quiet=True)
+            return [each.body.decode() for each in self.deliveries(count)]
 
     def confirms(self, count: int) -> None:
         """Wait until so many publishes are acknowledged, in however few frames; recorded as a summary."""
-        self._connection.quiet.update(("Basic.Ack", "Basic.Nack"))
         before = set(self._confirmed)
-        while len(self._confirmed) < len(before) + count:
-            self.wait("Basic.Ack", "Basic.Nack")
-        self._connection.quiet.difference_update(("Basic.Ack", "Basic.Nack"))
-        self.note(
-            f"confirmed {' '.join(f'{tag}:{self._confirmed[tag]}' for tag in sorted(self._confirmed.keys() - before))}"
-        )
+        with self._connection.unrecorded("Basic.Ack", "Basic.Nack"):
+            while len(self._confirmed) < len(before) + count:
+                self.wait("Basic.Ack", "Basic.Nack")
+        new = sorted(self._confirmed.keys() - before)
+        self.note(f"confirmed {' '.join(f'{tag}:{self._confirmed[tag]}' for tag in new)}")
 
     def confirmed(self) -> None:
         """Wait until a publish is acknowledged or refused; recorded in the order in which it comes with others."""
@@ -229,13 +221,13 @@ class PeerChannel:
 
     def gone(self, queue: str) -> None:
         """Wait until a queue is not there any more, without asking for it, which would be a use; with confirms."""
-        self._connection.quiet.update(("Basic.Ack", "Basic.Return"))
         deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            self.publish(queue, mandatory=True)
-            if isinstance(self.wait("Basic.Ack", "Basic.Return"), Content):
-                self.note(f"{queue} is gone")
-                return
+        with self._connection.unrecorded("Basic.Ack", "Basic.Return"):
+            while time.monotonic() < deadline:
+                self.publish(queue, mandatory=True)
+                if isinstance(self.wait("Basic.Ack", "Basic.Return"), Content):
+                    self.note(f"{queue} is gone")
+                    return
         raise TimeoutError(f"end of {queue}")
 
     def note(self, line: str) -> None:
@@ -298,7 +290,7 @@ class Peer:
         self.log = log
         self.number = number
         self.closed = False
-        self.quiet: set[str] = set()
+        self.quiet: frozenset[str] = frozenset()
         """Names of methods that are not recorded now."""
         self._channels: dict[int, PeerChannel] = {}
         self._unread: deque[Frame] = deque()
@@ -318,14 +310,23 @@ class Peer:
 
     def open(self, login: Login) -> Self:
         """The whole handshake, of which only refusals are recorded. Raises `Ended` when it is refused."""
-        self.quiet = {"Connection.Start", "Connection.Tune", "Connection.OpenOk"}
-        self.start(login)
-        self.wait("Connection.Tune")
-        self.send(0, Connection.TuneOk(login.channel_max, login.frame_max, login.heartbeat))
-        self.send(0, Connection.Open(virtual_host=login.vhost))
-        self.wait("Connection.OpenOk")
-        self.quiet.clear()
+        with self.unrecorded("Connection.Start", "Connection.Tune", "Connection.OpenOk"):
+            self.start(login)
+            self.wait("Connection.Tune")
+            self.send(0, Connection.TuneOk(login.channel_max, login.frame_max, login.heartbeat))
+            self.send(0, Connection.Open(virtual_host=login.vhost))
+            self.wait("Connection.OpenOk")
         return self
+
+    @contextmanager
+    def unrecorded(self, *names: str) -> Iterator[None]:
+        """Methods of these names, as pamqp writes them, are not recorded inside."""
+        before = self.quiet
+        self.quiet = before | set(names)
+        try:
+            yield
+        finally:
+            self.quiet = before
 
     def start(self, login: Login) -> None:
         """The handshake up to `connection.start-ok`."""
@@ -384,9 +385,9 @@ class Peer:
 
     def close(self) -> None:
         """`connection.close`, and wait for the answer."""
-        self.quiet.add("Connection.CloseOk")
-        self.send(0, Connection.Close(200, "done", 0, 0))
-        self.wait("Connection.CloseOk")
+        with self.unrecorded("Connection.CloseOk"):
+            self.send(0, Connection.Close(200, "done", 0, 0))
+            self.wait("Connection.CloseOk")
         self.drop()
 
     def drop(self) -> None:

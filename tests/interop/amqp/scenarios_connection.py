@@ -15,9 +15,9 @@ scenario = Group("connection")
 @scenario
 def capabilities_and_mechanisms(run: Run) -> None:
     peer = run.peer()
-    peer.quiet.add("Connection.Start")
-    peer.send_raw(PROTOCOL_HEADER)
-    start = peer.wait("Connection.Start")
+    with peer.unrecorded("Connection.Start"):
+        peer.send_raw(PROTOCOL_HEADER)
+        start = peer.wait("Connection.Start")
     assert isinstance(start, Connection.Start)
     log = run.log
     capabilities = start.server_properties["capabilities"]
@@ -30,8 +30,8 @@ def capabilities_and_mechanisms(run: Run) -> None:
 @scenario
 def limits_that_are_offered(run: Run) -> None:
     peer = run.peer()
-    peer.quiet.add("Connection.Start")
-    peer.start(run.login())
+    with peer.unrecorded("Connection.Start"):
+        peer.start(run.login())
     peer.wait("Connection.Tune")
 
 
@@ -288,9 +288,9 @@ def channel_0_cannot_be_opened(run: Run) -> None:
 @scenario
 def open_before_tune_ok(run: Run) -> None:
     peer = run.peer()
-    peer.quiet.update(("Connection.Start", "Connection.Tune"))
-    peer.start(run.login())
-    peer.wait("Connection.Tune")
+    with peer.unrecorded("Connection.Start", "Connection.Tune"):
+        peer.start(run.login())
+        peer.wait("Connection.Tune")
     peer.send(0, Connection.Open(virtual_host="/"))
     peer.wait_closed()
 
@@ -298,9 +298,9 @@ def open_before_tune_ok(run: Run) -> None:
 @scenario
 def channel_before_the_connection_is_open(run: Run) -> None:
     peer = run.peer()
-    peer.quiet.update(("Connection.Start", "Connection.Tune"))
-    peer.start(run.login())
-    peer.wait("Connection.Tune")
+    with peer.unrecorded("Connection.Start", "Connection.Tune"):
+        peer.start(run.login())
+        peer.wait("Connection.Tune")
     peer.send(1, Channel.Open())
     peer.wait_closed()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pamqp.commands import Basic, Queue
 
-from tests.interop.amqp.peer import PeerChannel
+from tests.interop.amqp.peer import Content, PeerChannel
 from tests.interop.amqp.scenario import Group, Run
 
 scenario = Group("deadletter")
@@ -209,7 +209,8 @@ def expired_behind_one_that_is_not(run: Run) -> None:
     channel.publish(name, "long", properties=Properties(expiration="600000"))
     channel.publish(name, "short", properties=Properties(expiration="1"))
     channel.confirms(2)
-    channel.take(name)
+    first = channel.call(Basic.Get(queue=name, no_ack=True), quiet=True)
+    channel.note(f"first: {first.body!r}" if isinstance(first, Content) else "nothing")
     channel.take(dead)
 
 

@@ -125,5 +125,5 @@ async def test_goes_on_after_a_lost_connection(connect: Connect, name: str, queu
     if not client.recovers:
         await client.consume(queue)
     await client.publish(queue, Message(body=b"after"))
-    await client.wait_received(2)
-    assert b"after" in bodies(client)
+    while b"after" not in bodies(client):  # the first may come again: its acknowledgement can have been cut off
+        await client.wait_received(len(client.received) + 1)
