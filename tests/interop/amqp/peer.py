@@ -101,10 +101,12 @@ class PeerChannel:
         self._unread: deque[Frame | Content] = deque()
         self._assembly: _Assembly | None = None
         self._confirmed: dict[int, str] = {}
+        self._awaited: set[int] = set()
 
     def open(self) -> Self:
         self.closed = False
         self._confirmed.clear()
+        self._awaited.clear()
         self.call(Channel.Open(), quiet=True)
         return self
 
@@ -197,16 +199,23 @@ class PeerChannel:
 
     def confirms(self, count: int) -> None:
         """Wait until so many publishes are acknowledged, in however few frames; recorded as a summary."""
-        before = set(self._confirmed)
         with self._connection.unrecorded("Basic.Ack", "Basic.Nack"):
-            while len(self._confirmed) < len(before) + count:
-                self.wait("Basic.Ack", "Basic.Nack")
-        new = sorted(self._confirmed.keys() - before)
+            new = self._answers(count)
         self.note(f"confirmed {' '.join(f'{tag}:{self._confirmed[tag]}' for tag in new)}")
 
     def confirmed(self) -> None:
         """Wait until a publish is acknowledged or refused; recorded in the order in which it comes with others."""
-        self.wait("Basic.Ack", "Basic.Nack")
+        self._answers(1)
+
+    def _answers(self, count: int) -> list[int]:
+        """Wait until so many publishes are answered that nobody has waited for yet; their numbers."""
+        while len(self._confirmed) < len(self._awaited) + count:
+            if self.closed or self._connection.closed:
+                raise Ended
+            self._connection.read(f"channel {self.number}: {count} confirms")
+        new = sorted(self._confirmed.keys() - self._awaited)
+        self._awaited.update(new)
+        return new
 
     def depth(self, queue: str, expected: int) -> None:
         """Wait until a queue has so many messages ready; what is asked meanwhile is not recorded."""
@@ -225,7 +234,8 @@ class PeerChannel:
         with self._connection.unrecorded("Basic.Ack", "Basic.Return"):
             while time.monotonic() < deadline:
                 self.publish(queue, mandatory=True)
-                if isinstance(self.wait("Basic.Ack", "Basic.Return"), Content):
+                self.confirmed()
+                if any(isinstance(each, Content) for each in self._unread):
                     self.note(f"{queue} is gone")
                     return
         raise TimeoutError(f"end of {queue}")
@@ -249,7 +259,6 @@ class PeerChannel:
                 return
             case Basic.Ack() | Basic.Nack():
                 self._confirm(frame)
-                self._unread.append(frame)
                 return
             case Frame():
                 self._record(frame)
