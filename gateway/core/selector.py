@@ -488,11 +488,9 @@ def _quotient(left: int | float, right: int | float) -> Value:
             return None
         exact = abs(left) // abs(right)  # towards zero, as in Java
         return _bounded(exact if (left < 0) == (right < 0) else -exact)
-    return left / right if right else math.copysign(math.inf, left) if left else math.nan
-
-
-def _product(left: int | float, right: int | float) -> Value:
-    return _bounded(left * right)
+    if right:
+        return left / right
+    return math.copysign(math.inf, left) if left else math.nan  # as Java's doubles do
 
 
 def _bounded(value: int | float) -> Value:
@@ -503,7 +501,7 @@ def _bounded(value: int | float) -> Value:
 _CALCULATIONS: Final[Mapping[str, Callable[[int | float, int | float], Value]]] = {
     "+": lambda left, right: _bounded(left + right),
     "-": lambda left, right: _bounded(left - right),
-    "*": _product,
+    "*": lambda left, right: _bounded(left * right),
     "/": _quotient,
 }
 
