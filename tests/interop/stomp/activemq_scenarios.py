@@ -61,8 +61,11 @@ def durable_subscription(stage: Stage) -> None:
         other.leaves()
         second = stage.connects("1.2", identity)
         subscribes(second, "0", topic, durable)
-        if second.gets("MESSAGE").command != "MESSAGE":
+        sends(second, topic, "live")
+        if second.gets("MESSAGE").body != b"missed":
+            second.cut()
             continue
+        second.gets("MESSAGE")
         second.sends("UNSUBSCRIBE", "id:0", "receipt:left")
         second.gets("RECEIPT")
         sends(second, topic, "kept")

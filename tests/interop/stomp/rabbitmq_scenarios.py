@@ -75,9 +75,7 @@ def negative_acknowledgements(stage: Stage) -> None:
         client.gets("MESSAGE")
         client.acknowledges("NACK", "1.2", "receipt:nacked", requeue)
         client.gets("RECEIPT")
-        if requeue == "requeue:true":
-            client.gets("MESSAGE")
-        client.leaves()
+        client.cut()
         what_is_left(stage)
 
 

@@ -117,7 +117,9 @@ def subscribe_without_id(stage: Stage) -> None:
         stage.notes(version)
         client = stage.connects(version)
         client.sends("SUBSCRIBE", QUEUE, "receipt:sub")
-        client.gets("RECEIPT")
+        if client.gets("RECEIPT").command != "RECEIPT":
+            client.cut()
+            continue
         client.sends("SEND", QUEUE, body=b"hello")
         client.gets("MESSAGE")
         client.leaves()
@@ -149,7 +151,7 @@ def receipts(stage: Stage) -> None:
     client = stage.connects()
     for number, (command, *headers) in enumerate(
         [
-            ("SEND", QUEUE),
+            ("SEND", "destination:/topic/{}"),
             ("SUBSCRIBE", "id:1", QUEUE),
             ("BEGIN", "transaction:tx"),
             ("ABORT", "transaction:tx"),
@@ -375,10 +377,11 @@ def acknowledging_twice(stage: Stage) -> None:
     puts(client, "1")
     asks_for(client, "0", "client-individual")
     frame = client.gets("MESSAGE")
-    for receipt in ("once", "twice"):
-        client.acknowledges("ACK", "1.2", f"receipt:{receipt}", frame=frame)
-        client.gets("RECEIPT")
-    client.leaves()
+    client.acknowledges("ACK", "1.2", "receipt:once", frame=frame)
+    client.gets("RECEIPT")
+    client.acknowledges("ACK", "1.2", frame=frame)
+    client.gets("ERROR")
+    client.cut()
 
 
 def acknowledging_in_auto_mode(stage: Stage) -> None:
@@ -386,9 +389,9 @@ def acknowledging_in_auto_mode(stage: Stage) -> None:
     puts(client, "1")
     asks_for(client)
     client.gets("MESSAGE")
-    client.acknowledges("ACK", "1.1", "receipt:acked")
-    client.gets("RECEIPT")
-    client.leaves()
+    client.acknowledges("ACK", "1.1")
+    client.gets("ERROR")
+    client.cut()
 
 
 def unacknowledged_come_back(stage: Stage) -> None:
@@ -409,7 +412,7 @@ def refusing_a_message(stage: Stage) -> None:
         client.gets("MESSAGE")
         client.acknowledges("NACK", version, "receipt:nacked")
         client.gets("RECEIPT")
-        client.leaves()
+        client.cut()
         what_is_left(stage)
 
 
@@ -442,9 +445,12 @@ def subscribing_twice_with_one_id(stage: Stage) -> None:
     client = stage.connects()
     asks_for(client)
     client.sends("SUBSCRIBE", "id:0", "destination:/queue/{}-second", "receipt:again")
-    client.gets("RECEIPT")
-    client.sends("SEND", "destination:/queue/{}-second", "receipt:sent", body=b"x")
-    client.gets("RECEIPT")
+    if client.gets("RECEIPT").command != "RECEIPT":
+        client.cut()
+        return
+    client.sends("SEND", QUEUE, body=b"first")
+    client.sends("SEND", "destination:/queue/{}-second", body=b"second")
+    client.gets_in_any_order(2)
     client.leaves()
 
 
@@ -484,9 +490,8 @@ def receipts_in_a_transaction(stage: Stage) -> None:
     client.sends("BEGIN", "transaction:tx")
     client.sends("SEND", QUEUE, "transaction:tx", "receipt:inside", body=b"inside")
     client.sends("SEND", QUEUE, "receipt:outside", body=b"outside")
-    client.gets("RECEIPT")
     client.sends("COMMIT", "transaction:tx", "receipt:committed")
-    client.gets("RECEIPT")
+    client.gets("RECEIPT", "RECEIPT", "RECEIPT")
     client.leaves()
 
 

@@ -54,6 +54,7 @@ class Connection:
         self._reader = FrameReader()
         self._waiting: list[Frame] = []
         self._ended = False
+        """Whether the server has closed it."""
         self.last = Frame("", (), b"")
         """The last frame that was awaited."""
 
