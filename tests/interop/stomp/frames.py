@@ -35,11 +35,6 @@ class FrameReader:
     def feed(self, data: bytes) -> None:
         self._data += data
 
-    @property
-    def rest(self) -> bytes:
-        """What is no frame yet, without heart-beats."""
-        return bytes(self._data.lstrip(b"\r\n"))
-
     def next(self) -> Frame | None:
         """The next complete frame."""
         self._data = self._data.lstrip(b"\r\n")

@@ -240,7 +240,7 @@ def priorities(stage: Stage) -> None:
 
 def messages_that_expire(stage: Stage) -> None:
     client = stage.connects()
-    sends(client, "/queue/{}", "gone", "expiration:1")
+    sends(client, "/queue/{}", "gone", "expiration:0")
     sends(client, "/queue/{}", "stays")
     subscribes(client, "0", "/queue/{}")
     while client.gets("MESSAGE").body not in (b"stays", b""):
