@@ -28,6 +28,9 @@ RETAIN = "x-mqtt-retain"
 PUBLISH_QOS = "x-mqtt-publish-qos"
 """Header: MQTT's QoS of the publication, where `delivery_mode` does not say it: 2. As in RabbitMQ."""
 
+DELAY = "x-delay"
+"""Header: milliseconds that a message on a delayed-message exchange waits, as in RabbitMQ's plugin."""
+
 TOPIC_EXCHANGE = "amq.topic"
 """Where MQTT topics and STOMP `/topic/…` destinations live, as in RabbitMQ."""
 
@@ -92,3 +95,5 @@ class Message:
     properties: Properties = NO_PROPERTIES
     headers: Headers = field(default_factory=lambda: NO_HEADERS)
     origin: Origin = NATIVE
+    not_before: float = 0.0
+    """Seconds since 1970-01-01 UTC, before which no consumer gets it; 0 for at once."""

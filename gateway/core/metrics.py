@@ -91,6 +91,8 @@ class Metrics:
         self.publishes = counter("publishes", "Messages published by clients", "protocol")
         self.publish_results = counter("publish_results", "What became of published messages", "outcome")
         self.unrouted = counter("unrouted", "Messages published that no queue and no rule wanted")
+        self.dead_letters = counter("dead_letters", "Messages that queues gave up", "reason")
+        self.dead_letters_dropped = counter("dead_letters_dropped", "Dead letters that could go nowhere, or in circles")
         self.inflight = gauge("inflight_messages", "Published messages that wait for the backend")
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of published messages that wait for the backend")
 

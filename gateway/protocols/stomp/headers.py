@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from gateway.protocols.stomp.codec import Frame
-from gateway.protocols.stomp.errors import BadHeader
+from gateway.protocols.stomp.errors import BadHeader, MissingHeader
 
 # `int` is quadratic in the digits: nothing longer can be within any limit.
 _MAX_DIGITS = 19
 
 
 def required(frame: Frame, name: str) -> str:
-    """A header that the frame cannot be without. Raises `BadHeader`."""
+    """A header that the frame cannot be without. Raises `MissingHeader`."""
     value = frame.headers.get(name)
     if not value:
-        raise BadHeader(f"{frame.command} has no header {name}")
+        raise MissingHeader(f"{frame.command} has no header {name}")
     return value
 
 
