@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message, Origin
 from gateway.protocols.stomp.activemq_headers import message_headers, to_message

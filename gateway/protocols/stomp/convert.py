@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from gateway.core.message import HeaderValue, Headers, Properties
+from gateway.core.message import Headers, HeaderValue, Properties
 from gateway.protocols.stomp.headers import parse_number
 from gateway.protocols.stomp.versions import Version
 
