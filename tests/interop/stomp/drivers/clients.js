@@ -36,7 +36,7 @@ class TcpSocket {
     });
   }
   send(data) {
-    this.socket.write(data);
+    this.socket.write(Buffer.from(data));
   }
   close() {
     this.socket.end();
