@@ -54,9 +54,7 @@ class ActiveMQ(ServerProcess):
         base.mkdir()
         configuration = base / "activemq.xml"
         configuration.write_text(
-            _CONFIGURATION.format(
-                data=base / "data", user=USER, password=PASSWORD, host=HOST, port=self.stomp_port
-            )
+            _CONFIGURATION.format(data=base / "data", user=USER, password=PASSWORD, host=HOST, port=self.stomp_port)
         )
         command = [
             "java",

@@ -16,8 +16,8 @@ from tests.interop.stomp.client import Client, Setup
 from tests.interop.stomp.driven_client import DRIVERS, DrivenClient, Driver, install_node_modules
 from tests.interop.stomp.servers import Listeners, dialect_gateway
 from tests.interop.stomp.stage import Dialect, Server
-from tests.interop.stomp.stomppy_client import StompPyClient
 from tests.interop.stomp.stompman_client import StompmanClient
+from tests.interop.stomp.stomppy_client import StompPyClient
 from tests.interop.stomp.variants import Variant
 from tests.rig import activemq as activemq_rig
 from tests.rig.activemq import ActiveMQ

@@ -1,4 +1,4 @@
-"""Clients of other languages: those of a language live in one process, which takes commands and tells events by line."""
+"""Clients of other languages: those of a language live in one process, and commands and events are lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 def install_node_modules(folder: Path) -> None:
-    """Put the clients for Node, and the script that drives them, into a folder. Does nothing when that has been done."""
+    """Put the clients for Node, and what drives them, into a folder. Does nothing when that has been done."""
     for name in ("package.json", "clients.js"):
         if not (folder / name).exists() or (folder / name).read_bytes() != (DRIVERS / name).read_bytes():
             (folder / "installed").unlink(missing_ok=True)
@@ -40,9 +40,7 @@ class Driver:
     """The process, and a thread that reads what it says."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
-        self._process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._numbers = itertools.count(1)
         self._clients: dict[int, DrivenClient] = {}
         self.answers: dict[int, Json] = {}

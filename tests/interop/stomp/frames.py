@@ -1,4 +1,4 @@
-"""STOMP frames as they are on the wire: nothing is escaped or unescaped, so that a test sees what a peer really wrote."""
+"""STOMP frames as they are on the wire: nothing is escaped or unescaped, so that a test sees what a peer wrote."""
 
 from __future__ import annotations
 

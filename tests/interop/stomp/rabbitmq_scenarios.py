@@ -42,7 +42,13 @@ def exchanges(stage: Stage) -> None:
 
 def bad_exchanges(stage: Stage) -> None:
     for command in ("SEND", "SUBSCRIBE"):
-        for destination in ("/exchange/{}/key", "/exchange/", "/exchange//key", "/exchange/a/b/c", "/exchange/amq.default/k"):
+        for destination in (
+            "/exchange/{}/key",
+            "/exchange/",
+            "/exchange//key",
+            "/exchange/a/b/c",
+            "/exchange/amq.default/k",
+        ):
             refused(stage, command, "id:0", f"destination:{destination}")
 
 

@@ -134,7 +134,7 @@ def properties_of_a_message(stage: Stage) -> None:
         "reply-to:/queue/answers",
         "type:order",
         "x-own:mine",
-            "timestamp:1600000000000",
+        "timestamp:1600000000000",
     )
     client = stage.connects()
     asks_for(client)
@@ -328,7 +328,13 @@ def body_with_nul_and_no_length(stage: Stage) -> None:
 
 
 def malformed_frames(stage: Stage) -> None:
-    for data in (b"\0", b"GARBAGE\0", b"send\ndestination:/queue/x\n\n\0", b"SEND\0", b" SEND\ndestination:/queue/x\n\n\0"):
+    for data in (
+        b"\0",
+        b"GARBAGE\0",
+        b"send\ndestination:/queue/x\n\n\0",
+        b"SEND\0",
+        b" SEND\ndestination:/queue/x\n\n\0",
+    ):
         stage.notes(repr(data))
         client = stage.connects()
         client.writes(data)

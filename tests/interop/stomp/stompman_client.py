@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -62,14 +63,12 @@ class StompmanClient(Client):
             raise Refused(str(error)) from error
 
     async def transact(self, destination: str, bodies: Sequence[bytes], *, commit: bool) -> None:
-        try:
+        with contextlib.suppress(_Abort):
             async with self._client.begin() as transaction:
                 for body in bodies:
                     await transaction.send(body, destination)
                 if not commit:
                     raise _Abort
-        except _Abort:
-            return
 
     async def ack(self, message: Message) -> None:
         assert isinstance(message.handle, stompman.AckableMessageFrame)

@@ -115,9 +115,7 @@ async def test_cumulative_acknowledgements(
 
 
 @every_nack
-async def test_a_refused_message_comes_back(
-    connect: Connect, server: ServerName, variant: Variant, queue: str
-) -> None:
+async def test_a_refused_message_comes_back(connect: Connect, server: ServerName, variant: Variant, queue: str) -> None:
     client = await connect(server, variant)
     await client.subscribe(queue, "client-individual")
     await client.send(queue, b"again", {})

@@ -60,7 +60,10 @@ def test_every_difference_has_a_reason(dialect: Dialect) -> None:
 
 
 def test_a_difference_is_seen() -> None:
-    assert differing(["a: RECEIPT", "a: MESSAGE x"], ["a: RECEIPT", "a: MESSAGE y"]) == ("-a: MESSAGE x", "+a: MESSAGE y")
+    assert differing(["a: RECEIPT", "a: MESSAGE x"], ["a: RECEIPT", "a: MESSAGE y"]) == (
+        "-a: MESSAGE x",
+        "+a: MESSAGE y",
+    )
     assert differing(["# one", "a: RECEIPT"], ["# one", "a: RECEIPT"]) == ()
 
 

@@ -99,6 +99,7 @@ def write_differences(dialect: Dialect, differences: Mapping[str, Difference]) -
 
 def _read(name: str) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
+    section: list[str] = []
     for line in (_FOLDER / name).read_text().splitlines():
         if line.startswith(_HEADING):
             sections[line.removeprefix(_HEADING)] = section = []
