@@ -24,7 +24,8 @@ PAIRS = [
     (server, variant)
     for server in SERVERS
     for variant in VARIANTS
-    if server.startswith("mqlift") or variant.transport == "tcp"  # the brokers have no WebSockets here
+    # The brokers have no WebSockets here. With them it is the scenarios that are tested: one version will do.
+    if server.startswith("mqlift") or (variant.transport, variant.version) == ("tcp", "1.2")
     if (server, variant.name) != ("rabbitmq", "stompman")  # which sends the address as `host`, that is no virtual host
 ]
 every_variant = pytest.mark.parametrize(("server", "variant"), PAIRS, ids=str)
@@ -83,10 +84,13 @@ async def test_what_is_sent_with_a_receipt_is_received(
     assert not await take_rest(connect, server, queue)
 
 
-@every_variant
+@pytest.mark.parametrize(
+    ("server", "variant"),
+    # STOMP 1.0 knows no client-individual, and ActiveMQ takes it for cumulative there.
+    [(server, variant) for server, variant in PAIRS if variant.version != "1.0" or server.endswith("rabbitmq")],
+    ids=str,
+)
 async def test_single_acknowledgements(connect: Connect, server: ServerName, variant: Variant, queue: str) -> None:
-    if variant.version == "1.0" and server.endswith("activemq"):
-        pytest.skip("ActiveMQ's messages of 1.0 are acknowledged together")
     client = await connect(server, variant)
     for body in (b"1", b"2", b"3"):
         await client.send(queue, body, {})
