@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -50,8 +51,9 @@ class Driver:
     def close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
         self._process.kill()
+        with contextlib.suppress(BrokenPipeError):  # it had ended by itself, with a command on its way
+            self._process.stdin.close()
         self._process.wait(_STOP_TIMEOUT)
         self._reading.join(_STOP_TIMEOUT)
         self._process.stdout.close()

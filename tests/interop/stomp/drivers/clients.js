@@ -192,6 +192,13 @@ class Stompit {
   }
 }
 
+// stompit destroys the frame that an ERROR came in with that error, and gives nobody a way to listen to the frame.
+process.on("uncaughtException", (error) => {
+  if (!error.isApplicationError) {
+    throw error;
+  }
+});
+
 const libraries = { stompjs: StompJs, stompit: Stompit };
 
 readline.createInterface({ input: process.stdin }).on("line", async (line) => {

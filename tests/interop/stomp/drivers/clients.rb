@@ -53,6 +53,9 @@ class Driven
 
   def disconnect
     @client.close(receipt: "bye")
+  rescue Stomp::Error::NoCurrentConnection
+    nil # the server has closed it
+  ensure
     tell(client: @number, event: "close")
   end
 
@@ -63,6 +66,11 @@ class Driven
   end
 
   private
+
+  def ended
+    tell(client: @number, event: "close")
+    raise "the connection has ended"
+  end
 
   def took(message)
     return unless message.command == "MESSAGE"
@@ -78,8 +86,7 @@ class Driven
     deadline = Time.now + ANSWER_TIMEOUT
     while answers.empty?
       raise "no receipt" if Time.now > deadline
-      raise "the connection has ended" unless @client.running
-
+      ended unless @client.running
       sleep 0.002
     end
   end
