@@ -28,6 +28,9 @@ _VOLATILE: Final = frozenset({"message-id", "session", "server", "amqp-message-i
 
 _PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"ID(?::|\\c)[\w.]+-\d+-\d+-\d+(?::|\\c)\d+(?:(?::|\\c)-?\d+)*"), "<id>"),
+    (re.compile(r"(?:ID:)?[\w-]{12}@@\d+@@\d+"), "<id>"),
+    (re.compile(r"stomp-temp-[\w-]{12}"), "<generated>"),
+    (re.compile(r"\b1\d{9}\b"), "<seconds>"),
     (re.compile(r"session-[\w-]{20,}"), "<session>"),
     (re.compile(r"amq\.gen-[\w-]+"), "<generated>"),
     (re.compile(r"stomp-subscription-[\w-]+"), "<subscription queue>"),
