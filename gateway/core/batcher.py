@@ -64,11 +64,14 @@ class Line(Generic[E]):
 
     The next of a key follows when the one before is `done`, so that neither two requests side by side nor a retry can
     change their order. (A service answers for each entry of a batch, so two of a key in one batch could swap too.)
+
+    `join` may make one entry of two of the same key that wait behind another; True when it has.
     """
 
-    __slots__ = ("_behind", "_ready", "ready_bytes")
+    __slots__ = ("_behind", "_join", "_ready", "ready_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, join: Callable[[E, E], bool] | None = None) -> None:
+        self._join = join
         self._ready: deque[E] = deque()
         self._behind: dict[str, deque[E] | None] = {}
         self.ready_bytes = 0
@@ -78,18 +81,25 @@ class Line(Generic[E]):
         """Entries that may be sent now."""
         return len(self._ready)
 
-    def put(self, entry: E) -> None:
+    def put(self, entry: E) -> bool:
+        """Take an entry. False: it has become part of another one, and is done with it."""
         key = entry.key
         if key is not None:
             if key in self._behind:
-                behind = self._behind[key]
-                if behind is None:
-                    behind = self._behind[key] = deque()
-                behind.append(entry)
-                return
+                return self._put_behind(key, entry)
             self._behind[key] = None
         self._ready.append(entry)
         self.ready_bytes += entry.size
+        return True
+
+    def _put_behind(self, key: str, entry: E) -> bool:
+        behind = self._behind[key]
+        if behind is None:
+            behind = self._behind[key] = deque()
+        elif behind and self._join is not None and self._join(behind[-1], entry):
+            return False
+        behind.append(entry)
+        return True
 
     def put_back(self, entries: Sequence[E]) -> None:
         """Entries to be sent again, ahead of the others and in the order they had."""
@@ -159,14 +169,16 @@ class Batcher(Generic[E]):
         batch_entries: int,
         batch_bytes: int,
         policy: BatchPolicy,
+        join: Callable[[E, E], bool] | None = None,
     ) -> None:
+        """`join` as for a `Line`; an entry that has become part of another one is not told of in `done`."""
         self._send = send
         self._done = done
         self._entries = batch_entries
         self._bytes = batch_bytes
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._line: Line[E] = Line()
+        self._line: Line[E] = Line(join)
         self._requests: dict[asyncio.Task[None], list[E]] = {}
         self._allowed = policy.requests
         self._slowed_at = float("-inf")
@@ -187,8 +199,9 @@ class Batcher(Generic[E]):
     def put(self, entry: E) -> None:
         """Take an entry. The first request leaves at the end of this turn of the loop, with all that came in it."""
         entry.deadline = self._loop.time() + self._policy.timeout
+        if not self._line.put(entry):
+            return
         self.held += 1
-        self._line.put(entry)
         if self._wake is None or self._lingering:
             self._schedule()
 

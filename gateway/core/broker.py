@@ -12,6 +12,7 @@ import structlog
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
+from gateway.core.besteffort import BestEffort
 from gateway.core.errors import BackendError, MqliftError, Refused
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
@@ -293,10 +294,17 @@ class Broker:
         self._topology.unbind(queue, exchange, pattern)
 
     def consume(self, tag: str, queue: str, consumer: Consumer, prefetch: int) -> Subscription:
-        """Deliver a declared queue's messages to a consumer. Raises `Refused` when there is no such queue."""
+        """Deliver a declared queue's messages to a consumer. Raises `Refused` when there is no such queue, or when it
+        lives where nothing can be received from.
+        """
         source = self._durable.get(queue) or self._virtual.get(queue)
         if source is None:
             raise Refused(f"no queue '{queue}'")
+        if isinstance(source, BackendQueue) and not self._backends[source.target.kind].limits.receive_entries:
+            target = source.target
+            raise Refused(
+                f"queue '{queue}' is sent to {target.kind} '{target.name}', and cannot be consumed from there"
+            )
         return source.consume(tag, consumer, prefetch)
 
     def is_private(self, queue: str, owner: Owner) -> bool:
@@ -392,9 +400,10 @@ class Broker:
             else:
                 queue = self._queue(name, QueueSpec())
                 sinks[queue.target.kind, queue.target.name] = queue
-        for target in targets:
+        # Of two rules for one resource, the one that has to be waited for counts.
+        for target in sorted(targets, key=lambda target: target.best_effort):
             if target.kind != QUEUE_KIND:
-                sinks.setdefault((target.kind, target.name), Destination(self._sender(target), target))
+                sinks.setdefault((target.kind, target.name), self._destination(target))
         plan = tuple(sinks.values())
         if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
             # A rule that names a queue has just declared it; what was published to that queue before was unrouted.
@@ -402,6 +411,10 @@ class Broker:
             self._plans_version = self._topology.version
         self._plans[address] = plan
         return plan
+
+    def _destination(self, target: Target) -> Sink:
+        sender = self._sender(target)
+        return BestEffort(sender, target, self._metrics) if target.best_effort else Destination(sender, target)
 
     def _target_of(self, queue: str, spec: QueueSpec) -> Target:
         target = self._routes.home(queue) or self._backends[self._home].home(queue, spec)
