@@ -312,7 +312,7 @@ def _resource(
 
 
 def target_notes(target: Target) -> Sequence[str]:
-    """What an operator should know of a rule's target, a line each: what the adapter's `settings.notes` says, if any."""
+    """What an operator should know of a rule's target, a line each: `notes` of its adapter, if any."""
     settings = importlib.import_module(f"adapters.{target.kind}.settings")
     notes: Callable[[Target], Sequence[str]] | None = getattr(settings, "notes", None)
     return () if notes is None else notes(target)

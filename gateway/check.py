@@ -150,7 +150,10 @@ def _target_lines(matched: Matched, known: Mapping[str, str], routes: Routes, ba
 
 
 def _queue_lines(queue: str, routes: Routes, backends: Backends) -> Iterator[str]:
-    yield from _resource_lines("lives in", _home(queue, routes, backends), {})
+    home = _home(queue, routes, backends)
+    yield from _resource_lines("lives in", home, {})
+    if not backends[home.kind].limits.receive_entries:
+        yield "    note: clients can send to this queue, and none can consume from it"
     for copy in routes.copies(queue):
         yield from _resource_lines("copied to", copy, {})
 

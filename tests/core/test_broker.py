@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -555,3 +556,42 @@ async def test_a_session_that_another_connection_goes_on_with_is_not_ended_by_th
     assert len(second.deliveries) == 1
     rig.broker.end_session("device", second, 0.0, None, 0.0)
     assert rig.broker.kept_sessions == 0
+
+
+@on_clock
+async def test_a_best_effort_target_is_not_waited_for() -> None:
+    rig = Rig(topic_rule("a", place("needed"), replace(place("extra"), best_effort=True)))
+
+    async def send(entries: Sequence[Entry]) -> Sequence[Result]:
+        if rig.backend.sent == [[b"hello"]]:
+            return [ACCEPTED] * len(entries)
+        raise AccessDenied("may not")
+
+    rig.backend.on_send = send
+    assert (await rig.publish(on_topic("a"))).outcome is Outcome.ACCEPTED
+    await until(lambda: len(rig.backend.sent) == 2, "both were tried")
+
+
+@on_clock
+async def test_what_one_rule_needs_another_cannot_make_best_effort() -> None:
+    rig = Rig(
+        queue_rule("q", place("home"), replace(place("shared"), best_effort=True)),
+        topic_rule("a", Target(kind=QUEUE_KIND, name="q"), place("shared")),
+    )
+    await rig.broker.declare_queue("q", DURABLE, rig.client)
+    rig.broker.bind("q", TOPIC_EXCHANGE, "a")
+    rig.backend.on_send = raising(AccessDenied("may not"))
+    assert (await rig.publish(on_topic("a"))).outcome is Outcome.RELEASED
+    rig.backend.on_send = ScriptedBackend().on_send
+    assert (await rig.publish(on_topic("a"))).outcome is Outcome.ACCEPTED
+
+
+@on_clock
+async def test_a_queue_that_lives_where_nothing_comes_out_is_sent_to_and_not_consumed() -> None:
+    rig = Rig(queue_rule("q", place("stream")))
+    rig.backend.limits = replace(rig.backend.limits, receive_entries=0)
+    await rig.broker.declare_queue("q", DURABLE, rig.client)
+    with pytest.raises(Refused, match="queue 'q' is sent to scripted 'stream', and cannot be consumed from there"):
+        rig.broker.consume("tag", "q", rig.client, 10)
+    assert (await rig.publish(Message(Address("", "q"), b"x"))).outcome is Outcome.ACCEPTED
+    assert rig.backend.sent == [[b"x"]]
