@@ -195,7 +195,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),
     "consume": Benchmark(f"SQS to STOMP, {CONSUMERS} consumers, client-individual acks", consume(CONSUMERS)),
     "app-receive": Benchmark("Application, aiobotocore, receive 10 and delete them", application("receive")),
-    "kinesis": Benchmark("QoS 1 publishes to Kinesis, 50 connections, 1,000 keys", put("PutRecords", "stream", DEVICES)),
+    "kinesis": Benchmark(
+        "QoS 1 publishes to Kinesis, 50 connections, 1,000 keys", put("PutRecords", "stream", DEVICES)
+    ),
     "kinesis-50-keys": Benchmark("QoS 1 publishes to Kinesis, 50 connections, 50 keys", put("PutRecords", "stream", 1)),
     "kinesis-aggregate": Benchmark(
         "QoS 1 publishes to Kinesis in KPL's format, 50 connections, 50 keys", put("PutRecords", "aggregate", 1)
