@@ -311,11 +311,14 @@ def _resource(
     return replace(target, transform=Transform.parse(options), best_effort=best_effort)
 
 
-def target_notes(target: Target) -> Sequence[str]:
-    """What an operator should know of a rule's target, a line each: `notes` of its adapter, if any."""
+def target_notes(target: Target, fixed: AbstractSet[str] = frozenset()) -> Sequence[str]:
+    """What an operator should know of a rule's target, a line each: `notes` of its adapter, if it has any.
+
+    `fixed` are fields of templates that are the same for each message that the rule is about.
+    """
     settings = importlib.import_module(f"adapters.{target.kind}.settings")
-    notes: Callable[[Target], Sequence[str]] | None = getattr(settings, "notes", None)
-    return () if notes is None else notes(target)
+    notes: Callable[[Target, AbstractSet[str]], Sequence[str]] | None = getattr(settings, "notes", None)
+    return () if notes is None else notes(target, fixed)
 
 
 def _kind(given: Mapping[str, object], kinds: list[str]) -> str:

@@ -73,7 +73,10 @@ def _warnings(routes: Routes) -> Iterator[str]:
         targets = [each.target for each in rule.targets]
         for position, target in enumerate(targets):
             if target.kind not in (QUEUE_KIND, "sqs"):  # a line above speaks of all standard queues
-                yield from (f"  warning: {rule.key}.to.{position}: {note}" for note in target_notes(target))
+                yield from (
+                    f"  warning: {rule.key}.to.{position}: {note}"
+                    for note in target_notes(target, rule.match.fixed_fields)
+                )
         if all(target.best_effort for target in targets):
             yield f"  warning: {rule.key}: every target is best_effort: publishes are acknowledged, stored or not"
 

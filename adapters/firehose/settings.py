@@ -44,7 +44,7 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
     return Target(kind=KIND, name=_name(value, captures), options=parsed)
 
 
-def notes(target: Target) -> tuple[str, ...]:
+def notes(target: Target, fixed: AbstractSet[str]) -> tuple[str, ...]:  # noqa: ARG001 - as all adapters
     """What an operator should know of a target."""
     options = target.options if isinstance(target.options, FirehoseOptions) else DEFAULT_OPTIONS
     found = []

@@ -55,16 +55,16 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
     return Target(kind=KIND, name=_name(value, captures), options=parsed)
 
 
-def notes(target: Target) -> tuple[str, ...]:
-    """What an operator should know of a target."""
+def notes(target: Target, fixed: AbstractSet[str]) -> tuple[str, ...]:
+    """What an operator should know of a target. `fixed`: fields that are the same for each message it gets."""
     options = target.options if isinstance(target.options, KinesisOptions) else DEFAULT_OPTIONS
     found = []
-    if options.partition_key.constant is not None:
+    if options.partition_key.fields <= fixed:
         found.append(
             "every message has the same partition key, so all of them go to one shard, one after the other; "
             'a field such as "{client_id}" spreads them'
         )
-    if options.explicit_hash_key is not None and options.explicit_hash_key.constant is not None:
+    if options.explicit_hash_key is not None and options.explicit_hash_key.fields <= fixed:
         found.append("every message has the same explicit hash key, so all of them go to one shard")
     if target.transform is not None and target.transform.content_type is not None:
         found.append("a Kinesis record has no content type; content_type changes nothing here")

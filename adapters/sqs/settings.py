@@ -57,7 +57,7 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
     return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed)
 
 
-def notes(target: Target) -> tuple[str, ...]:
+def notes(target: Target, fixed: AbstractSet[str]) -> tuple[str, ...]:  # noqa: ARG001 - as all adapters
     """What an operator should know of a target."""
     return () if is_fifo(target.name) else ("a standard queue, which keeps order as well as it can",)
 

@@ -90,7 +90,7 @@ def message(body: bytes | str, headers: Headers = NO_HEADERS) -> Message:
 
 class TestEncode:
     def test_no_queue_lives_there(self, backend: Backend) -> None:
-        with pytest.raises(Invalid, match="cannot live in a .*: nothing can be consumed"):
+        with pytest.raises(Invalid, match=r"cannot live in a .*: nothing can be consumed"):
             backend.home("orders", DURABLE)
 
     def test_the_body_is_what_is_sent(self, backend: Backend, service: Service) -> None:

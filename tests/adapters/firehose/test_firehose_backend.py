@@ -96,7 +96,7 @@ async def test_a_whole_call_that_is_throttled(backend: FirehoseBackend, aws: Scr
 
 async def test_one_that_is_missing_is_never_made(backend: FirehoseBackend, aws: ScriptedAws) -> None:
     aws.answers["DescribeDeliveryStream"] = NotFound("ResourceNotFoundException")
-    with pytest.raises(NotFound, match="firehose delivery stream archive.*does not exist in us-east-1; create it"):
+    with pytest.raises(NotFound, match=r"firehose delivery stream archive.*does not exist in us-east-1; create it"):
         await backend.ensure(archive(), QueueSpec())
     assert aws.actions() == ["DescribeDeliveryStream"]
 

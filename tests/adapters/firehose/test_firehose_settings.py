@@ -49,8 +49,8 @@ def test_mistakes(value: object, options: Mapping[str, object], line: str) -> No
 
 def test_notes() -> None:
     target = parse_target("archive", {"delimiter": "\n"}, SITE)
-    assert notes(target) == ()
-    (note,) = notes(parse_target("archive", {}, SITE))
+    assert notes(target, frozenset()) == ()
+    (note,) = notes(parse_target("archive", {}, SITE), frozenset())
     assert note.endswith('delimiter: "\\n" puts each on its own line')
-    (note,) = notes(replace(target, transform=Transform(content_type="a/b")))
+    (note,) = notes(replace(target, transform=Transform(content_type="a/b")), frozenset())
     assert "no content type" in note

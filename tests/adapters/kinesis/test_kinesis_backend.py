@@ -162,7 +162,7 @@ async def test_what_may_not_be_made_is_told(aws: ScriptedAws, name: str, provisi
     aws.answers["PutRecords"] = MISSING
     aws.answers["DescribeStreamSummary"] = NotFound("ResourceNotFoundException")
     target = stream(name)
-    with pytest.raises(NotFound, match="kinesis stream telemetry .* does not exist in .*; create it") as caught:
+    with pytest.raises(NotFound, match=r"kinesis stream telemetry .* does not exist in .*; create it") as caught:
         await backend.send(target, entries(backend, target, b"a"))
     assert ("provision: auto" in str(caught.value)) is (provision == "never")
     assert "CreateStream" not in aws.actions()

@@ -81,11 +81,22 @@ def test_references() -> None:
     ],
 )
 def test_notes(options: Mapping[str, object], words: list[str]) -> None:
-    found = notes(parse_target("telemetry", options, DEVICE))
+    found = notes(parse_target("telemetry", options, DEVICE), frozenset())
     assert len(found) == len(words)
     assert all(word in note for word, note in zip(words, found, strict=True))
 
 
 def test_a_content_type_goes_nowhere() -> None:
-    (note,) = notes(replace(parse_target("telemetry", {}, DEVICE), transform=Transform(content_type="a/b")))
+    (note,) = notes(
+        replace(parse_target("telemetry", {}, DEVICE), transform=Transform(content_type="a/b")), frozenset()
+    )
     assert "no content type" in note
+
+
+def test_a_key_may_turn_out_to_be_constant() -> None:
+    fixed = frozenset({"topic", "key"})
+    (note,) = notes(parse_target("telemetry", {}, DEVICE), fixed)
+    assert "same partition key" in note
+    (note,) = notes(parse_target("telemetry", {"partition_key": "x{topic}"}, DEVICE), fixed)
+    assert "same partition key" in note
+    assert notes(parse_target("telemetry", {"partition_key": "{topic}{client_id}"}, DEVICE), fixed) == ()
