@@ -6,9 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import boto3  # type: ignore[import-untyped]
 import pytest
 
 import adapters.firehose.backend
@@ -23,7 +22,7 @@ from gateway.core.outcome import ACCEPTED, Outcome
 from gateway.core.transform import Transform
 from tests.contract.conftest import Service
 from tests.rig.processes import Ministack
-from tests.rig.streams import delivered_objects, make_delivery_stream, stream_records
+from tests.rig.streams import aws_client, delivered_objects, make_delivery_stream, stream_records
 
 DURABLE = QueueSpec()
 
@@ -36,19 +35,9 @@ class Place(NamedTuple):
     read: Callable[[str], list[bytes]]
 
 
-def aws_client(service: str, ministack: Ministack) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=ministack.url,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-
-
 @pytest.fixture
 def kinesis_place(aws: AwsClient, ministack: Ministack, queue_name: str) -> Place:
-    kinesis = aws_client("kinesis", ministack)
+    kinesis = aws_client("kinesis", ministack.url)
     return Place(
         Service(adapters.kinesis.backend, adapters.kinesis.settings, aws, queue_name),
         lambda name: kinesis.create_stream(StreamName=name, ShardCount=2),
@@ -58,8 +47,8 @@ def kinesis_place(aws: AwsClient, ministack: Ministack, queue_name: str) -> Plac
 
 @pytest.fixture
 def firehose_place(aws: AwsClient, ministack: Ministack, queue_name: str) -> Place:
-    s3 = aws_client("s3", ministack)
-    firehose = aws_client("firehose", ministack)
+    s3 = aws_client("s3", ministack.url)
+    firehose = aws_client("firehose", ministack.url)
     return Place(
         Service(adapters.firehose.backend, adapters.firehose.settings, aws, queue_name),
         lambda name: make_delivery_stream(firehose, s3, name),

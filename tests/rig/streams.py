@@ -5,11 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+import boto3  # type: ignore[import-untyped]
+
+from adapters.kinesis.aggregation import deaggregate
+
 Client: TypeAlias = Any  # boto3 makes its clients at run time
 Record: TypeAlias = dict[str, Any]
 
 BUCKET = "mqlift-archive"
 ROLE = "arn:aws:iam::000000000000:role/firehose"
+
+
+def aws_client(service: str, endpoint_url: str) -> Client:
+    """A boto3 client of one service of the emulator."""
+    return boto3.client(
+        service,
+        endpoint_url=endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+def bodies_by_key(kinesis: Client, stream: str) -> dict[str, list[str]]:
+    """What a stream has of each partition key, in its order, taken out of KPL's format where it is in it."""
+    found: dict[str, list[str]] = {}
+    for record in stream_records(kinesis, stream):
+        for each in deaggregate(record["PartitionKey"], record["Data"]):
+            found.setdefault(each.partition_key, []).append(each.data.decode())
+    return found
 
 
 def stream_records(kinesis: Client, stream: str) -> list[Record]:
