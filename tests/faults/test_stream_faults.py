@@ -1,4 +1,4 @@
-"""Faults between the gateway and Kinesis or Firehose: nothing acknowledged is lost, each partition key stays in order."""
+"""Faults between the gateway and Kinesis or Firehose: nothing acknowledged is lost, each key stays in order."""
 
 from __future__ import annotations
 

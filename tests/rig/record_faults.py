@@ -28,8 +28,8 @@ ARCHIVE_THROTTLED = ErrorAnswer(503, "ServiceUnavailableException", "Slow down."
 class RecordFailures:
     """Some records of a batch fail, the others are forwarded.
 
-    `positions` count from 0; those beyond the batch mean nothing. With `applied`, the failing records are forwarded too:
-    the service did the work and says that it failed.
+    `positions` count from 0; those beyond the batch mean nothing. With `applied`, the failing records are forwarded
+    too: the service did the work and says that it failed.
     """
 
     positions: Collection[int]
@@ -81,7 +81,7 @@ async def _serve(call: Call, forward: Forward, failing: Collection[int], code: s
 
 
 def put_records(endpoint: FaultEndpoint, resource: str) -> list[Stored]:
-    """Every message that the emulator has put into a stream or an archive through here, whatever the gateway was told."""
+    """Every message that the emulator has put there through the endpoint, whatever the gateway was told."""
     return [
         Stored(resource, record.data.decode(), at)
         for exchange in endpoint.calls(*RESULTS)
