@@ -310,8 +310,7 @@ class Batcher(Generic[E]):
     def _sort_out(self, batch: list[E], results: Sequence[Result], started: float) -> None:
         """Entries that may still succeed are sent again, exactly as they are; the others are done."""
         if all(result is ACCEPTED for result in results):
-            self._allowed = min(self._policy.requests, self._allowed + 1)
-            self._throttled = 0
+            self._speed_up()
             self._finish(batch, results)
             return
         now = self._loop.time()
@@ -327,18 +326,33 @@ class Batcher(Generic[E]):
             else:
                 done.append(entry)
                 done_results.append(result)
-        if any(isinstance(result.error, BackendError) and result.error.throttled for result in results):
-            self._slow_down(now, started)
+        self._pace(results, now, started)
         if again:
             self._retry_at(now + delay, again)
         self._give_back(done, done_results)
+
+    def _pace(self, results: Sequence[Result], now: float, started: float) -> None:
+        """Slow down when half of a request was throttled. What is less is a busy part of the destination, such as one
+        shard of a stream: its entries wait for their retry, and need not hold up the others.
+        """
+        throttled = sum(isinstance(result.error, BackendError) and result.error.throttled for result in results)
+        if not throttled:
+            return
+        self.throttles += 1
+        if 2 * throttled >= len(results):
+            self._slow_down(now, started)
+        else:
+            self._speed_up()
+
+    def _speed_up(self) -> None:
+        self._allowed = min(self._policy.requests, self._allowed + 1)
+        self._throttled = 0
 
     def _slow_down(self, now: float, started: float) -> None:
         """Half the requests, after a pause that grows with every throttled request in a row.
 
         Those that were under way already when we slowed down last say nothing about the new pace.
         """
-        self.throttles += 1
         if started <= self._slowed_at:
             return
         self._slowed_at = now

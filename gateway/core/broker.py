@@ -12,7 +12,7 @@ import structlog
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.besteffort import BestEffort
+from gateway.core.besteffort import BestEffort, Losses
 from gateway.core.errors import BackendError, MqliftError, Refused
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
@@ -127,6 +127,7 @@ class Broker:
         metrics.inflight.set_function(lambda: self._inflight.count)
         metrics.inflight_bytes.set_function(lambda: self._inflight.bytes)
         self._senders: dict[tuple[str, str], Sender] = {}
+        self._losses: dict[tuple[str, str], Losses] = {}
         self._durable: dict[str, BackendQueue] = {}
         self._virtual: dict[str, VirtualQueue] = {}
         self._owned: dict[Owner, set[str]] = {}
@@ -414,7 +415,12 @@ class Broker:
 
     def _destination(self, target: Target) -> Sink:
         sender = self._sender(target)
-        return BestEffort(sender, target, self._metrics) if target.best_effort else Destination(sender, target)
+        if not target.best_effort:
+            return Destination(sender, target)
+        key = (target.kind, target.name)
+        if key not in self._losses:
+            self._losses[key] = Losses(sender, self._metrics)
+        return BestEffort(sender, target, self._losses[key])
 
     def _target_of(self, queue: str, spec: QueueSpec) -> Target:
         target = self._routes.home(queue) or self._backends[self._home].home(queue, spec)

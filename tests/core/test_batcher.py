@@ -784,3 +784,18 @@ async def test_joined_entries_are_one_until_the_end() -> None:
     await batcher.drain()
     assert attempts == [[["a1"]], [["a2", "a3"]], [["a2", "a3"]]]
     assert answers == [(["a1"], Outcome.ACCEPTED), (["a2", "a3"], Outcome.ACCEPTED)]
+
+
+@on_clock
+async def test_a_minority_that_is_throttled_waits_alone() -> None:
+    destination = Destination()
+    await destination.put("A", "B", "C")
+    await destination.reply([THROTTLED, ACCEPTED, ACCEPTED])
+    await destination.put("D")
+    assert destination.requests[-1] == ["D"], "others go on at once"
+    assert destination.batcher.throttles == 1
+    await destination.reply()
+    assert await destination.request() == ["A"]
+    await destination.reply([THROTTLED])
+    await destination.put("E")
+    assert destination.requests[-1] == ["A"], "a request that is throttled as a whole holds up all"

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from gateway.core.backend import Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.besteffort import BestEffort
+from gateway.core.besteffort import BestEffort, Losses
 from gateway.core.errors import AccessDenied, Unavailable
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
@@ -31,7 +31,8 @@ class Rig:
             metrics=self.metrics,
             health=Health(),
         )
-        self.sink = BestEffort(self.sender, TARGET, self.metrics)
+        self.losses = Losses(self.sender, self.metrics)
+        self.sink = BestEffort(self.sender, TARGET, self.losses)
         at_end(self.sender.aclose)
 
     def put(self, body: bytes = b"x") -> None:

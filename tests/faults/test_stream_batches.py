@@ -3,6 +3,7 @@ and each partition key stays in order. No network: the clock jumps from retry to
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 from collections import defaultdict
@@ -171,3 +172,30 @@ async def test_throttling_slows_the_stream_down_and_pauses_publishers() -> None:
     service.aws.answers["PutRecords"] = service._put_records
     await until(lambda: len(publisher.answers) == 100, "all are stored")
     assert not publisher.pauses
+
+
+@on_clock
+async def test_a_busy_shard_does_not_hold_up_the_others() -> None:
+    service = FailingService("kinesis", 1, failures=0.0)
+
+    def busy_shard(request: dict[str, object]) -> object:
+        records = request["Records"]
+        assert isinstance(records, list)
+        busy = [record["PartitionKey"].startswith("busy") for record in records]
+        service._results({"Records": [each for each, shut in zip(records, busy, strict=True) if not shut]}, "")
+        return {"Records": [{"ErrorCode": RETRIABLE[0]} if shut else {"SequenceNumber": "1"} for shut in busy]}
+
+    service.aws.answers["PutRecords"] = busy_shard
+    sender = open_sender(KinesisBackend(service.aws), parse_stream("s", {}, frozenset()))
+    keys = [f"{'busy' if number % 4 == 0 else 'free'} {number % 40}" for number in range(400)]
+    publisher = Publisher()
+    for number, key in enumerate(keys):
+        message = Message(Address("amq.topic", key), f"{key} {number}".encode())
+        sender.put(sender.target, message, publisher, publisher, number)
+    started = asyncio.get_running_loop().time()
+    await until(lambda: len(publisher.answers) == 300, "what goes to the other shards is stored")
+    assert asyncio.get_running_loop().time() - started < 0.1
+    service.aws.answers["PutRecords"] = service._put_records
+    await until(lambda: len(publisher.answers) == 400, "so is the rest")
+    assert_all_stored(service, publisher, keys)
+    assert_each_key_in_order(service, keys)
