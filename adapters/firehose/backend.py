@@ -48,6 +48,7 @@ class FirehoseBackend(SendOnly):
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, FirehoseOptions) else DEFAULT_OPTIONS
+        self.check_delay(target, message)
         try:
             data = transformed_body(target.transform, message, options.delimiter.encode())
         except ValueError as error:

@@ -46,6 +46,7 @@ class KinesisBackend(SendOnly):
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, KinesisOptions) else DEFAULT_OPTIONS
+        self.check_delay(target, message)
         return encode(target, options, message)
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:

@@ -16,7 +16,7 @@ from gateway.core.backend import Target
 from gateway.core.errors import Invalid
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.templates import RESERVED_NAMES, Template
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 
 _NAME_FIELDS = frozenset({"topic", "key"})
 """Fields of a template that are made of a message's routing key."""
@@ -43,7 +43,7 @@ class Pattern:
     _separator: str
     _shields_dollar: bool = False
     literal: bool = False
-    """Whether it matches one name only."""
+    """Whether it is one name, without wildcards and captures."""
 
     @classmethod
     def topic(cls, text: str) -> Pattern:
@@ -335,6 +335,10 @@ class Routes:
         """What else gets the messages published to a queue. Raises `Invalid`, see `RuleTarget.render`."""
         matched = self.rule_for_queue(queue)
         return () if matched is None else tuple(matched.targets(queue))[1:]
+
+    def named_queues(self) -> Iterator[str]:
+        """The queues that rules name outright: they are there before anybody declares them."""
+        return (match.queue.text for _, match in self._queues if match.queue.literal)
 
     def rule_for_address(self, address: Address) -> Matched | None:
         """The topic rule for `amq.topic`, the exchange rule for other exchanges; the default exchange has none."""

@@ -20,7 +20,7 @@ import zstandard
 
 from gateway.core.errors import ConfigError
 from gateway.core.message import TOPIC_EXCHANGE, HeaderValue, Message, Properties
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 
 ENVELOPE_VERSION: Final = 1
 ENVELOPE_CONTENT_TYPE: Final = "application/json"
@@ -88,7 +88,7 @@ class Transform:
         if self.compression is not None:
             properties = replace(properties, content_encoding=_encodings(properties, self.compression))
         body = self.body(message, clock=clock)
-        return Message(message.address, body, properties, message.headers, message.origin)
+        return replace(message, body=body, properties=properties)
 
     def __str__(self) -> str:
         """For people, such as `envelope = json, compression = gzip`."""

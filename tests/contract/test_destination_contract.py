@@ -15,7 +15,7 @@ import adapters.firehose.settings
 import adapters.kinesis.backend
 import adapters.kinesis.settings
 from adapters.aws.api import AwsClient
-from gateway.core.backend import Backend, Entry, QueueSpec
+from gateway.core.backend import Backend, Depth, Entry, QueueSpec
 from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import NO_HEADERS, PERSISTENT, Address, Headers, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome
@@ -189,11 +189,20 @@ async def test_nothing_comes_out(backend: Backend, service: Service) -> None:
         backend.receive(target, 1, 0.0, 30.0),
         backend.settle(target, ["r"], Outcome.ACCEPTED),
         backend.extend(target, ["r"], 30.0),
-        backend.depth(target),
+        backend.purge(target),
     ):
         with pytest.raises(BackendError, match="nothing can be consumed") as refused:
             await attempt
         assert not refused.value.retriable
+
+
+async def test_nothing_waits_there(backend: Backend, service: Service) -> None:
+    assert await backend.depth(service.target()) == Depth(ready=0, unsettled=0, delayed=0)
+
+
+def test_what_is_not_due_is_refused(backend: Backend, service: Service) -> None:
+    with pytest.raises(Invalid, match="cannot delay messages"):
+        backend.encode(service.target(), replace(message("later"), not_before=2e9))
 
 
 async def test_closing_twice_is_closing_once(backend: Backend) -> None:

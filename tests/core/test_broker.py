@@ -17,13 +17,21 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Backend, Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits, Merge
-from gateway.core.errors import AccessDenied, CredentialsInvalid, Invalid, NotAuthorized, Refused, Unavailable
+from gateway.core.errors import (
+    AccessDenied,
+    CredentialsInvalid,
+    Invalid,
+    NotAuthorized,
+    NotSupported,
+    Refused,
+    Unavailable,
+)
 from gateway.core.health import Health
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import QUEUE_KIND, Pattern, QueueMatch, Routes, Rule, RuleTarget, TopicMatch
-from gateway.core.session import SessionRecord
+from gateway.core.session import Consume, SessionRecord
 from gateway.core.subscription import Subscription
 from gateway.core.topology import Topology, UnknownExchange
 from tests.rig.clock import at_end, on_clock, settle_down, until
@@ -592,7 +600,7 @@ async def test_a_queue_that_lives_where_nothing_comes_out_is_sent_to_and_not_con
     rig = Rig(queue_rule("q", place("stream")))
     rig.backend.limits = replace(rig.backend.limits, receive_entries=0)
     await rig.broker.declare_queue("q", DURABLE, rig.client)
-    with pytest.raises(Refused, match="queue 'q' is sent to scripted 'stream', and cannot be consumed from there"):
-        rig.broker.consume("tag", "q", rig.client, 10)
+    with pytest.raises(NotSupported, match="queue 'q': nothing can be consumed from scripted"):
+        rig.broker.consume(Consume("tag", "q", 10, None), rig.client)
     assert (await rig.publish(Message(Address("", "q"), b"x"))).outcome is Outcome.ACCEPTED
     assert rig.backend.sent == [[b"x"]]
