@@ -9,15 +9,16 @@ from typing import Final
 from gateway.core.errors import Refused
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Rebind
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import Source
 from gateway.protocols.stomp.errors import (
     BadSelector,
     DuplicateSubscription,
-    MissingHeader,
+    MissingDestinationOrId,
     UnknownSubscription,
+    quoted,
     shown,
 )
 from gateway.protocols.stomp.headers import parse_number, required
@@ -124,6 +125,9 @@ class Subscribing:
             self._by_tag[tag] = subscription
             if source.spec is not None:
                 client.ask(DeclareQueue(source.queue, source.spec, step))
+            if source.exact:
+                client.ask(Rebind(source.queue, source.bindings, step))
+                continue
             for exchange, pattern in source.bindings:
                 client.ask(Bind(source.queue, exchange, pattern, step))
         last = next(reversed(subscription.sources))
@@ -166,9 +170,9 @@ class Subscribing:
     def _complain(self, frame: Frame, key: str) -> None:
         headers = frame.headers
         if not headers.get("id") and not headers.get("destination"):
-            raise MissingHeader("UNSUBSCRIBE must include a 'destination' or 'id' header")
+            raise MissingDestinationOrId
         raise UnknownSubscription(
-            f"UNSUBSCRIBE must refer to an existing subscription.\nSubscription to {shown(key)} not found."
+            f"UNSUBSCRIBE must refer to an existing subscription.\nSubscription to {quoted(key)} not found.\n"
         )
 
     # Deliveries

@@ -272,7 +272,7 @@ class TestAcknowledgement:
             pytest.param(lambda ack: ack + "x", id="no number at all"),
             pytest.param(lambda ack: ack + "9" * 5000, id="many digits"),
             pytest.param(lambda ack: "x" + ack, id="of another session"),
-            pytest.param(lambda ack: "1", id="of another broker"),
+            pytest.param(lambda ack: "a@@b@@1", id="of another broker"),
         ],
     )
     def test_unknown(self, line, mode, change):
@@ -306,7 +306,10 @@ class TestAcknowledgement:
         assert isinstance(line.closed.error, UnknownMessage)
 
     @pytest.mark.parametrize("command", ["ACK", "NACK"])
-    @pytest.mark.parametrize(("headers", "error"), [({}, BadHeader), ({"id": "1", "transaction": "t"}, BadTransaction)])
+    @pytest.mark.parametrize(
+        ("headers", "error"),
+        [({}, BadHeader), ({"id": "1"}, BadHeader), ({"id": "T_0@@s@@1", "transaction": "t"}, BadTransaction)],
+    )
     def test_refused(self, line, command, headers, error):
         line.frame(command, **headers)
         line.only("ERROR")
