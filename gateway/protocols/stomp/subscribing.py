@@ -21,12 +21,9 @@ from gateway.protocols.stomp.errors import (
     quoted,
     shown,
 )
-from gateway.protocols.stomp.headers import parse_number, required
+from gateway.protocols.stomp.headers import parse_integer, required
 from gateway.protocols.stomp.subscription import ACK_SEPARATOR, AckMode, Subscription, ack_mode
 from gateway.protocols.stomp.versions import V1_0
-
-_MAX_PREFETCH_COUNT: Final = 2**31 - 1
-"""The largest prefetch count that is understood; settings decide what becomes of it."""
 
 _SUBSCRIBE: Final = "Subscription failed"
 _UNSUBSCRIBE: Final = "Unsubscription failed"
@@ -141,8 +138,9 @@ class Subscribing:
         if text is None:
             return settings.default_prefetch
         most = settings.max_prefetch
-        # AMQP's prefetch-count, where 0 is unlimited.
-        return min(parse_number("prefetch-count", text, _MAX_PREFETCH_COUNT), most) or most
+        # AMQP's prefetch-count, where 0 is unlimited; clients also write -1 for that.
+        wanted = parse_integer("prefetch-count", text)
+        return min(wanted, most) if wanted > 0 else most
 
     # UNSUBSCRIBE
 

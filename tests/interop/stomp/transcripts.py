@@ -39,7 +39,7 @@ _EVERYWHERE: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 
 _OF_ACTIVEMQ: Final = (
     # Its errors are Java's exceptions; we say in both dialects what RabbitMQ says.
-    (re.compile(r"(?<=ERROR ).*"), ""),
+    (re.compile(r"(?<=ERROR) .*"), ""),
 )
 
 
@@ -56,8 +56,7 @@ def differing(dialect: Dialect, observed: Sequence[str], ours: Sequence[str]) ->
 
     mqlift closes a connection after each ERROR, as STOMP wants it (1.2, "ERROR"); the brokers go on after most.
     """
-    compared = (comparable(dialect, lines) for lines in (observed, ours))
-    changes = difflib.unified_diff(*compared, n=0, lineterm="")
+    changes = difflib.unified_diff(comparable(dialect, observed), comparable(dialect, ours), n=0, lineterm="")
     return tuple(line for line in changes if not line.startswith(("---", "+++", "@@")))
 
 
