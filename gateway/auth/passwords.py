@@ -99,7 +99,13 @@ def _pbkdf2(rest: str) -> StoredPassword:
         raise ValueError(f"has an iteration count that is not from 1 to {MAX_ITERATIONS}")
     iterations, salt = int(iterations_text), _decoded(salt_text)
     expected = _decoded(hash_text, hashlib.sha512().digest_size)
-    return _Digest(lambda password: hashlib.pbkdf2_hmac("sha512", password, salt, iterations), expected)
+
+
+    def derive(password: bytes) -> bytes:
+        # HMAC pads its key with zeros (RFC 2104 §2), so one with a zero at its end would be a second password.
+        return b"" if b"\0" in password else hashlib.pbkdf2_hmac("sha512", password, salt, iterations)
+
+    return _Digest(derive, expected)
 
 
 def _salted_sha512(rest: str) -> StoredPassword:

@@ -83,10 +83,12 @@ class Word(NamedTuple):
 class Words:
     """A pattern of words: `*` is one, `#` any number, wherever it stands (AMQP 0-9-1 §3.1.3.3)."""
 
-    __slots__ = ("_shields_dollar", "_words")
+    __slots__ = ("_head", "_shields_dollar", "_words")
 
     def __init__(self, words: Sequence[Word], *, shields_dollar: bool = False) -> None:
         self._words = words
+        self._head = words[0].text if words and not words[0].wild else ""
+        """What every key begins with: most patterns are about something else, which shows at once."""
         # [MQTT-4.7.2-1] Wildcards at the start do not match the server's own topics.
         self._shields_dollar = shields_dollar and bool(words) and words[0].wild
 
@@ -128,7 +130,7 @@ class Words:
 
     def _fits(self, key: str, fits: Callable[[Word, str], bool]) -> bool:
         """Match words in order; when one does not fit, the last `#` takes one word more."""
-        if self._shields_dollar and key.startswith("$"):
+        if not key.startswith(self._head) or (self._shields_dollar and key.startswith("$")):
             return False
         mine, others = self._words, split_words(key)
         index = position = taken = 0
