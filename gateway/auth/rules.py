@@ -178,17 +178,18 @@ class _Profile:
     __slots__ = ("_default", "_granted", "_tests")
 
     def __init__(self, policy: Policy, rules: Sequence[_ReadyRule], identity: Identity) -> None:
-        self._tests: list[tuple[frozenset[Action], Test, bool]] = []
+        self._tests: dict[Action, list[tuple[Test, bool]]] = {action: [] for action in Action}
         for ready in rules:
             test = ready.test_for(identity)
             if test is not None:
-                self._tests.append((ready.rule.actions, test, ready.rule.allow))
+                for action in ready.rule.actions:
+                    self._tests[action].append((test, ready.rule.allow))
         self._granted = _granted(policy, identity)
         self._default = policy.default
 
     def allows(self, action: Action, exchange: str, key: str) -> bool:
-        for actions, test, allow in self._tests:
-            if action in actions and test(action, exchange, key):
+        for test, allow in self._tests[action]:
+            if test(action, exchange, key):
                 return allow
         return self._default if self._granted is None else self._granted.allows(action, exchange, key)
 

@@ -71,6 +71,9 @@ class Authenticator(Protocol):
 class Action(Enum):
     """What a peer may or may not do."""
 
+    # By identity, as members are compared: Enum's own is written in Python, and this is looked up for every message.
+    __hash__ = object.__hash__
+
     PUBLISH = "publish"
     """To an exchange with a routing key."""
     SUBSCRIBE = "subscribe"
