@@ -244,30 +244,30 @@ def _by_token(settings: TokenSettings) -> Way:
 
 
 def _by_directory(settings: LdapSettings, pool: CheckPool) -> Way:
-    """Raises `ConfigError` when the library is not installed, or the file of authorities is not there."""
+    """Raises `ConfigError` when the library is not installed, or the file of authorities cannot be loaded."""
     try:
         from gateway.auth.directory import ByDirectory, DirectoryOptions, GroupSearch
     except ModuleNotFoundError as error:
         raise ConfigError("", f"{error.name} is not installed", "pip install 'mqlift[ldap]'") from None
-    if settings.ca is not None and not settings.ca.is_file():
-        raise ConfigError("ca", f"{settings.ca} is no file", "a PEM file of certificates")
     url = urlsplit(settings.url)
     groups = settings.groups
-    return ByDirectory(
-        DirectoryOptions(
-            host=url.hostname or "",
-            port=url.port or _LDAP_PORTS[url.scheme],
-            tls=url.scheme == "ldaps",
-            starttls=settings.starttls,
-            user_dn=settings.user_dn,
-            ca=settings.ca,
-            timeout=settings.timeout,
-            groups=None
-            if groups is None
-            else GroupSearch(base=groups.base, filter=groups.filter, attribute=groups.attribute),
-        ),
-        pool,
+    options = DirectoryOptions(
+        host=url.hostname or "",
+        port=url.port or _LDAP_PORTS[url.scheme],
+        tls=url.scheme == "ldaps",
+        starttls=settings.starttls,
+        user_dn=settings.user_dn,
+        ca=settings.ca,
+        timeout=settings.timeout,
+        groups=None
+        if groups is None
+        else GroupSearch(base=groups.base, filter=groups.filter, attribute=groups.attribute),
     )
+    try:
+        return ByDirectory(options, pool)
+    except OSError as error:
+        problem = f"cannot load {settings.ca}: {error.strerror or error}"
+        raise ConfigError("ca", problem, "a PEM file of certificates") from error
 
 
 def _rule(settings: RuleSettings) -> Rule:

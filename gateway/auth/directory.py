@@ -5,6 +5,8 @@ ldap3 blocks, so each login has a thread of its own for as long as the directory
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import ssl
 from dataclasses import dataclass
@@ -62,7 +64,9 @@ class ByDirectory:
     """Users of an LDAP directory. A user's name is in small letters afterwards, however it was written."""
 
     def __init__(self, options: DirectoryOptions, pool: CheckPool) -> None:
+        """Raises `OSError` when the file of authorities cannot be loaded."""
         self._options = options
+        self._tls = _CheckedTls(ssl.create_default_context(cafile=options.ca))
         self._pool = pool
 
     async def identify(self, credentials: Credentials) -> Identity | None:
@@ -99,18 +103,15 @@ class ByDirectory:
             log.warning("directory_does_not_answer", host=self._options.host, problem=type(error).__name__)
             raise Refused("the directory does not answer; try again") from error
         finally:
-            connection.unbind()
+            _close(connection)
 
     def _connection(self, dn: str, password: str) -> Connection:
         options = self._options
-        tls = Tls(
-            validate=ssl.CERT_REQUIRED, version=ssl.PROTOCOL_TLS_CLIENT, ca_certs_file=options.ca and str(options.ca)
-        )
         server = Server(
             options.host,
             port=options.port,
             use_ssl=options.tls,
-            tls=tls,
+            tls=self._tls,
             get_info=NONE,
             connect_timeout=options.timeout,
         )
@@ -120,7 +121,7 @@ class ByDirectory:
             password=password,
             auto_referrals=False,  # another server has not been trusted with passwords
             raise_exceptions=True,
-            receive_timeout=options.timeout,
+            receive_timeout=math.ceil(options.timeout),  # ldap3 takes whole seconds only
             read_only=True,
         )
 
@@ -138,3 +139,23 @@ class ByDirectory:
             for name in entry[search.attribute].values
             if isinstance(name, str)
         )
+
+
+class _CheckedTls(Tls):
+    """TLS by the `ssl` module's own checks of name and chain, with a context that is made once."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(validate=ssl.CERT_REQUIRED)
+        self._context = context
+
+    def wrap_socket(self, connection: Connection, do_handshake: bool = False) -> None:  # noqa: ARG002 - ldap3's
+        """Called by ldap3 before anything else is sent; raises what `ssl` does."""
+        connection.socket = self._context.wrap_socket(connection.socket, server_hostname=connection.server.host)
+
+
+def _close(connection: Connection) -> None:
+    """Also a socket that never became a connection, because TLS failed: ldap3 leaves it open."""
+    with contextlib.suppress(LDAPException):  # a farewell that a directory may not be there for
+        connection.unbind()
+    if connection.socket is not None:
+        connection.socket.close()

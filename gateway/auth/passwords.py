@@ -100,7 +100,6 @@ def _pbkdf2(rest: str) -> StoredPassword:
     iterations, salt = int(iterations_text), _decoded(salt_text)
     expected = _decoded(hash_text, hashlib.sha512().digest_size)
 
-
     def derive(password: bytes) -> bytes:
         # HMAC pads its key with zeros (RFC 2104 §2), so one with a zero at its end would be a second password.
         return b"" if b"\0" in password else hashlib.pbkdf2_hmac("sha512", password, salt, iterations)

@@ -85,9 +85,6 @@ class UserPermissions:
         return _OfUser(self, [_filled(topic, values) for topic in self.topics])
 
 
-NO_PERMISSIONS: Final = UserPermissions(configure=Expression(""), write=Expression(""), read=Expression(""))
-
-
 def _filled(topic: TopicPermission, values: Mapping[str, str]) -> TopicPermission:
     try:
         return TopicPermission(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from gateway.auth.patterns import Expression
-from gateway.auth.permissions import NO_PERMISSIONS, TopicPermission, UserPermissions
+from gateway.auth.permissions import TopicPermission, UserPermissions
 from gateway.auth.users import User, read_text
 from gateway.core.errors import ConfigError
 
@@ -53,9 +53,14 @@ class Definitions:
     triples: tuple[Triple, ...]
     topics: tuple[TopicTriple, ...]
 
+    def all_triples(self) -> list[Triple]:
+        """Of every user; one that has none in this virtual host may do nothing, as in RabbitMQ."""
+        having = {triple.user for triple in self.triples}
+        return [*self.triples, *(Triple(user=name) for name in sorted(self.names - having))]
+
     def permissions(self) -> dict[str, UserPermissions]:
-        """By user; those without permissions may do nothing, as in RabbitMQ. Raises `ConfigError` keyed by the user."""
-        return dict.fromkeys(self.names, NO_PERMISSIONS) | compiled(self.triples, self.topics)
+        """By user. Raises `ConfigError` keyed by the user."""
+        return compiled(self.all_triples(), self.topics)
 
 
 def read_definitions(path: Path, vhost: str) -> Definitions:
@@ -76,7 +81,7 @@ def read_definitions(path: Path, vhost: str) -> Definitions:
     )
 
 
-def compiled(triples: tuple[Triple, ...], topics: tuple[TopicTriple, ...]) -> dict[str, UserPermissions]:
+def compiled(triples: Sequence[Triple], topics: Sequence[TopicTriple]) -> dict[str, UserPermissions]:
     """By user. A user has one triple; raises `ConfigError` for a second one, or for what is no regular expression."""
     found: dict[str, UserPermissions] = {}
     for triple in triples:

@@ -61,6 +61,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_group(group: str) -> str:
+    """Raises `ValueError` for what cannot be a group in a file."""
+    if "," in check_name(group):
+        raise ValueError(f"{group!r} has ','")
+    return group
+
+
 def read_users(path: Path) -> dict[str, User]:
     """By name. Raises `ConfigError`, keyed by the file and line, with nothing of a hash in it."""
     users: dict[str, User] = {}
@@ -123,7 +130,7 @@ def _parse(line: str) -> User:
     name, *rest = line.rstrip().split(":")
     if len(rest) not in (1, 2):
         raise ValueError("has not one or two ':'")
-    groups = tuple(filter(None, rest[1].split(","))) if len(rest) > 1 else ()
+    groups = tuple(map(check_group, filter(None, rest[1].split(",")))) if len(rest) > 1 else ()
     return User(name=check_name(name), stored=rest[0], groups=groups)
 
 

@@ -129,8 +129,14 @@ async def test_certificates_and_passwords_together(
                 uris=("spiffe://c",),
             ),
         ),
-        ({"subject": ((("commonName", "x"), ("userId", "y")),)}, Certificate(subject="CN=x+UID=y", common_names=("x",))),
-        ({"subject": ((("commonName", "#a,O=b+c "),),)}, Certificate(subject="CN=\\#a\\,O\\=b\\+c\\ ", common_names=("#a,O=b+c ",))),
+        (
+            {"subject": ((("commonName", "x"), ("userId", "y")),)},
+            Certificate(subject="CN=x+UID=y", common_names=("x",)),
+        ),
+        (
+            {"subject": ((("commonName", "#a,O=b+c "),),)},
+            Certificate(subject="CN=\\#a\\,O\\=b\\+c\\ ", common_names=("#a,O=b+c ",)),
+        ),
         ({"subject": ((("commonName", "a\0b"),),)}, Certificate(subject="CN=a\\00b", common_names=("a\0b",))),
         ({"subject": ()}, Certificate()),
         ({}, None),

@@ -90,7 +90,7 @@ def test_a_rule_is_about_its_actions_only(actions: frozenset[Action]) -> None:
 
 
 def test_every_action_is_somebodys() -> None:
-    assert PUBLISHING | SUBSCRIBING | DECLARING == set(Action)
+    assert set(Action) == PUBLISHING | SUBSCRIBING | DECLARING
 
 
 def test_the_first_rule_that_is_about_it_decides() -> None:

@@ -95,9 +95,7 @@ async def test_right_tokens(token: bytes, way: ByToken) -> None:
     assert identity.expires_at == said["exp"] + 30
 
 
-PUBLIC_PEM = RSA.public_key().public_bytes(
-    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-)
+PUBLIC_PEM = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 PUBLIC_JWK = json.dumps(KEYS["keys"][0]).encode()
 
 
@@ -193,8 +191,18 @@ SECRET = {"kty": "oct", "k": "c2VjcmV0", "kid": "s1", "alg": "HS256"}
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"keys": []}', '{"keys": 5}', '{"keys": [5]}', '{"keys": [{"kty": "RSA"}]}', "[" * 10_000]
-    + [json.dumps({"keys": [SECRET]}), json.dumps({"keys": [jwk(EC, "e1", use="enc")]})],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"keys": []}',
+        '{"keys": 5}',
+        '{"keys": [5]}',
+        '{"keys": [{"kty": "RSA"}]}',
+        "[" * 10000,
+        json.dumps({"keys": [SECRET]}),
+        json.dumps({"keys": [jwk(EC, "e1", use="enc")]}),
+    ],
 )
 def test_what_is_no_key_set(text: str, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"

@@ -64,7 +64,9 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "users"
-    users = {name: User(name=name, stored=quick_hash(name), groups=groups) for name, groups in [("a", ()), ("b", ("g",))]}
+    users = {
+        name: User(name=name, stored=quick_hash(name), groups=groups) for name, groups in [("a", ()), ("b", ("g",))]
+    }
     write_users(path, users)
     assert read_users(path) == users
     assert path.stat().st_mode & 0o777 == 0o600
@@ -82,5 +84,5 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a:b", "#a", " a", "a ", "a\n", "a\tb", "x" * 257])
 def test_names_that_do_not_fit_in_a_line(name: str) -> None:
-    with pytest.raises(ValueError, match="name|character"):
+    with pytest.raises(ValueError, match=r"name|character"):
         check_name(name)
