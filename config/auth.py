@@ -28,7 +28,7 @@ class TokenSettings(Section):
     jwks_url: Text | None = None
     jwks_refresh: Annotated[float, Field(ge=30, le=86_400, allow_inf_nan=False)] = 300.0
     """Keys of an address are fetched again after this long."""
-    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256")
+    algorithms: tuple[Algorithm, ...] = ("RS256", "ES256")
     leeway: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 30.0
     """What clocks may differ."""
     user_claim: Text = "sub"
@@ -44,6 +44,13 @@ class TokenSettings(Section):
         if (self.jwks_file is None) == (self.jwks_url is None):
             raise mistake("has not one place of keys", "set jwks_file or jwks_url")
         return self
+
+    @field_validator("algorithms")
+    @classmethod
+    def _some_are_taken(cls, algorithms: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
+        if not algorithms:
+            raise mistake("is empty", "one algorithm at least, such as RS256")
+        return algorithms
 
     @field_validator("jwks_url")
     @classmethod

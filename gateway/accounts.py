@@ -46,10 +46,6 @@ def add_commands(app: typer.Typer, one_line_errors: OneLineErrors) -> None:
     auth = typer.Typer(help="Access control.", no_args_is_help=True)
     app.add_typer(auth, name="auth")
 
-    @auth.callback()
-    def _auth() -> None:
-        """Access control."""
-
     @auth.command("import")
     def import_users(
         file: _UsersFile,

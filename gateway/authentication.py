@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import structlog
 
 from config.auth import AuthSettings, LdapSettings, RuleSettings, TokenSettings
-from config.mistakes import under
 from gateway.auth.chain import Chain, Way, Ways
 from gateway.auth.jwks import FileKeys, KeySource, ServerKeys
 from gateway.auth.mosquitto import read_acl
@@ -153,7 +152,9 @@ class _Reader:
         try:
             yield
         except ConfigError as error:
-            self._mistakes.append(under(f"{_KEY}.{key}", error))
+            between = "." if error.key.isidentifier() else ": "  # or a file, or a user, that it is about
+            where = f"{_KEY}.{key}{between}{error.key}" if error.key else f"{_KEY}.{key}"
+            self._mistakes.append(ConfigError(where, error.problem, error.remedy))
         except ValueError as error:
             self._mistakes.append(ConfigError(f"{_KEY}.{key}", str(error)))
 

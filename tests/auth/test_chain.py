@@ -107,7 +107,7 @@ async def test_certificates_and_passwords_together(
     credentials: Credentials, expected: str | None, chain: Chain
 ) -> None:
     if expected is None:
-        with pytest.raises(NotAuthorized, match="^access refused$"):
+        with pytest.raises(NotAuthorized, match=r"^access refused$"):
             await chain.authenticate(credentials)
     else:
         assert (await chain.authenticate(credentials)).user == expected
@@ -179,7 +179,7 @@ async def test_too_many_failures_are_refused_unseen(chain: Chain, clock: Stepped
     for _ in range(3):
         with pytest.raises(NotAuthorized):
             await chain.authenticate(login("ann", b"wrong", peer="192.0.2.9"))
-    with pytest.raises(NotAuthorized, match="^access refused$"):
+    with pytest.raises(NotAuthorized, match=r"^access refused$"):
         await chain.authenticate(right)
     clock.now += 60
     assert (await chain.authenticate(right)).user == "ann"
