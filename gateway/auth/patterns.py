@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import regex
 import structlog
 
-from gateway.core.topology import split_words, swap_separators
+from gateway.core.trie import split_words, swap_separators
 
 log = structlog.get_logger("mqlift.auth")
 
