@@ -21,7 +21,13 @@ RUN = [sys.executable, "-c", "from gateway.cli import main; main()"]
 def mqlift(*arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
     environment = clean_environment({}) | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(
-        [*RUN, *map(str, arguments)], input=given, capture_output=True, text=True, env=environment, check=False, timeout=60
+        [*RUN, *map(str, arguments)],
+        input=given,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=60,
     )
 
 

@@ -108,7 +108,9 @@ async def test_definitions_and_what_is_written_beside_them(access: Callable[[str
         "definitions.json",
         json.dumps(
             {
-                "users": [{"name": "ann", "password_hash": quick_hash("x").removeprefix("$rabbitmq-sha256$"), "tags": []}],
+                "users": [
+                    {"name": "ann", "password_hash": quick_hash("x").removeprefix("$rabbitmq-sha256$"), "tags": []}
+                ],
                 "permissions": [{"user": "ann", "vhost": "/", "configure": "", "write": "", "read": ".*"}],
             }
         ),
@@ -176,18 +178,42 @@ TOKENS = "issuer: i, audience: a"
         ("{rules: [{allow: [publish], topic: a, key: b}]}", "auth.rules.0.key: there is no exchange that it is a key"),
         ("{rules: [{allow: [publish], topic: 'a/#/b'}]}", "auth.rules.0: '#' stands last, unlike in 'a/#/b'"),
         ("{permissions: [{user: a, read: '('}]}", "auth.permissions: user 'a': read: '(' is no regular expression: "),
-        ("{topic_permissions: [{user: a, exchange: x}]}", "auth.permissions: user 'a': has topic permissions only; add "),
+        (
+            "{topic_permissions: [{user: a, exchange: x}]}",
+            "auth.permissions: user 'a': has topic permissions only; add ",
+        ),
         (f"{{tokens: {{{TOKENS}}}}}", "auth.tokens: has not one place of keys; set jwks_file or jwks_url"),
         (f"{{tokens: {{{TOKENS}, jwks_url: 'http://id.example/keys'}}}}", "auth.tokens.jwks_url: is no https address"),
-        (f"{{tokens: {{{TOKENS}, jwks_file: /absent}}}}", "auth.tokens.jwks_file: /absent: cannot be read: No such file"),
-        (f"{{tokens: {{{TOKENS}, jwks_file: x, algorithms: [HS256]}}}}", "auth.tokens.algorithms.0: the value is not one of the choices; 'RS256'"),
-        (f"{{tokens: {{{TOKENS}, jwks_file: x, algorithms: []}}}}", "auth.tokens.algorithms: is empty; one algorithm at least"),
+        (
+            f"{{tokens: {{{TOKENS}, jwks_file: /absent}}}}",
+            "auth.tokens.jwks_file: /absent: cannot be read: No such file",
+        ),
+        (
+            f"{{tokens: {{{TOKENS}, jwks_file: x, algorithms: [HS256]}}}}",
+            "auth.tokens.algorithms.0: the value is not one of the choices; 'RS256'",
+        ),
+        (
+            f"{{tokens: {{{TOKENS}, jwks_file: x, algorithms: []}}}}",
+            "auth.tokens.algorithms: is empty; one algorithm at least",
+        ),
         ("{ldap: {url: 'http://x', user_dn: 'uid={user}'}}", "auth.ldap.url: 'http://x' is no directory; ldaps://host"),
-        ("{ldap: {url: 'ldap://x', user_dn: 'uid={user}'}}", "auth.ldap.url: passwords would cross the network as they "),
-        ("{ldap: {url: 'ldaps://x', starttls: true, user_dn: 'uid={user}'}}", "auth.ldap.starttls: ldaps has TLS already"),
+        (
+            "{ldap: {url: 'ldap://x', user_dn: 'uid={user}'}}",
+            "auth.ldap.url: passwords would cross the network as they ",
+        ),
+        (
+            "{ldap: {url: 'ldaps://x', starttls: true, user_dn: 'uid={user}'}}",
+            "auth.ldap.starttls: ldaps has TLS already",
+        ),
         ("{ldap: {url: 'ldaps://x', user_dn: 'uid=ann'}}", "auth.ldap.user_dn: 'uid=ann' cannot be filled in; a text "),
-        ("{ldap: {url: 'ldaps://x', user_dn: '{user.x}'}}", "auth.ldap.user_dn: '{user.x}' cannot be filled in; a text "),
-        ("{ldap: {url: 'ldaps://x', user_dn: '{user}', ca: /absent}}", "auth.ldap.ca: cannot load /absent: No such file"),
+        (
+            "{ldap: {url: 'ldaps://x', user_dn: '{user.x}'}}",
+            "auth.ldap.user_dn: '{user.x}' cannot be filled in; a text ",
+        ),
+        (
+            "{ldap: {url: 'ldaps://x', user_dn: '{user}', ca: /absent}}",
+            "auth.ldap.ca: cannot load /absent: No such file",
+        ),
         ("{failures: {window: 0}}", "auth.failures.window: 0 is too small; more than 0"),
         ("{hashing: {threads: 0}}", "auth.hashing.threads: 0 is too small; 1 or more"),
     ],

@@ -83,7 +83,10 @@ def test_another_virtual_host(file: Write) -> None:
             {"users": [{"name": "a", "password_hash": HASH, "hashing_algorithm": "rabbit_password_hashing_md5"}]},
             "users.0.hashing_algorithm: 'rabbit_password_hashing_md5' is not taken; set the password again",
         ),
-        ({"permissions": [{"user": "a", "vhost": "/", "write": "", "read": ""}]}, "permissions.0.configure: is no text"),
+        (
+            {"permissions": [{"user": "a", "vhost": "/", "write": "", "read": ""}]},
+            "permissions.0.configure: is no text",
+        ),
     ],
 )
 def test_what_is_no_definitions(change: str | dict[str, object], problem: str, file: Write) -> None:
