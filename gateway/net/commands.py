@@ -52,6 +52,7 @@ from gateway.core.session import (
 from gateway.core.shared import SESSION, SHARED
 from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
+from gateway.core.topology import UnknownQueue
 from gateway.net.guard import Guard
 from gateway.net.transports import address
 
@@ -168,7 +169,12 @@ async def _keep_session(peer: Peer, command: KeepSession) -> Result:
 
 async def _declare_queue(peer: Peer, command: DeclareQueue) -> Result:
     presence = _allowed_presence(peer, command)
-    return await peer.broker.declare_queue(command.queue, command.spec, peer.owner, presence)
+    try:
+        return await peer.broker.declare_queue(command.queue, command.spec, peer.owner, presence)
+    except UnknownQueue as error:
+        if presence is command.presence:
+            raise
+        raise NotAuthorized(f"configuring '{command.queue}' is not allowed") from error
 
 
 def _allowed_presence(peer: Peer, command: DeclareQueue) -> Presence:
