@@ -78,7 +78,7 @@ class Access:
         # Where nothing is ever denied, nobody is asked for every message.
         self._authorizer = PolicyAuthorizer(prepared.policy) if prepared.restricts else None
         self._pools = prepared.pools
-        if not (prepared.ways.proofs or prepared.ways.secrets or prepared.ways.anonymous):
+        if prepared.ways.none:
             log.warning("nobody_may_connect", remedy="set auth.users, or auth.anonymous: true")
 
     @property

@@ -44,6 +44,11 @@ class Ways:
     """Whether a peer that gives neither name nor password is let in, as nobody in particular. When there is no other
     way, every peer is: a name that nothing can prove is not looked at."""
 
+    @property
+    def none(self) -> bool:
+        """Whether nobody can be let in."""
+        return not (self.proofs or self.secrets or self.anonymous)
+
 
 class Chain:
     """The authenticator of a gateway."""

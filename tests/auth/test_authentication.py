@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from jwt.algorithms import ECAlgorithm
 from config.settings import load
 from gateway.assembly import assemble
 from gateway.authentication import Access, Prepared, prepare
+from gateway.check import check
 from gateway.core.auth import Action, Credentials, Identity
 from gateway.core.certificate import Certificate
 from gateway.core.errors import ConfigError, NotAuthorized
@@ -88,6 +90,20 @@ def test_nobody_is_asked_where_nothing_is_denied(access: Callable[[str], Access]
     assert access("{anonymous: true}").authorizer is None
     assert access("{default: deny}").authorizer is not None
     assert access("{certificates: common_name, default: allow}").authorizer is not None
+
+
+@pytest.mark.parametrize(
+    ("auth", "warned"), [("{}", True), ("{anonymous: true}", False), ("{certificates: dns}", False)]
+)
+def test_a_closed_door_is_warned_of(auth: str, warned: bool, file: Write) -> None:
+    out = io.StringIO()
+    check(file("gateway.yaml", f"{LISTENER}auth: {auth}\n"), [], False, out)
+    assert ("warning: nobody may connect" in out.getvalue()) is warned
+
+
+def test_so_it_is_in_the_log(access: Callable[[str], Access], logged: io.StringIO) -> None:
+    access("{}")
+    assert "nobody_may_connect" in logged.getvalue()
 
 
 async def test_certificates_and_permissions(access: Callable[[str], Access]) -> None:
