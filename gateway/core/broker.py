@@ -354,6 +354,10 @@ class Broker:
         """Whether only this connection consumes a queue: it declared it as its own, or it is a kept session's."""
         return self._queues.is_private(queue, owner)
 
+    def is_kept_session(self, queue: str) -> bool:
+        """Whether a queue is that of a kept session, of whomever."""
+        return self._queues.is_kept_session(queue)
+
     def shared_sources(self, queue: str) -> Collection[tuple[str, str]] | None:
         """Exchange and pattern of what the queue of a shared subscription is bound to. None for any other queue."""
         return self._shared.sources(queue)

@@ -70,6 +70,7 @@ class Peer:
         "ends_at",
         "guard",
         "identity",
+        "kept_queue",
         "owner",
         "transport",
     )
@@ -80,6 +81,8 @@ class Peer:
         self.client_id = ""
         """What it has claimed, until another connection claims it."""
         self.guard = None if broker.authorizer is None else Guard(broker.authorizer)
+        self.kept_queue = ""
+        """That of its own session, which is kept."""
         self.identity: Identity | None = None
         """Who it has proved to be."""
         self.ends_at = float("inf")
@@ -88,6 +91,12 @@ class Peer:
         self.blocked = False
         """Whether it does not read what it was sent."""
         self._subscriptions: dict[str, Subscription] | None = None  # most connections have none
+
+    def owns(self, queue: str) -> bool:
+        """Whether only this connection consumes a queue. Somebody else's kept session is not for it."""
+        if self.broker.is_kept_session(queue):
+            return queue == self.kept_queue
+        return self.broker.is_private(queue, self.owner)
 
     def subscribe(self, command: Consume) -> None:
         """Raises `Refused` for a tag that is in use, and what `Broker.consume` raises."""
@@ -108,7 +117,7 @@ class Peer:
 
     def may_receive(self, subscription: Subscription, address: Address) -> bool:
         """A wildcard may bring what is not for this peer. What a shared queue has is for whoever may consume it."""
-        if self.guard is None or not self.broker.is_private(subscription.queue.name, self.owner):
+        if self.guard is None or not self.owns(subscription.queue.name):
             return True
         return self.guard.may_receive(address)
 
@@ -169,6 +178,8 @@ async def _keep_session(peer: Peer, command: KeepSession) -> Result:
 
 async def _declare_queue(peer: Peer, command: DeclareQueue) -> Result:
     presence = _allowed_presence(peer, command)
+    if command.spec.arguments.get(SESSION):
+        peer.kept_queue = command.queue
     try:
         return await peer.broker.declare_queue(command.queue, command.spec, peer.owner, presence)
     except UnknownQueue as error:
@@ -193,7 +204,7 @@ def _allowed_presence(peer: Peer, command: DeclareQueue) -> Presence:
 
 
 async def _delete_queue(peer: Peer, command: DeleteQueue) -> Result:
-    if peer.guard is not None and not peer.broker.is_private(command.queue, peer.owner):
+    if peer.guard is not None and not peer.owns(command.queue):
         peer.guard.check_declaring(DEFAULT_EXCHANGE, command.queue)
     return await peer.broker.delete_queue(
         command.queue, peer.owner, if_unused=command.if_unused, if_empty=command.if_empty
@@ -276,7 +287,7 @@ def _bind(peer: Peer, command: Bind) -> Awaitable[None] | None:
 
 
 def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
-    if not peer.broker.is_private(command.queue, peer.owner):
+    if not peer.owns(command.queue):
         _check_binding(peer, command)
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
 
@@ -302,7 +313,7 @@ def _cancel(peer: Peer, command: Cancel) -> None:
 
 def _check_consuming(peer: Peer, queue: str) -> None:
     """The queue of a shared subscription is for those who may have what is routed to it."""
-    if peer.guard is None or peer.broker.is_private(queue, peer.owner):
+    if peer.guard is None or peer.owns(queue):
         return
     sources = peer.broker.shared_sources(queue)
     for exchange, pattern in sources or ():
@@ -316,7 +327,7 @@ def _check_binding(peer: Peer, command: Bind | Unbind) -> None:
     if peer.guard is None:
         return
     queue, exchange, pattern = command.queue, command.exchange, command.pattern
-    if peer.broker.is_private(queue, peer.owner):
+    if peer.owns(queue):
         peer.guard.check_subscribing(exchange, pattern)
         return
     peer.guard.check_binding(exchange, pattern)

@@ -28,7 +28,7 @@ from gateway.core.session import (
     Unbind,
     UnbindExchange,
 )
-from gateway.core.shared import SHARED
+from gateway.core.shared import SESSION, SHARED
 from tests.rig.clock import on_clock, settle_down
 from tests.rig.connections import FakeTransport
 from tests.rig.hosting import Peer, Rig
@@ -126,6 +126,27 @@ async def test_who_may_not_declare_may_use_what_is_there() -> None:
     asking.denied = {(DECLARE, "", "orders"), (DECLARE, "", "new")}
     await peer.sends(DeclareQueue("orders", QueueSpec(), "there"))
     assert peer.outcome_of("there") is Outcome.ACCEPTED
+
+
+@on_clock
+async def test_the_queue_of_somebody_elses_session_is_not_private() -> None:
+    rig, asking = Rig(), Asking()
+    rig.broker.authorizer = asking
+    owner, thief = rig.connect(), rig.connect()
+    await owner.sends(
+        DeclareQueue("session", QueueSpec(arguments={SESSION: True}), "t"), Consume("tag", "session", 1, "own")
+    )
+    assert owner.outcome_of("own") is Outcome.ACCEPTED
+    assert asking.asked == []
+    asking.denied = {(SUBSCRIBE, "", "session"), (DECLARE, "", "session")}
+    for command in (
+        Consume("tag", "session", 1, "t"),
+        Get("session", "t"),
+        PurgeQueue("session", "t"),
+        DeleteQueue("session", "t"),
+    ):
+        await thief.sends(command)
+        assert thief.session.answers[-1][1].outcome is Outcome.REJECTED
 
 
 @on_clock

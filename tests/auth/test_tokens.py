@@ -77,17 +77,18 @@ def way(keys: FileKeys) -> ByToken:
 
 
 @pytest.mark.parametrize(
-    "token",
+    "make",
     [
-        signed(),
-        signed(key=EC, algorithm="ES256", key_id="e1"),
-        signed(claims(aud=["other", "mqlift"])),
-        signed(claims(exp=int(time.time()) - 5)),
-        signed(claims(nbf=int(time.time()) + 5)),
+        lambda: signed(),
+        lambda: signed(key=EC, algorithm="ES256", key_id="e1"),
+        lambda: signed(claims(aud=["other", "mqlift"])),
+        lambda: signed(claims(exp=int(time.time()) - 5)),
+        lambda: signed(claims(nbf=int(time.time()) + 5)),
     ],
     ids=["rs256", "es256", "one of several audiences", "expired within the leeway", "early within the leeway"],
 )
-async def test_right_tokens(token: bytes, way: ByToken) -> None:
+async def test_right_tokens(make: Callable[[], bytes], way: ByToken) -> None:
+    token = make()
     identity = await way.identify(login(token))
     assert identity is not None
     assert (identity.user, identity.scopes) == ("ann", None)
@@ -100,49 +101,49 @@ PUBLIC_JWK = json.dumps(KEYS["keys"][0]).encode()
 
 
 @pytest.mark.parametrize(
-    "token",
+    "make",
     [
-        None,
-        b"",
-        b"secret",
-        b"a.b",
-        b"a.b.c",
-        b"a.b.c.d",
-        signed()[:-2],
-        signed() + b"A",
-        signed() + b"\n",
-        b"." + signed(),
-        by_hand({"alg": "none", "kid": "r1"}, claims()) + b"x",
-        by_hand({"alg": "none", "kid": "r1"}, claims()),
-        by_hand({"alg": "None", "kid": "r1"}, claims(), b"x"),
-        by_hand({"alg": "HS256", "kid": "r1"}, claims(), PUBLIC_PEM),
-        by_hand({"alg": "HS256", "kid": "r1"}, claims(), PUBLIC_JWK),
-        by_hand({"alg": "HS256"}, claims(), b""),
-        by_hand({"alg": "RS256", "kid": ["r1"]}, claims(), b"x"),
-        by_hand({"alg": "RS256", "kid": "r1", "crit": ["x"], "x": 1}, claims(), b"x"),
-        signed(key=OTHER_RSA),
-        signed(key_id="absent"),
-        signed(key_id=None),
-        signed(algorithm="RS512"),
-        signed(algorithm="PS256"),
-        signed(key=EC, algorithm="ES256", key_id="r1"),
-        signed(claims(exp=int(time.time()) - 60)),
-        signed(claims(exp=None)),
-        signed(claims(exp="soon")),
-        signed(claims(nbf=int(time.time()) + 600)),
-        signed(claims(aud="other")),
-        signed(claims(aud=None)),
-        signed(claims(iss="https://evil.example")),
-        signed(claims(iss=None)),
-        signed(claims(sub=None)),
-        signed(claims(sub="")),
-        signed(claims(sub="x" * 300)),
-        signed(claims(padding="x" * MAX_TOKEN_BYTES)),
+        lambda: None,
+        lambda: b"",
+        lambda: b"secret",
+        lambda: b"a.b",
+        lambda: b"a.b.c",
+        lambda: b"a.b.c.d",
+        lambda: signed()[:-2],
+        lambda: signed() + b"A",
+        lambda: signed() + b"\n",
+        lambda: b"." + signed(),
+        lambda: by_hand({"alg": "none", "kid": "r1"}, claims()) + b"x",
+        lambda: by_hand({"alg": "none", "kid": "r1"}, claims()),
+        lambda: by_hand({"alg": "None", "kid": "r1"}, claims(), b"x"),
+        lambda: by_hand({"alg": "HS256", "kid": "r1"}, claims(), PUBLIC_PEM),
+        lambda: by_hand({"alg": "HS256", "kid": "r1"}, claims(), PUBLIC_JWK),
+        lambda: by_hand({"alg": "HS256"}, claims(), b""),
+        lambda: by_hand({"alg": "RS256", "kid": ["r1"]}, claims(), b"x"),
+        lambda: by_hand({"alg": "RS256", "kid": "r1", "crit": ["x"], "x": 1}, claims(), b"x"),
+        lambda: signed(key=OTHER_RSA),
+        lambda: signed(key_id="absent"),
+        lambda: signed(key_id=None),
+        lambda: signed(algorithm="RS512"),
+        lambda: signed(algorithm="PS256"),
+        lambda: signed(key=EC, algorithm="ES256", key_id="r1"),
+        lambda: signed(claims(exp=int(time.time()) - 60)),
+        lambda: signed(claims(exp=None)),
+        lambda: signed(claims(exp="soon")),
+        lambda: signed(claims(nbf=int(time.time()) + 600)),
+        lambda: signed(claims(aud="other")),
+        lambda: signed(claims(aud=None)),
+        lambda: signed(claims(iss="https://evil.example")),
+        lambda: signed(claims(iss=None)),
+        lambda: signed(claims(sub=None)),
+        lambda: signed(claims(sub="")),
+        lambda: signed(claims(sub="x" * 300)),
+        lambda: signed(claims(padding="x" * MAX_TOKEN_BYTES)),
     ],
     ids=range(36),
 )
-async def test_wrong_tokens(token: bytes | None, way: ByToken) -> None:
-    assert await way.identify(login(token)) is None
+async def test_wrong_tokens(make: Callable[[], bytes | None], way: ByToken) -> None:
+    assert await way.identify(login(make())) is None
 
 
 async def test_every_changed_byte_is_seen(way: ByToken) -> None:

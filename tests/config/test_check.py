@@ -31,7 +31,7 @@ def run(path: Path, *explain: str, aws: bool = False) -> tuple[int, list[str]]:
 
 
 def test_a_right_file(write: Write) -> None:
-    path = write(LISTENER + "aws: {region: eu-west-1}\nprefix: p-")
+    path = write(LISTENER + "auth: {anonymous: true}\naws: {region: eu-west-1}\nprefix: p-")
     code, lines = run(path)
     assert code == EXIT_RIGHT
     assert lines == [
