@@ -143,7 +143,7 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
     store = open_store(settings.state)
-    aws = await open_client(assembly.aws, _observer(metrics))
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.kinds)
     gateway = Gateway(assembly, aws, store, metrics)
     await gateway.start()
     stopping = asyncio.Event()
