@@ -11,6 +11,7 @@ What happens with every message, `Publish` and `Settle`, is in no table.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -85,7 +86,7 @@ class Peer:
         """That of its own session, which is kept."""
         self.identity: Identity | None = None
         """Who it has proved to be."""
-        self.ends_at = float("inf")
+        self.ends_at = math.inf
         """When that proof is no longer good, by the event loop's clock."""
         self.transport: asyncio.BaseTransport | None = None
         self.blocked = False
@@ -149,8 +150,8 @@ async def _authenticate(peer: Peer, command: Authenticate) -> Result:
     """A peer that is in may prove again who it is, as the same user: it stays for as long as the new proof is good."""
     identity = await peer.broker.authenticate(_with_proofs(command.credentials, peer.transport))
     peer.identity = identity if peer.identity is None else renewed(peer.identity, identity)
-    if identity.expires_at is not None:
-        peer.ends_at = asyncio.get_running_loop().time() + identity.expires_at - time.time()
+    now = asyncio.get_running_loop().time()
+    peer.ends_at = math.inf if identity.expires_at is None else now + identity.expires_at - time.time()
     if peer.guard is not None:
         peer.guard.identity = identity
     return Authenticated(identity)
