@@ -17,7 +17,7 @@ from adapters.aws.client import open_client
 from config.settings import Settings
 from gateway.admin.server import AdminServer
 from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
-from gateway.authentication import Anonymous, Nobody
+from gateway.authentication import Access
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
@@ -46,6 +46,7 @@ class Gateway:
         self.health = Health()
         self._metrics = metrics
         self._aws = aws
+        self._access = Access(assembly.access)
         backends = {kind: open_backend(kind, aws, settings) for kind in assembly.kinds}
         for kind, backend in backends.items():
             if isinstance(backend, ReadsMessages):
@@ -55,7 +56,8 @@ class Gateway:
             routes=assembly.routes,
             backends=backends,
             home=HOME_KIND,
-            authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
+            authenticator=self._access.authenticator,
+            authorizer=self._access.authorizer,
             sending=_sending(settings),
             receiving=_receiving(settings),
             limits=BrokerLimits(
@@ -120,6 +122,7 @@ class Gateway:
         await self._broker.aclose()
         await self._aws.aclose()
         await self._admin.aclose()
+        self._access.close()
 
     def _listener(self, part: ListenerPart) -> Listener:
         server = f"mqlift/{metadata.version('mqlift')}"

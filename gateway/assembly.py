@@ -1,7 +1,7 @@
 """From settings to checked parts: protocols and adapters are found by the names of their folders.
 
 What a folder defines is checked by that folder, and every mistake is told, not only the first. Nothing is opened here
-but the files of TLS.
+but the files of TLS and of access control.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from config.settings import (
     located,
 )
 from gateway import protocols
+from gateway.authentication import Prepared, prepare
 from gateway.core.backend import Backend, Target
 from gateway.core.errors import ConfigError
 from gateway.core.routes import (
@@ -94,6 +95,8 @@ class Assembly:
     listeners: tuple[ListenerPart, ...]
     routes: Routes
     kinds: tuple[str, ...]
+    access: Prepared
+    """Who may connect, and who may do what."""
 
 
 def open_store(state: str) -> StateStore:
@@ -121,7 +124,8 @@ def assemble(settings: Settings) -> Assembly:
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
-    if aws is None or mistakes:
+    access = prepare(settings.auth, mistakes)
+    if aws is None or access is None or mistakes:
         raise ConfigErrors([located(settings.source, error) for error in mistakes])
     routes = Routes(rule for rule in rules if rule is not None)
     used = {target.target.kind for rule in routes.rules for target in rule.targets} - {QUEUE_KIND}
@@ -131,6 +135,7 @@ def assemble(settings: Settings) -> Assembly:
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
         kinds=tuple(sorted(used | {HOME_KIND})),
+        access=access,
     )
 
 

@@ -65,6 +65,8 @@ def _summary(assembly: Assembly) -> Iterator[str]:
     yield from _warnings(assembly.routes)
     if settings.auth.anonymous and any(part.settings.host not in _LOCAL for part in assembly.listeners):
         yield "  warning: everybody who reaches a listener may connect (auth.anonymous)"
+    if assembly.access.ways.none:
+        yield "  warning: nobody may connect: set auth.users or another way to log in, or auth.anonymous: true"
 
 
 def _warnings(routes: Routes) -> Iterator[str]:

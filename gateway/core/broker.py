@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -355,6 +355,14 @@ class Broker:
     def is_private(self, queue: str, owner: Owner) -> bool:
         """Whether only this connection consumes a queue: it declared it as its own, or it is a kept session's."""
         return self._queues.is_private(queue, owner)
+
+    def is_kept_session(self, queue: str) -> bool:
+        """Whether a queue is that of a kept session, of whomever."""
+        return self._queues.is_kept_session(queue)
+
+    def shared_sources(self, queue: str) -> Collection[tuple[str, str]] | None:
+        """Exchange and pattern of what the queue of a shared subscription is bound to. None for any other queue."""
+        return self._shared.sources(queue)
 
     def disconnected(self, owner: Owner, client_id: str) -> None:
         """A connection has ended: its own queues and its claim, if it made one, end with it."""

@@ -31,7 +31,7 @@ def run(path: Path, *explain: str, aws: bool = False) -> tuple[int, list[str]]:
 
 
 def test_a_right_file(write: Write) -> None:
-    path = write(LISTENER + "aws: {region: eu-west-1}\nprefix: p-")
+    path = write(LISTENER + "auth: {anonymous: true}\naws: {region: eu-west-1}\nprefix: p-")
     code, lines = run(path)
     assert code == EXIT_RIGHT
     assert lines == [
@@ -163,7 +163,7 @@ def test_streams_are_explained(write: Write) -> None:
 
 
 def test_what_rules_hardly_mean_is_warned_of(write: Write) -> None:
-    _, lines = run(write(LISTENER + STREAMS))
+    _, lines = run(write(LISTENER + "auth: {anonymous: true}\n" + STREAMS))
     warnings = [line for line in lines if "warning" in line]
     assert [line.partition(": ")[2][:60] for line in warnings] == [
         "routes.0.to.1: Firehose writes records one behind the other,",
