@@ -176,6 +176,10 @@ class _Offline:
 
     region = ""
 
+    @property
+    def objects(self) -> Never:
+        raise Unavailable("AWS is not called for an explanation")
+
     async def call(
         self,
         service: str,
