@@ -18,7 +18,7 @@ from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Un
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.routes import QUEUE_KIND, Matched, Routes
 from gateway.core.templates import Template
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 
 EXIT_RIGHT: Final = 0
 EXIT_FAILED: Final = 1

@@ -10,7 +10,7 @@ from typing import Final
 from gateway.core.broker import Broker
 from gateway.core.message import TOPIC_EXCHANGE, TRANSIENT, Address, Message, Origin
 from gateway.core.metrics import Metrics
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 
 PREFIX: Final = "$SYS/broker/"
 INTERVAL: Final = 10.0

@@ -71,7 +71,7 @@ class Encoder:
         return b"Message=" + quote(text) + attributes, size + len(text)
 
     def _attributes(self, message: Message, encoding: str, exposed: Sequence[str]) -> _Fragment:
-        if message.headers:
+        if message.headers or message.not_before:
             return self._fragment(message, encoding, exposed)
         key = (message.address, message.properties, message.origin, encoding)
         fragment = self._fragments.get(key)

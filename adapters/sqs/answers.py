@@ -59,6 +59,7 @@ def received(messages: Sequence[Unread], decode: Decode, queue: str) -> list[Rec
                 handle,
                 int(system.get("ApproximateReceiveCount", 1)),
                 uid,
+                int(system.get("SentTimestamp", 0)) / 1000,
             )
             for body, attributes, system, handle, uid in messages
         ]

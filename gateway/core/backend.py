@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -58,6 +58,10 @@ class QueueSpec:
     exclusive: bool = False
     auto_delete: bool = False
     arguments: Mapping[str, object] = field(default_factory=dict)
+    lossy: bool = False
+    """When a virtual queue is full: whether it drops what comes (a live subscription), or gives it back."""
+    accepts: Callable[[Message], bool] | None = field(default=None, compare=False)
+    """Of a virtual queue: which of the messages that are routed to it are wanted (a JMS selector)."""
 
     @property
     def virtual(self) -> bool:
@@ -103,16 +107,18 @@ class Entry:
 class Received:
     """One message that a backend handed out. `receipt` is opaque to the hub; `attempt` counts from 1.
 
-    `uid` names the message: the same each time that it is handed out.
+    `uid` names the message: the same each time that it is handed out. `stored_at`: seconds since 1970-01-01 UTC, when
+    the backend took it; 0 when it does not say.
     """
 
-    __slots__ = ("attempt", "message", "receipt", "uid")
+    __slots__ = ("attempt", "message", "receipt", "stored_at", "uid")
 
-    def __init__(self, message: Message, receipt: str, attempt: int = 1, uid: str = "") -> None:
+    def __init__(self, message: Message, receipt: str, attempt: int = 1, uid: str = "", stored_at: float = 0.0) -> None:
         self.message = message
         self.receipt = receipt
         self.attempt = attempt
         self.uid = uid
+        self.stored_at = stored_at
 
 
 class Backend(Protocol):
@@ -161,6 +167,9 @@ class Backend(Protocol):
 
     async def remove(self, target: Target) -> None:
         """Remove a queue with its messages. One that is not there is removed already."""
+
+    async def purge(self, target: Target) -> None:
+        """Drop all messages of a queue; it may take a while until all are gone (SQS: 60 s)."""
 
     async def depth(self, target: Target) -> Depth:
         """Approximate counts of a queue."""

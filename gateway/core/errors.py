@@ -32,6 +32,51 @@ class Refused(MqliftError):
     """The gateway cannot do what was asked: a limit was reached, or the feature is not there."""
 
 
+class NotSupported(Refused):
+    """What was asked for has no counterpart here, and never will by itself (AMQP: 540 NOT_IMPLEMENTED)."""
+
+
+class InvalidArgument(Refused):
+    """An argument of a queue or exchange that is out of range, of the wrong type, or cannot be had with the others."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument}: {problem}")
+        self.argument = argument
+        self.problem = problem
+
+
+class Inequivalent(Refused):
+    """It is there, and is not what was asked for (AMQP: 406 PRECONDITION_FAILED).
+
+    `what` is `exchange` or `queue`; `argument` the first thing that differs, with both values as text, `none` for
+    one that was not given.
+    """
+
+    def __init__(self, what: str, name: str, argument: str, received: str, current: str) -> None:
+        super().__init__(f"{what} '{name}' has {argument} {current}, not {received}")
+        self.what = what
+        self.name = name
+        self.argument = argument
+        self.received = received
+        self.current = current
+
+
+class Locked(Refused):
+    """The queue is exclusive to another connection (AMQP: 405 RESOURCE_LOCKED)."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"queue '{queue}' belongs to another connection")
+        self.queue = queue
+
+
+class InUse(Refused):
+    """It has consumers or bindings, or an exclusive consumer."""
+
+
+class NotEmpty(Refused):
+    """The queue has messages."""
+
+
 class BackendError(MqliftError):
     """A backend did not do what it was asked.
 

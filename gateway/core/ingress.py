@@ -22,11 +22,11 @@ from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy, Receiver
 from gateway.core.sender import Publisher
-from gateway.core.session import Delivery
+from gateway.core.session import Consume, Delivery
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription
 from gateway.core.templates import Template
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 
 log = structlog.get_logger("mqlift.ingress")
 
@@ -107,9 +107,12 @@ class Ingress:
         self._health = health
         self._resource = f"{rule.key} ({queue.kind} {queue.name})"
         self._loop = asyncio.get_running_loop()
-        settler = Settler(backend, queue, policy=sending, metrics=metrics)
-        self._receiver = Receiver(backend, queue, settler, policy=receiving, metrics=metrics, health=health)
-        self._subscription = Subscription(rule.key, self._receiver, self, PREFETCH)
+        self._settler = Settler(backend, queue, policy=sending, metrics=metrics)
+        self._receiver = Receiver(
+            backend, queue, self._settler, policy=receiving, metrics=metrics, health=health, keeper=self
+        )
+        consume = Consume(tag=rule.key, queue=queue.queue, prefetch=PREFETCH, token=None)
+        self._subscription = Subscription(consume, self._receiver, self)
         self._refused: dict[Delivery, asyncio.TimerHandle] = {}
         self._pauses: set[object] = set()
         self._stopped = False
@@ -141,6 +144,20 @@ class Ingress:
         address = self._rule.address(incoming)
         routed = Message(address, message.body, message.properties, message.headers, message.origin)
         self._hub.publish(routed, self, delivery)
+
+    def cancelled(self, subscription: Subscription) -> None:
+        """It goes on when the queue is back, and so is never cancelled."""
+
+    def screen(self, delivery: Delivery) -> bool:  # noqa: ARG002 - the port's
+        """Take every message."""
+        return False
+
+    def end(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Tell the backend."""
+        self._settler.settle(delivery, outcome)
+
+    def idle(self) -> None:
+        """The only consumer never leaves."""
 
     def answer(self, token: object, result: Result) -> None:
         """The hub's result for a delivery."""
@@ -180,10 +197,10 @@ class Ingress:
     async def drain(self) -> None:
         """Wait for the polls under way, and until the backend has answered for every settlement."""
         await self._receiver.finish()
-        await self._receiver.settler.drain()
+        await self._settler.drain()
 
     async def aclose(self) -> None:
         """Abandon what is under way: it comes back after its visibility timeout."""
         self.stop()
         await self._receiver.aclose()
-        await self._receiver.settler.aclose()
+        await self._settler.aclose()

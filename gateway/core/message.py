@@ -9,6 +9,13 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+
+class LongString(bytes):
+    """A header's text that is not UTF-8: AMQP's long string (`S`), where plain bytes are a byte array (`x`)."""
+
+    __slots__ = ()
+
+
 HeaderValue: TypeAlias = (
     "bool | int | float | str | bytes | Decimal | datetime | list[HeaderValue] | dict[str, HeaderValue] | None"
 )
@@ -27,6 +34,9 @@ RETAIN = "x-mqtt-retain"
 
 PUBLISH_QOS = "x-mqtt-publish-qos"
 """Header: MQTT's QoS of the publication, where `delivery_mode` does not say it: 2. As in RabbitMQ."""
+
+DELAY = "x-delay"
+"""Header: milliseconds that a message on a delayed-message exchange waits, as in RabbitMQ's plugin."""
 
 TOPIC_EXCHANGE = "amq.topic"
 """Where MQTT topics and STOMP `/topic/…` destinations live, as in RabbitMQ."""
@@ -92,3 +102,5 @@ class Message:
     properties: Properties = NO_PROPERTIES
     headers: Headers = field(default_factory=lambda: NO_HEADERS)
     origin: Origin = NATIVE
+    not_before: float = 0.0
+    """Seconds since 1970-01-01 UTC, before which no consumer gets it; 0 for at once."""

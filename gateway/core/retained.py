@@ -14,7 +14,7 @@ from gateway.core.message import RETAINED, TOPIC_EXCHANGE, Address, Message
 from gateway.core.packing import MetaUnreadable, pack_message, unpack_message
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore, every_record
-from gateway.core.topology import check_words, split_words
+from gateway.core.trie import check_words, split_words
 
 log = structlog.get_logger("mqlift.retained")
 

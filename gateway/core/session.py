@@ -3,9 +3,12 @@
 A session does no I/O and knows no event loop. The connection that hosts it calls its methods from one thread,
 executes the commands they return in order, and then writes `data_to_send()`. Commands with a `token` are answered by
 exactly one `answer(token, result)`, possibly before the next command is executed, possibly much later and in any
-order among the concurrent ones (`Publish`, `Retain`, `KeepInflight`). Control commands (all others but `Settle`,
-`EndSession` and `Close`) are executed one after the other, each after the one before it was answered; commands that
-follow one wait behind it.
+order among the concurrent ones (`Publish`, `Retain`, `KeepInflight`, `Get`, `Aside`). Control commands (all others but
+`Settle`, `EndSession` and `Close`) are executed one after the other, each after the one before it was answered;
+commands that follow one wait behind it, and meanwhile nothing is read. A session that has several streams of commands
+in one connection wraps control commands in `Aside`, and sees to the order within each stream itself. After `taken_over`
+or `shutdown`, control commands that would have to wait, or wait already, are answered RELEASED at once: so a session
+that closes when everything is answered does so soon.
 
 A session never raises for what a peer sends: it answers with its protocol's own error and a `Close` command.
 """
@@ -15,24 +18,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from time import time as wall_clock
 from typing import Protocol, TypeAlias
 
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec, Received
 from gateway.core.errors import MqliftError
-from gateway.core.message import Message
+from gateway.core.exchanges import ExchangeSpec
+from gateway.core.message import NO_HEADERS, Headers, Message
+from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome, Result
 
 
 class Publish:
-    """Route a message. With a token of None nobody waits for the result, and none is given."""
+    """Route a message. With a token of None nobody waits for the result, and none is given.
 
-    __slots__ = ("message", "token")
+    `also`: more routing keys, for the same exchange; each queue gets the message once (RabbitMQ's CC and BCC).
+    """
 
-    def __init__(self, message: Message, token: object = None) -> None:
+    __slots__ = ("also", "message", "token")
+
+    def __init__(self, message: Message, token: object = None, also: Sequence[str] = ()) -> None:
         self.message = message
         self.token = token
+        self.also = also
 
 
 class Settle:
@@ -144,14 +154,6 @@ class EndSession:
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteQueue:
-    """Remove a durable queue, with its messages and bindings. ACCEPTED also when there was none."""
-
-    queue: str
-    token: object
-
-
-@dataclass(frozen=True, slots=True)
 class Retain:
     """Keep a message as the last one of its address; an empty body forgets it. Concurrent, answered when durable.
 
@@ -172,23 +174,95 @@ class SendRetained:
     token: object
 
 
+class Presence(Enum):
+    """What a declaration says about something of that name that is there already."""
+
+    ANY = "any"
+    """It stays as it is, and will do."""
+    EQUIVALENT = "equivalent"
+    """It has to be what was asked for, or the declaration is refused with `Inequivalent`."""
+    REQUIRED = "required"
+    """It has to be there, as whatever it is; nothing is made (AMQP's `passive`). `UnknownQueue`, `UnknownExchange`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareExchange:
+    """Have an exchange. Answered ACCEPTED, or with `Inequivalent`, `UnknownExchange`, `Refused`."""
+
+    exchange: str
+    spec: ExchangeSpec
+    token: object
+    presence: Presence = Presence.EQUIVALENT
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteExchange:
+    """Remove an exchange with its bindings. ACCEPTED also when there was none; `InUse` with `if_unused`."""
+
+    exchange: str
+    token: object
+    if_unused: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class DeclareQueue:
-    """Have a queue of this name. A virtual one belongs to this connection and ends with it."""
+    """Have a queue of this name. An exclusive one belongs to this connection and ends with it.
+
+    Answered `Counted`, or with `Inequivalent`, `UnknownQueue`, `Locked` for another connection's exclusive queue,
+    `NotSupported` for what the backend cannot do, or the backend's own error.
+    """
 
     queue: str
     spec: QueueSpec
+    token: object
+    presence: Presence = Presence.ANY
+
+
+class Counted(Result):
+    """It is there, or is done: with so many messages (approximate in AWS) and, for a queue, so many consumers here."""
+
+    __slots__ = ("consumers", "messages")
+
+    def __init__(self, messages: int, consumers: int = 0) -> None:
+        super().__init__(Outcome.ACCEPTED)
+        self.messages = messages
+        self.consumers = consumers
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteQueue:
+    """Remove a queue, with its messages and bindings; its consumers are told. `Counted` also when there was none.
+
+    `if_unused` and `if_empty` refuse with `InUse` and `NotEmpty`; another connection's exclusive queue with `Locked`.
+    """
+
+    queue: str
+    token: object
+    if_unused: bool = False
+    if_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeQueue:
+    """Drop the messages of a queue that nobody holds. Answered `Counted`, or with `UnknownQueue`."""
+
+    queue: str
     token: object
 
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """Route from an exchange to a queue by a pattern of words, `*` (one word) and `#` (any number)."""
+    """Route from an exchange to a queue: by a pattern, or on a headers exchange by `arguments` (AMQP 0-9-1 §3.1.3).
+
+    Answered ACCEPTED when it takes effect, and is durable where both ends are; or `UnknownQueue`, `UnknownExchange`,
+    `Refused`.
+    """
 
     queue: str
     exchange: str
     pattern: str
     token: object
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +273,78 @@ class Unbind:
     exchange: str
     pattern: str
     token: object
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
+
+
+@dataclass(frozen=True, slots=True)
+class BindExchange:
+    """Route from an exchange (`source`) to another one (`destination`). Answered like `Bind`."""
+
+    destination: str
+    source: str
+    pattern: str
+    token: object
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
+
+
+@dataclass(frozen=True, slots=True)
+class UnbindExchange:
+    """Undo a `BindExchange`. ACCEPTED also when there was none."""
+
+    destination: str
+    source: str
+    pattern: str
+    token: object
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
+
+
+class Creditable(Protocol):
+    """A consumer that a shared limit may hold back."""
+
+    def credited(self) -> None:
+        """It may have room again."""
+
+
+class Prefetch:
+    """A limit on what several consumers hold together (AMQP's `basic.qos`, global); 0 for none."""
+
+    __slots__ = ("consumers", "held", "limit")
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self.held = 0
+        self.consumers: list[Creditable] = []
+        """Kept by the hub."""
+
+    def change(self, limit: int) -> None:
+        """Set another limit; consumers may have room again."""
+        self.limit = limit
+        self.offer()
+
+    def offer(self) -> None:
+        """Let all consumers see that there is room."""
+        for consumer in self.consumers:
+            consumer.credited()
 
 
 @dataclass(frozen=True, slots=True)
 class Consume:
-    """Deliver a queue's messages to this session as `deliver(tag, …)`, with at most `prefetch` unsettled at a time."""
+    """Deliver a queue's messages to this session as `deliver(tag, …)`, with at most `prefetch` unsettled at a time.
+
+    `exclusive`: nobody else may consume the queue meanwhile. Among consumers with room, those of higher `priority` come
+    first. `shared` is a limit over several consumers of this connection. A consumer that is `cancellable` is told by
+    `cancelled(tag)` when its queue is gone; others stay, and go on when the queue is back.
+    Answered ACCEPTED, or with `UnknownQueue`, `Locked`, `InUse` (an exclusive consumer is, or would be, in the way).
+    """
 
     tag: str
     queue: str
     prefetch: int
     token: object
+    exclusive: bool = False
+    priority: int = 0
+    shared: Prefetch | None = None
+    cancellable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +356,43 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangePrefetch:
+    """Give a shared limit a new value: consumers may have room again. Never answered."""
+
+    shared: Prefetch
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Take one message, if there is one now. Concurrent; answered `Got`, or with `UnknownQueue`, `Locked`."""
+
+    queue: str
+    token: object
+
+
+class Got(Result):
+    """The message, or None. It is the session's until it is settled, which holds for a session that has ended too.
+
+    `remaining`: messages that are still ready, approximately.
+    """
+
+    __slots__ = ("delivery", "remaining")
+
+    def __init__(self, delivery: Delivery | None, remaining: int = 0) -> None:
+        super().__init__(Outcome.ACCEPTED)
+        self.delivery = delivery
+        self.remaining = remaining
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Execute a control command at once and beside all others: what follows does not wait for it. Answered like it."""
+
+    command: ControlCommand
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Write what is left to send, then close the connection. `error` is None for an orderly end."""
 
@@ -227,23 +400,26 @@ class Close:
     error: MqliftError | None = None
 
 
-Command: TypeAlias = (
-    Publish
-    | Settle
-    | Authenticate
+ControlCommand: TypeAlias = (
+    Authenticate
     | OpenSession
     | KeepSession
-    | KeepInflight
-    | EndSession
+    | DeclareExchange
+    | DeleteExchange
     | DeclareQueue
     | DeleteQueue
+    | PurgeQueue
     | Bind
     | Unbind
+    | BindExchange
+    | UnbindExchange
     | Consume
     | Cancel
-    | Retain
     | SendRetained
-    | Close
+)
+
+Command: TypeAlias = (
+    Publish | Settle | ControlCommand | Aside | Get | ChangePrefetch | KeepInflight | EndSession | Retain | Close
 )
 
 NO_COMMANDS: Sequence[Command] = ()
@@ -256,13 +432,25 @@ class Delivery:
     backend delivers the same message, and empty where nothing outlives the connection.
     """
 
-    __slots__ = ("attempt", "due", "held_until", "message", "receipt", "settled", "source", "subscription", "uid")
+    __slots__ = (
+        "attempt",
+        "due",
+        "held_until",
+        "message",
+        "receipt",
+        "settled",
+        "source",
+        "stored_at",
+        "subscription",
+        "uid",
+    )
 
     def __init__(self, received: Received, source: DeliverySource) -> None:
         self.message = received.message
         self.receipt = received.receipt
         self.uid = received.uid
         self.attempt = received.attempt
+        self.stored_at = received.stored_at
         self.source = source
         self.settled = False
         self.due = 0.0
@@ -292,6 +480,9 @@ class Session(Protocol):
     established: bool
     """Whether the peer has been let in. A connection that takes too long for it is closed."""
 
+    congested: bool
+    """Whether the session holds back more than it wants to: while it does, the peer is not read."""
+
     def receive_data(self, data: bytes, now: float) -> Sequence[Command]:
         """Bytes from the peer, cut anywhere."""
 
@@ -312,6 +503,9 @@ class Session(Protocol):
 
     def data_to_send(self) -> bytes:
         """Take what is to be written."""
+
+    def cancelled(self, tag: str) -> Sequence[Command]:
+        """A consumer's queue is gone, and the consumer with it (`Consume.cancellable`). What it holds stays its own."""
 
     def unsettled(self) -> Sequence[Delivery]:
         """What the session still holds; the connection releases it when it ends."""
@@ -338,6 +532,8 @@ class SessionContext:
     """The protocol's own settings, checked."""
     time: Callable[[], float] = wall_clock
     """Seconds since 1970-01-01 UTC: for what has to mean the same to other gateways, such as the age of a message."""
+    discarded: Count = field(default_factory=Count)
+    """Deliveries that the session ends without sending them: expired ones, and those too large for the peer."""
 
 
 class SessionFactory(Protocol):

@@ -17,7 +17,7 @@ import orjson
 
 from gateway.core.backend import NO_CAPTURES
 from gateway.core.message import Address, Message, Properties
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 
 PROPERTY_NAMES = tuple(sorted(spec.name for spec in fields(Properties)))
 

@@ -38,7 +38,7 @@ from gateway.core.message import (
     Origin,
 )
 from gateway.core.message import Properties as HubProperties
-from gateway.core.topology import swap_separators
+from gateway.core.trie import swap_separators
 from gateway.protocols.mqtt.errors import PacketError
 from gateway.protocols.mqtt.fields import MAX_FIELD_BYTES, UINT32_MAX, write_text
 from gateway.protocols.mqtt.packets import Publish, Will

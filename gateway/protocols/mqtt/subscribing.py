@@ -50,7 +50,7 @@ SESSION: Final = "session"
 SHARE: Final = "share:"
 """What the tags of the consumers of shared queues begin with; the group and the filter follow."""
 
-_LIVE_QUEUE: Final = QueueSpec(durable=False, exclusive=True)
+_LIVE_QUEUE: Final = QueueSpec(durable=False, exclusive=True, lossy=True)
 
 # One group for each topic, whose messages stay in order [MQTT-4.6.0-6].
 _SESSION_QUEUE: Final = QueueSpec(arguments={"x-fifo": True, "x-group-id": "{key}", "x-session": True})

@@ -120,6 +120,7 @@ class StompSession:
         "_subscribed",
         "_subscriptions",
         "_unanswered",
+        "congested",
         "deadline",
         "established",
     )
@@ -127,6 +128,7 @@ class StompSession:
     def __init__(self, context: SessionContext, settings: Settings, now: float) -> None:
         self.deadline = NEVER
         self.established = False
+        self.congested = False
         self._settings = settings
         self._server = context.server
         self._dialect = DIALECTS[settings.dialect]
@@ -218,6 +220,9 @@ class StompSession:
     def unsettled(self) -> Sequence[Delivery]:
         held = [delivery for subscription in self._subscriptions.values() for delivery in subscription.held()]
         return held + self._returned
+
+    def cancelled(self, tag: str) -> Sequence[Command]:  # noqa: ARG002 - the port's
+        return NO_COMMANDS
 
     def taken_over(self) -> Sequence[Command]:
         if not self._closed:

@@ -1,0 +1,188 @@
+"""What RabbitMQ's queue arguments (`x-…`) ask for, read and checked once. Pure.
+
+https://www.rabbitmq.com/docs/queues#optional-arguments. Arguments that are not known are kept, compared when the queue
+is declared again, and mean nothing, as for RabbitMQ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import Final
+
+from gateway.core.backend import QueueSpec
+from gateway.core.errors import Inequivalent, InvalidArgument, NotSupported
+from gateway.core.exchanges import shown
+from gateway.core.message import HeaderValue
+
+MAX_PRIORITIES: Final = 255
+"""As RabbitMQ; the queue in AWS has fewer levels, see `docs/compatibility.md`."""
+
+MAX_MILLISECONDS: Final = 315_360_000_000
+"""Ten years: RabbitMQ's limit for times to live and for expiry."""
+
+QUORUM_DELIVERY_LIMIT: Final = 20
+"""What a quorum queue has when it does not say, since RabbitMQ 4.0."""
+
+
+class Overflow(Enum):
+    """What gives way in a queue that is full."""
+
+    DROP_HEAD = "drop-head"
+    REJECT_PUBLISH = "reject-publish"
+    REJECT_PUBLISH_DLX = "reject-publish-dlx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePolicy:
+    """The arguments that mean something here. Times in milliseconds; None: not asked for."""
+
+    message_ttl: int | None = None
+    expires: int | None = None
+    dead_letter_exchange: str | None = None
+    dead_letter_routing_key: str | None = None
+    max_length: int | None = None
+    max_length_bytes: int | None = None
+    overflow: Overflow = Overflow.DROP_HEAD
+    max_priority: int | None = None
+    single_active_consumer: bool = False
+    quorum: bool = False
+    delivery_limit: int | None = None
+    """Deliveries that may fail before a message is dead-lettered; None for any number."""
+
+    @property
+    def bounded(self) -> bool:
+        return self.max_length is not None or self.max_length_bytes is not None
+
+
+NO_POLICY: Final = QueuePolicy()
+
+
+def read_policy(spec: QueueSpec) -> QueuePolicy:
+    """Raises `InvalidArgument`, and `NotSupported` for a stream."""
+    arguments = spec.arguments
+    if not arguments:
+        return NO_POLICY
+    values: dict[str, object] = {}
+    for name, (field, read) in _KNOWN.items():
+        if name in arguments:
+            values[field] = read(name, arguments[name])
+    kind = _one_of("x-queue-type", arguments.get("x-queue-type", "classic"), ("classic", "quorum", "stream"))
+    if kind == "stream":
+        raise NotSupported("x-queue-type: streams are not implemented")
+    if values.get("dead_letter_routing_key") is not None and values.get("dead_letter_exchange") is None:
+        raise InvalidArgument("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined")
+    if kind == "quorum":
+        _check_quorum(spec)
+        values["quorum"] = True
+        values.setdefault("delivery_limit", QUORUM_DELIVERY_LIMIT)
+    return QueuePolicy(**values)  # type: ignore[arg-type]  # each was read by its own reader
+
+
+def _check_quorum(spec: QueueSpec) -> None:
+    for flag, name in ((not spec.durable, "durable"), (spec.exclusive, "exclusive"), (spec.auto_delete, "auto-delete")):
+        if flag:
+            raise InvalidArgument(name, "a quorum queue is durable, and neither exclusive nor auto-delete")
+
+
+def check_equivalent(queue: str, current: QueueSpec, asked: QueueSpec) -> None:
+    """Raises `Inequivalent` for the first thing that differs, in RabbitMQ's order."""
+    for flag, received, present in (
+        ("durable", asked.durable, current.durable),
+        ("exclusive", asked.exclusive, current.exclusive),
+        ("auto_delete", asked.auto_delete, current.auto_delete),
+    ):
+        if received != present:
+            raise Inequivalent("queue", queue, flag, shown(received), shown(present))
+    for name in sorted({*current.arguments, *asked.arguments} - _NOT_COMPARED):
+        given, had = asked.arguments.get(name), current.arguments.get(name)
+        if _comparable(given) != _comparable(had):
+            raise Inequivalent("queue", queue, name, _shown(given), _shown(had))
+
+
+_NOT_COMPARED: Final = frozenset({"x-queue-mode", "x-queue-master-locator", "x-queue-version"})
+
+
+def _comparable(value: object) -> object:
+    """Numbers are equal whatever type they came in, and booleans are no numbers."""
+    if isinstance(value, bool):
+        return (bool, value)
+    return (int, value) if isinstance(value, (int, float, Decimal)) else value
+
+
+def _shown(value: object) -> str:
+    known: tuple[type, ...] = (str, bool, int, float)
+    return shown(value) if value is None or isinstance(value, known) else repr(value)  # type: ignore[arg-type]
+
+
+def _number(least: int, most: int | None = None) -> Callable[[str, object], int]:
+    def read(name: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidArgument(name, f"{{unacceptable_type,{_type_name(value)}}}")
+        if value < 0 or value < least:
+            raise InvalidArgument(name, f"{{value_negative,{value}}}" if value < 0 else f"{{value_zero,{value}}}")
+        if most is not None and value > most:
+            raise InvalidArgument(name, f"{{value_too_large,{value}}}")
+        return value
+
+    return read
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(name, f"{{unacceptable_type,{_type_name(value)}}}")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgument(name, f"{{unacceptable_type,{_type_name(value)}}}")
+    return value
+
+
+def _delivery_limit(name: str, value: object) -> int | None:
+    """-1 asks for none (RabbitMQ 4)."""
+    return None if value == -1 else _number(0)(name, value)
+
+
+def _overflow(name: str, value: object) -> Overflow:
+    return Overflow(_one_of(name, value, tuple(each.value for each in Overflow)))
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    text = _text(name, value)
+    if text not in allowed:
+        raise InvalidArgument(name, f"{text!r} is none of {', '.join(allowed)}")
+    return text
+
+
+def _type_name(value: HeaderValue | object) -> str:
+    """AMQP's name of a value's type, as RabbitMQ puts it in its texts."""
+    names: Mapping[type, str] = {
+        str: "longstr",
+        bool: "bool",
+        int: "long",
+        float: "double",
+        bytes: "binary",
+        list: "array",
+        dict: "table",
+        Decimal: "decimal",
+        type(None): "void",
+    }
+    return names.get(type(value), "timestamp")
+
+
+_KNOWN: Final[Mapping[str, tuple[str, Callable[[str, object], object]]]] = {
+    "x-message-ttl": ("message_ttl", _number(0, MAX_MILLISECONDS)),
+    "x-expires": ("expires", _number(1, MAX_MILLISECONDS)),
+    "x-dead-letter-exchange": ("dead_letter_exchange", _text),
+    "x-dead-letter-routing-key": ("dead_letter_routing_key", _text),
+    "x-max-length": ("max_length", _number(0)),
+    "x-max-length-bytes": ("max_length_bytes", _number(0)),
+    "x-overflow": ("overflow", _overflow),
+    "x-max-priority": ("max_priority", _number(0, MAX_PRIORITIES)),
+    "x-single-active-consumer": ("single_active_consumer", _flag),
+    "x-delivery-limit": ("delivery_limit", _delivery_limit),
+}
