@@ -1,4 +1,4 @@
-"""An SQS endpoint that answers at once, so that a benchmark measures the gateway and not an emulator.
+"""An SQS and SNS endpoint that answers at once, so that a benchmark measures the gateway and not an emulator.
 
 `python -m tests.bench.endpoint --port 4580`. It stores nothing: a send is counted and acknowledged, a receive hands
 out synthetic messages. `GET /stats` shows the counters as JSON, `POST /reset` clears them and takes new `Settings`.
@@ -37,6 +37,14 @@ SENT = f'{{"Id":"%s","MessageId":"{MESSAGE_ID}","MD5OfMessageBody":"%s"}}'
 RECEIVED = (
     f'{{"MessageId":"{MESSAGE_ID}","ReceiptHandle":"{RECEIPT}","MD5OfBody":"%s","Body":"%s",'
     '"Attributes":{"ApproximateReceiveCount":"1","SentTimestamp":"1700000000000"}}'
+)
+FORM_ACTION = b"Action="
+"""What a request of the query protocol begins with."""
+PUBLISHED = f"<member><MessageId>{MESSAGE_ID}</MessageId><Id>%d</Id></member>"
+PUBLISH_ANSWER = (
+    '<PublishBatchResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishBatchResult><Failed/>'
+    "<Successful>%s</Successful></PublishBatchResult><ResponseMetadata><RequestId>00000000-0000-4000-8000-000000000000"
+    "</RequestId></ResponseMetadata></PublishBatchResponse>"
 )
 BATCH_ANSWER = '{"Successful":[%s],"Failed":[]}'
 ENDLESS = -1
@@ -104,7 +112,11 @@ def parse_request(buffer: bytes) -> tuple[Request, int] | None:
         return None
     target = header(head, b"\r\nx-amz-target:", lowered)
     line = head[: head.find(b"\r\n")] if b"\r\n" in head else head
-    return Request(line, target.rpartition(b".")[2].decode(), buffer[end + 4 : total]), total
+    body = buffer[end + 4 : total]
+    action = target.rpartition(b".")[2]
+    if body.startswith(FORM_ACTION):
+        action = body[len(FORM_ACTION) :].partition(b"&")[0]
+    return Request(line, action.decode(), body), total
 
 
 def header(head: bytes, name: bytes, lowered: bytes) -> bytes:
@@ -189,6 +201,14 @@ class Queue:
         digest = md5_of(orjson.loads(body)["MessageBody"]) if self.md5 else UNCHECKED_MD5
         return f'{{"MessageId":"{MESSAGE_ID % self.sent}","MD5OfMessageBody":"{digest}"}}'
 
+    def publish_batch(self, body: bytes) -> str:
+        """Entries are counted by their ids, which are their indices; values have no `=` in them, for it is quoted."""
+        number = body.count(b".Id=")
+        self.count("PublishBatch", number, len(body))
+        parts = [PUBLISHED % (self.sent + index, index) for index in range(number)]
+        self.sent += number
+        return PUBLISH_ANSWER % "".join(parts)
+
     def receive(self, body: bytes, wanted: int) -> str:
         """At most `wanted` messages, which may be none."""
         number = min(wanted, self.available())
@@ -266,6 +286,7 @@ def echoed_ids(entries: list[dict[str, str]]) -> str:
 ACTIONS: dict[str, Callable[[Queue, bytes], str]] = {
     "SendMessageBatch": Queue.send_batch,
     "SendMessage": Queue.send,
+    "PublishBatch": Queue.publish_batch,
     "DeleteMessageBatch": Queue.delete_batch,
     "DeleteMessage": Queue.delete,
     "ChangeMessageVisibilityBatch": Queue.change_visibility_batch,
