@@ -147,7 +147,7 @@ def assemble(settings: Settings) -> Assembly:
         aws=aws,
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
-        kinds=tuple(sorted(used | {HOME_KIND})),
+        kinds=tuple(sorted(used | {HOME_KIND} | {part.topic.kind for part in ingress if part is not None})),
         ingress=tuple(part for part in ingress if part is not None),
     )
 

@@ -190,7 +190,7 @@ class TestEnvelope:
             b'{"Type": "SubscriptionConfirmation", "Message": "m"}',
             b'{"Type": "Notification", "Message": 1}',
             b'{"Type": "Notification", "Message": "m", "MessageAttributes": {"a": 1}}',
-            b'{"Type": "Notification", "Message": "m", "MessageAttributes": {"mqlift.meta": {"Type": "S", "Value": ""}}}',
+            b'{"Type": "Notification", "Message": "", "MessageAttributes": {"mqlift.meta": {"Value": ""}}}',
         ],
     )
     def test_what_is_in_none_is_taken_as_it_is(self, sns: ScriptedSns, body: bytes) -> None:
