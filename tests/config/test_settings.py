@@ -111,7 +111,10 @@ def test_mistakes_in_the_environment(
     [
         ("prefix: 5", "prefix: 5 is not text; put it in quotes"),
         ("ingress: [{sns: a}]", "ingress.0: says nothing about where it goes; one of topic, exchange or queue"),
-        ("ingress: [{sns: a, topic: t, queue: q}]", "ingress.0: topic and queue are both given; one of topic, exchange"),
+        (
+            "ingress: [{sns: a, topic: t, queue: q}]",
+            "ingress.0: topic and queue are both given; one of topic, exchange",
+        ),
         ("ingress: [{sns: a, topic: t, key: k}]", "ingress.0.key: a topic has no key; leave it out, or name an"),
         (
             "ingress: [{sns: a, topic: t, envelope: true, filter: true}]",

@@ -275,6 +275,39 @@ async def test_services_of_the_query_protocol(server: ScriptedServer, transport:
     assert calls == [("sns", "Publish", "accepted")]
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "expected"),
+    [
+        ("NotFound", 404, NotFound),
+        ("AuthorizationError", 403, AccessDenied),
+        ("Throttling", 400, Throttled),
+        ("InternalError", 500, Unavailable),
+        ("InvalidParameter", 400, Invalid),
+    ],
+)
+async def test_refusals_of_the_query_protocol(
+    code: str, status: int, expected: type[BackendError], server: ScriptedServer, transport: Transport
+) -> None:
+    server.otherwise = answers(
+        b'<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error><Type>Sender</Type>'
+        b"<Code>%b</Code><Message>told</Message></Error></ErrorResponse>" % code.encode(),
+        status,
+    )
+    async with opened(url(server), transport=transport) as client:
+        with pytest.raises(expected, match=f"{code}: told"):
+            await client.call("sns", "PublishBatch", b"TopicArn=t")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"", 200), (b"<PublishBatchResponse><Publish", 200), (b"<html>", 502), (b"", 503)]
+)
+async def test_what_is_no_answer_of_the_query_protocol(body: bytes, status: int, server: ScriptedServer) -> None:
+    server.otherwise = answers(body, status)
+    async with opened(url(server), transport="lean") as client:
+        with pytest.raises(Unavailable):
+            await client.call("sns", "PublishBatch", b"TopicArn=t")
+
+
 async def test_who_we_are(server: ScriptedServer, transport: Transport) -> None:
     server.otherwise = answers(
         b'<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
