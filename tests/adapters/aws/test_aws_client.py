@@ -295,7 +295,7 @@ async def test_refusals_of_the_query_protocol(
     )
     async with opened(url(server), transport=transport) as client:
         with pytest.raises(expected, match=f"{code}: told"):
-            await client.call("sns", "PublishBatch", b"TopicArn=t")
+            await client.call("sns", "GetTopicAttributes", b"TopicArn=t")
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ async def test_what_is_no_answer_of_the_query_protocol(body: bytes, status: int,
     server.otherwise = answers(body, status)
     async with opened(url(server), transport="lean") as client:
         with pytest.raises(Unavailable):
-            await client.call("sns", "PublishBatch", b"TopicArn=t")
+            await client.call("sns", "GetTopicAttributes", b"TopicArn=t")
 
 
 async def test_who_we_are(server: ScriptedServer, transport: Transport) -> None:
