@@ -62,8 +62,8 @@ def _summary(assembly: Assembly) -> Iterator[str]:
     yield f"  aws: {region}{f' at {assembly.aws.endpoint_url}' if assembly.aws.endpoint_url else ''}"
     count = len(assembly.routes.rules)
     yield f"  routes: {count} rule{'' if count == 1 else 's'}; other queues are SQS queues named {settings.prefix}NAME"
-    for part in assembly.ingress:
-        yield f"  listens to: sns {part.topic.name}, through the queue {settings.prefix}{part.queue}"
+    for source in assembly.ingress:
+        yield f"  listens to: sns {source.topic.name}, through the queue {settings.prefix}{source.queue}"
     yield "  note: SQS standard queues keep order as well as they can; only .fifo queues promise it"
     if settings.auth.anonymous and any(part.settings.host not in _LOCAL for part in assembly.listeners):
         yield "  warning: everybody who reaches a listener may connect (auth.anonymous)"
