@@ -11,7 +11,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, TypeAlias, cast
@@ -55,6 +55,8 @@ from gateway.core.routes import (
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
 from gateway.core.templates import Template
+from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
+from gateway.core.transform import Transform
 from gateway.net.tls import ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
 
@@ -63,6 +65,9 @@ TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[st
 
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
+
+BEST_EFFORT: Final = "best_effort"
+"""The option of every target that takes it out of the acknowledgement."""
 
 
 class PacketSettings(Protocol):
@@ -374,7 +379,7 @@ def _target(
                 QUEUE_KIND, "a queue cannot live in another queue of the gateway", "name a resource first, such as sqs:"
             )
     else:
-        target = parsers[kind](given[kind], options, match.captures)
+        target = _resource(kind, given[kind], options, match, parsers, first=first)
         if first and isinstance(match, QueueMatch) and not _keeps_queues(kind):
             raise ConfigError(kind, "a queue cannot live here", "name what keeps it first, such as sqs:, and this next")
     try:
@@ -385,6 +390,37 @@ def _target(
 
 def _keeps_queues(kind: str) -> bool:
     return bool(getattr(importlib.import_module(f"adapters.{kind}.settings"), "KEEPS_QUEUES", True))
+
+
+def _resource(
+    kind: str,
+    name: object,
+    options: Mapping[str, object],
+    match: Match,
+    parsers: Mapping[str, TargetParser],
+    *,
+    first: bool,
+) -> Target:
+    """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
+    own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
+    target = parsers[kind](name, own, match.captures)
+    best_effort = options.get(BEST_EFFORT, False)
+    if not isinstance(best_effort, bool):
+        raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")
+    if best_effort and first and isinstance(match, QueueMatch):
+        problem = "a queue lives in its first target, which has to take every message"
+        raise ConfigError(BEST_EFFORT, problem, "leave it out, or name another target first")
+    return replace(target, transform=Transform.parse(options), best_effort=best_effort)
+
+
+def target_notes(target: Target, fixed: AbstractSet[str] = frozenset()) -> Sequence[str]:
+    """What an operator should know of a rule's target, a line each: `notes` of its adapter, if it has any.
+
+    `fixed` are fields of templates that are the same for each message that the rule is about.
+    """
+    settings = importlib.import_module(f"adapters.{target.kind}.settings")
+    notes: Callable[[Target, AbstractSet[str]], Sequence[str]] | None = getattr(settings, "notes", None)
+    return () if notes is None else notes(target, fixed)
 
 
 def _kind(given: Mapping[str, object], kinds: list[str]) -> str:

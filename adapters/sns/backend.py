@@ -19,6 +19,7 @@ from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Targ
 from gateway.core.errors import Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.transform import transformed
 
 # "up to ten messages to the specified topic in a single batch […] The maximum allowed individual message size and the
 # maximum total payload size (the sum of the individual lengths of all of the batched messages) are both 256 KB"
@@ -87,6 +88,7 @@ class SnsBackend:
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, SnsOptions) else DEFAULT_OPTIONS
         try:
+            message = transformed(target.transform, message)
             fields, size = self._encoder.encode(message, options.attributes)
             if size > self._threshold:
                 return self._large_entry(target, options, message, size)

@@ -28,6 +28,7 @@ from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.templates import Template
+from gateway.core.transform import transformed
 
 # "The maximum allowed individual message size and the maximum total payload size (the sum of the individual lengths of
 # all of the batched messages) are both 1 MiB" and "up to 10 messages"
@@ -110,6 +111,7 @@ class SqsBackend:
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, SqsOptions) else DEFAULT_OPTIONS
         try:
+            message = transformed(target.transform, message)
             fields, size = self._encoder.encode(message, options.attributes)
             if size > self._threshold:
                 return self._large_entry(target, options, message, size)
