@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
 import boto3  # type: ignore[import-untyped]
 import pytest
-from sqs_extended_client import SQSExtendedClientSession  # type: ignore[import-untyped]
 
 from tests.conftest import finish
 from tests.e2e.test_sns import aws_client, subscribed_queue
@@ -37,8 +37,15 @@ def s3(ministack: Ministack) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def extended(ministack: Ministack) -> Iterator[Any]:
-    """The extended client of other people."""
-    session = SQSExtendedClientSession(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+    """The extended client of other people. It puts its session in the place of boto3's, which other tests need."""
+    sessions = boto3.session.Session, boto3.Session, boto3.DEFAULT_SESSION
+    try:
+        extension = importlib.import_module("sqs_extended_client")
+    finally:
+        boto3.session.Session, boto3.Session, boto3.DEFAULT_SESSION = sessions
+    session = extension.SQSExtendedClientSession(
+        aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+    )
     client = session.client("sqs", endpoint_url=ministack.url)
     client.large_payload_support = BUCKET
     client.s3_client = boto3.client(
