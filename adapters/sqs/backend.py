@@ -302,7 +302,8 @@ def _retention(spec: QueueSpec) -> int:
     ttl = spec.arguments.get("x-message-ttl")
     if not isinstance(ttl, int) or "x-dead-letter-exchange" in spec.arguments:
         return MAX_RETENTION
-    return min(max(math.ceil(ttl / 1000), MIN_RETENTION), MAX_RETENTION)
+    # SQS counts from the sending, and a delayed message begins to live when its delay is over.
+    return min(max(math.ceil(ttl / 1000) + MAX_DELAY, MIN_RETENTION), MAX_RETENTION)
 
 
 def _delay_field(message: Message) -> bytes:
