@@ -153,6 +153,8 @@ class ConnectionLimitSettings(_Section):
 
     inflight_messages: Count = 2_000
     """Publishes without a result before the connection is not read any more."""
+    inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
+    """The same in bytes of their payloads. A small one counts as its share: this, divided by the number of messages."""
 
 
 class GatewayLimitSettings(_Section):

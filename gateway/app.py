@@ -21,13 +21,13 @@ from gateway.authentication import Anonymous, Nobody
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
-from gateway.core.metrics import Metrics, Tally
+from gateway.core.metrics import Metrics, ReadsMessages, Tally
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.retained import RetainedLimits
 from gateway.core.session import Session, SessionContext
 from gateway.core.store import StateStore
 from gateway.core.topology import Topology
-from gateway.net.connection import ConnectionLimits
+from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
 from gateway.status import StatusTopics
 
@@ -46,10 +46,14 @@ class Gateway:
         self.health = Health()
         self._metrics = metrics
         self._aws = aws
+        backends = {kind: open_backend(kind, aws, settings) for kind in assembly.kinds}
+        for kind, backend in backends.items():
+            if isinstance(backend, ReadsMessages):
+                metrics.count_unreadable(kind, backend)
         self._broker = Broker(
             topology=Topology(),
             routes=assembly.routes,
-            backends={kind: open_backend(kind, aws, settings) for kind in assembly.kinds},
+            backends=backends,
             home=HOME_KIND,
             authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
             sending=_sending(settings),
@@ -119,9 +123,11 @@ class Gateway:
 
     def _listener(self, part: ListenerPart) -> Listener:
         server = f"mqlift/{metadata.version('mqlift')}"
+        discarded = self._metrics.tally(self._metrics.discarded.labels(part.settings.protocol))
 
         def open_session(peer: str, now: float) -> Session:
-            return part.open_session(SessionContext(peer=peer, server=server, settings=part.protocol_settings), now)
+            context = SessionContext(peer=peer, server=server, settings=part.protocol_settings, discarded=discarded)
+            return part.open_session(context, now)
 
         return Listener(_listener_options(part, self.settings), open_session, self._broker, self._metrics)
 
@@ -191,7 +197,9 @@ def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions
         port=listener.port,
         max_connections=listener.max_connections,
         limits=ConnectionLimits(
-            connect_timeout=listener.connect_timeout, inflight=settings.limits.connection.inflight_messages
+            connect_timeout=listener.connect_timeout,
+            inflight=settings.limits.connection.inflight_messages,
+            inflight_bytes=settings.limits.connection.inflight_bytes,
         ),
         tls=part.tls,
         websocket=part.websocket,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, ParamSpec, TypeAlias, cast
 
@@ -78,7 +79,10 @@ class MemoryBackend:
             problem = f"the message has {size} bytes; a queue takes {MAX_BYTES}"
             raise TooLarge(problem, resource=f"memory queue {target.name}")
         if not target.name.endswith(FIFO_SUFFIX):
-            return Entry(_Payload(message, "", "", options.delay), size)
+            delay = max(options.delay, message.not_before - time.time() if message.not_before else 0.0)
+            return Entry(_Payload(message, "", "", delay), size)
+        if message.not_before:
+            raise Invalid("a FIFO queue cannot delay single messages", resource=f"memory queue {target.name}")
         group = _group(options.group_id, message, target)
         deduplication_id = self._deduplication_id(options.deduplication_id, message, target)
         return Entry(_Payload(message, group, deduplication_id, options.delay), size, group)
@@ -150,6 +154,9 @@ class MemoryBackend:
         self._queues.pop(target.name, None)
         self._wake(target.name)
 
+    async def purge(self, target: Target) -> None:
+        self._find(target.name).purge(_now())
+
     async def depth(self, target: Target) -> Depth:
         return self._find(target.name).depth(_now())
 
@@ -197,7 +204,7 @@ def _attempt(operation: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs)
 
 
 def _received(stored: Stored) -> Received:
-    return Received(stored.message, stored.receipt, stored.received, str(stored.sequence))
+    return Received(stored.message, stored.receipt, stored.received, str(stored.sequence), stored.stored_at)
 
 
 def _finish(poller: asyncio.Future[None]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import time
 from collections import deque
 from typing import Final
 
@@ -32,7 +33,7 @@ COMPACT_FROM: Final = 1024
 class Stored:
     """A message in a queue. `hidden_until` is None while it waits; `receipt` is that of the last receive."""
 
-    __slots__ = ("group", "hidden_until", "message", "receipt", "received", "sequence")
+    __slots__ = ("group", "hidden_until", "message", "receipt", "received", "sequence", "stored_at")
 
     def __init__(self, message: Message, group: str, sequence: int) -> None:
         self.message = message
@@ -40,6 +41,7 @@ class Stored:
         self.sequence = sequence
         self.receipt = ""
         self.received = 0
+        self.stored_at = time.time()
         self.hidden_until: float | None = None
 
     def __lt__(self, other: Stored) -> bool:
@@ -110,6 +112,14 @@ class StandardQueue:
     def next_change(self) -> float:
         """When the next hidden message comes back at the earliest; infinity for never."""
         return self._timers[0][0] if self._timers else float("inf")
+
+    def purge(self, now: float) -> None:
+        """Drop what is waiting or delayed, as well as what is in flight."""
+        self._awake(now)
+        self._next(self._ready())
+        self._in_flight.clear()
+        self._timers.clear()
+        self._delayed = 0
 
     def depth(self, now: float) -> Depth:
         self._awake(now)
@@ -190,6 +200,10 @@ class FifoQueue(StandardQueue):
             if self._seen[oldest] > now and len(self._seen) < DEDUPLICATION_LIMIT:
                 return
             del self._seen[oldest]
+
+    def purge(self, now: float) -> None:
+        super().purge(now)
+        self._blocked.clear()
 
     def _ready(self) -> int:
         return self._count

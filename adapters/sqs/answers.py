@@ -61,7 +61,8 @@ def _received(message: Mapping[str, Any], decode: Decode, queue: str) -> Receive
     system = message.get("Attributes") or _NOTHING
     decoded = decode(message["Body"], message.get("MessageAttributes") or _NOTHING, system, queue)
     attempt = int(system.get("ApproximateReceiveCount", 1))
-    return Received(decoded, message["ReceiptHandle"], attempt, message.get("MessageId", ""))
+    stored_at = int(system.get("SentTimestamp", 0)) / 1000
+    return Received(decoded, message["ReceiptHandle"], attempt, message.get("MessageId", ""), stored_at)
 
 
 def queue_url(answer: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -15,7 +16,7 @@ from adapters.sqs.answers import COUNTS, batch_results, depth, received
 from adapters.sqs.encoding import TRACE_HEADER, Decoder, Encoder
 from adapters.sqs.groups import DeduplicationIds, legal_id, message_group
 from adapters.sqs.naming import is_fifo, queue_name
-from adapters.sqs.queues import Provision, Queue, QueueDirectory
+from adapters.sqs.queues import MAX_RETENTION, MIN_RETENTION, Provision, Queue, QueueDirectory
 from adapters.sqs.settings import DEFAULT_OPTIONS, KIND, SqsOptions
 from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
 from gateway.core.errors import Invalid, NotFound, TooLarge
@@ -39,7 +40,10 @@ RECEIVE_MARGIN: Final = 10.0
 REPORTED_LIMIT: Final = 1000
 """Queues whose unreadable messages are logged: once each."""
 
-_SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "MessageGroupId", TRACE_HEADER)
+# Delays of a message end after 15 minutes at the latest (API_SendMessage); what is to wait longer goes in stretches.
+MAX_DELAY: Final = 900
+
+_SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "MessageGroupId", "SentTimestamp", TRACE_HEADER)
 _ENTRY_HEADS: Final = tuple(b'{"Id":"%d",' % index for index in range(BATCH_ENTRIES))
 
 _log = structlog.get_logger("mqlift.sqs")
@@ -93,12 +97,17 @@ class SqsBackend:
             raise TooLarge(problem, resource=f"sqs queue {target.name}")
         if is_fifo(target.name):
             return self._ordered_entry(target, options, message, fields, size)
+        if message.not_before:
+            fields += _delay_field(message)
         if options.group_id is not None and (group := options.group_id.render(message, target.captures)):
             # On a standard queue it makes the queue a fair one, and orders nothing.
             fields += b',"MessageGroupId":' + orjson.dumps(legal_id(group))
         return Entry(fields + b"}", size)
 
     def _ordered_entry(self, target: Target, options: SqsOptions, message: Message, fields: bytes, size: int) -> Entry:
+        if message.not_before:
+            # "you can't set a timer on individual messages" of a FIFO queue (SQS guide, "Delay queues").
+            raise Invalid("a FIFO queue cannot delay single messages", resource=f"sqs queue {target.name}")
         group = message_group(options.group_id, message, target.captures)
         deduplication_id = self._deduplication_ids.make(options.deduplication_id, message, target.captures)
         payload = b'%b,"MessageGroupId":%b,"MessageDeduplicationId":%b}' % (
@@ -153,12 +162,12 @@ class SqsBackend:
         answer = await self._call(queue, f"{action}Batch", orjson.dumps(request))
         return _results(queue, action, answer, len(entries))
 
-    async def ensure(self, target: Target, spec: QueueSpec) -> None:  # noqa: ARG002 - the name says standard or FIFO
+    async def ensure(self, target: Target, spec: QueueSpec) -> None:
         queue = self._queues.find(target)
         if queue.reference.url:
             await self._attributes(queue, queue.reference.url, ("QueueArn",))
         else:
-            await self._queues.url(queue, target, create=True)
+            await self._queues.url(queue, target, create=True, retention=_retention(spec))
 
     async def probe(self, target: Target) -> None:
         queue = self._queues.find(target)
@@ -172,6 +181,11 @@ class SqsBackend:
         except NotFound:
             return  # there is none, as was wished
         queue.forget()
+
+    async def purge(self, target: Target) -> None:
+        queue = self._queues.find(target)
+        url = await self._queues.url(queue, target, create=False)
+        await self._call(queue, "PurgeQueue", orjson.dumps({"QueueUrl": url}))
 
     async def depth(self, target: Target) -> Depth:
         queue = self._queues.find(target)
@@ -211,6 +225,19 @@ def _home_options(spec: QueueSpec) -> SqsOptions:
         return SqsOptions(group_id=Template.parse(str(template), frozenset()))
     except ValueError as error:
         raise Invalid(f"x-group-id: {error}") from None
+
+
+def _retention(spec: QueueSpec) -> int:
+    """Seconds that SQS itself keeps messages: not longer than they live, where nobody wants to have the dead ones."""
+    ttl = spec.arguments.get("x-message-ttl")
+    if not isinstance(ttl, int) or "x-dead-letter-exchange" in spec.arguments:
+        return MAX_RETENTION
+    return min(max(math.ceil(ttl / 1000), MIN_RETENTION), MAX_RETENTION)
+
+
+def _delay_field(message: Message) -> bytes:
+    seconds = math.ceil(message.not_before - time.time())
+    return b',"DelaySeconds":%d' % min(seconds, MAX_DELAY) if seconds > 0 else b""
 
 
 def _results(queue: Queue, action: str, answer: bytes, count: int) -> Sequence[Result]:

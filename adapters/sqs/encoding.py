@@ -98,7 +98,7 @@ class Encoder:
         return b'"MessageBody":' + orjson.dumps(text) + attributes, size
 
     def _attributes(self, message: Message, encoding: str, exposed: Sequence[str]) -> _Fragment:
-        if message.headers:
+        if message.headers or message.not_before:
             return _attributes_fragment(message, encoding, exposed)
         key = (message.address, message.properties, message.origin, encoding)
         fragment = self._fragments.get(key)
@@ -177,10 +177,10 @@ class Decoder:
         meta = self._meta(attributes[META], queue) if META in attributes else None
         if meta is None:
             return Message(Address(DEFAULT_EXCHANGE, queue), body, headers=_native_headers(attributes, system))
-        address, properties, headers, origin = meta
+        address, properties, headers, origin, not_before = meta
         if len(attributes) > 2 or TRACE_HEADER in system or (len(attributes) == 2 and ENCODING not in attributes):
             headers = _added_headers(headers, attributes, system)
-        return Message(address, body, properties, headers, origin)
+        return Message(address, body, properties, headers, origin, not_before)
 
     def _body(self, text: str, attributes: Attributes, queue: str) -> bytes:
         if ENCODING in attributes:

@@ -30,12 +30,13 @@ SETTLING_SECONDS: Final = 5.0
 
 NAME_TAG: Final = "mqlift:name"
 
-# Brokers keep messages until they are consumed; SQS keeps them for 14 days at most.
-_ATTRIBUTES = {"MessageRetentionPeriod": "1209600"}
+# Seconds (SQS API reference, SetQueueAttributes). Brokers keep messages until they are consumed; SQS at most so long.
+MIN_RETENTION: Final = 60
+MAX_RETENTION: Final = 1_209_600
+
 # Deduplication ids are unique to each publish, so the limits can be those of a group: up to 70,000 messages per second
 # instead of 3,000 for the queue (SQS guide, "High throughput for FIFO queues").
 _FIFO_ATTRIBUTES = {
-    **_ATTRIBUTES,
     "FifoQueue": "true",
     "ContentBasedDeduplication": "false",
     "DeduplicationScope": "messageGroup",
@@ -102,8 +103,11 @@ class QueueDirectory:
         """Whether the gateway may create it: an ARN or a URL names a queue that somebody else made."""
         return self._provision == "auto" and queue.reference.ours
 
-    async def url(self, queue: Queue, target: Target, *, create: bool) -> str:
-        """The queue's URL; with `create` the queue is made where it is missing and that is allowed."""
+    async def url(self, queue: Queue, target: Target, *, create: bool, retention: int = MAX_RETENTION) -> str:
+        """The queue's URL; with `create` the queue is made where it is missing and that is allowed.
+
+        `retention`: seconds that one which is made keeps messages.
+        """
         if queue.url is not None:
             return queue.url
         create = create and self.creates(queue)
@@ -113,7 +117,7 @@ class QueueDirectory:
                 return queue.url
             self._raise_recent(queue, create)
             try:
-                queue.locate(await self._find_or_create(queue, target, create))
+                queue.locate(await self._find_or_create(queue, target, retention if create else None))
             except BackendError as error:
                 queue.fail(error, _now())
                 raise
@@ -126,13 +130,13 @@ class QueueDirectory:
             return
         raise error.with_traceback(None)
 
-    async def _find_or_create(self, queue: Queue, target: Target, create: bool) -> str:
+    async def _find_or_create(self, queue: Queue, target: Target, retention: int | None) -> str:
         try:
             return await self.look_up(queue)
         except NotFound:
-            if not create:
+            if retention is None:
                 raise
-        return await self._create(queue, target)
+        return await self._create(queue, target, retention)
 
     async def look_up(self, queue: Queue) -> str:
         """Ask SQS for the URL, whatever is remembered. Raises `NotFound` with what would help."""
@@ -153,11 +157,12 @@ class QueueDirectory:
             problem += ", or set `provision: auto`, which needs the permissions sqs:CreateQueue and sqs:TagQueue"
         return NotFound(problem, resource=queue.resource, action=action)
 
-    async def _create(self, queue: Queue, target: Target) -> str:
+    async def _create(self, queue: Queue, target: Target, retention: int) -> str:
         reference = queue.reference
+        kept = {"MessageRetentionPeriod": str(retention)}
         request = {
             "QueueName": reference.name,
-            "Attributes": _FIFO_ATTRIBUTES if reference.fifo else _ATTRIBUTES,
+            "Attributes": {**kept, **_FIFO_ATTRIBUTES} if reference.fifo else kept,
             "tags": {NAME_TAG: tag_value(target.queue or target.name)},
         }
         url = queue_url(await self._call(queue, "CreateQueue", request))

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
 
+from gateway.core.arguments import QueuePolicy
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
+from gateway.core.deadletter import DeadLettering, Reason, copies_of, dead_letter, goes_in_circles
+from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, MqliftError, Refused
+from gateway.core.exchanges import Destination as Bound
+from gateway.core.exchanges import ExchangeSpec
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
-from gateway.core.message import RETAIN, Address, Message
+from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
-from gateway.core.queues import BackendQueue, Destination, Sink, VirtualQueue
-from gateway.core.receiver import ReceivePolicy, Receiver
+from gateway.core.queues import Destination, Sink
+from gateway.core.queuetable import QueueTable
+from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
 from gateway.core.retained import Retained, RetainedLimits
 from gateway.core.routes import QUEUE_KIND, Routes
 from gateway.core.sender import Publisher, Sender
-from gateway.core.session import SessionRecord
+from gateway.core.session import Consume, Counted, Got, Presence, SessionRecord
 from gateway.core.sessions import Sessions
 from gateway.core.settler import Settler
-from gateway.core.shared import SESSION, SHARED, SharedQueues
+from gateway.core.shared import SESSION, SharedQueues
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
 from gateway.core.subscription import Consumer, Subscription
-from gateway.core.topology import Topology
+from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 
 log = structlog.get_logger("mqlift.broker")
 
@@ -65,7 +72,7 @@ SESSION_LABEL: Final = "(sessions)"
 """What metrics call the queues of all kept sessions together: there may be thousands."""
 
 
-class Owner(Publisher, Consumer, Protocol):
+class Owner(Publisher, Consumer, Hashable, Protocol):
     """A connection, as the broker sees it."""
 
     def taken_over(self) -> None:
@@ -126,9 +133,6 @@ class Broker:
         metrics.inflight.set_function(lambda: self._inflight.count)
         metrics.inflight_bytes.set_function(lambda: self._inflight.bytes)
         self._senders: dict[tuple[str, str], Sender] = {}
-        self._durable: dict[str, BackendQueue] = {}
-        self._virtual: dict[str, VirtualQueue] = {}
-        self._owned: dict[Owner, set[str]] = {}
         self._claims: dict[str, Owner] = {}
         self._store = store
         self._writer = StateWriter(store)
@@ -137,6 +141,17 @@ class Broker:
             store, self._writer, limit=limits.sessions, publish=self._publish_will, remove=self._remove_session
         )
         self._shared = SharedQueues(store, self._writer)
+        self._durable = DurableTopology(store, self._writer)
+        self._queues = QueueTable(
+            topology=topology,
+            durable=self._durable,
+            shared=self._shared,
+            resources=self,
+            bury=self._bury,
+            nobody=_NOBODY,
+            metrics=metrics,
+            limit=limits.durable_queues,
+        )
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
 
@@ -147,11 +162,17 @@ class Broker:
     async def restore(self) -> None:
         """Take up what the state store has kept. Before anything else; raises `StoreError`."""
         await self._retained.restore()
+        for name, spec in (await self._durable.restore(self._topology)).items():
+            self._queues.adopt(name, spec.arguments)
+        for name in self._routes.named_queues():
+            self._queues.adopt(name, {})
+        await self._durable.restore_bindings(self._topology)
         for name, kept in (await self._shared.restore()).items():
-            self._adopt(name, kept.arguments, kept.bindings)
+            self._queues.adopt(name, kept.arguments, kept.bindings)
         for record in await self._sessions.restore():
             if record.queue:
-                self._adopt(record.queue, record.arguments, record.bindings)
+                self._queues.adopt(record.queue, record.arguments, record.bindings)
+        self._topology.journal = self._durable
 
     async def open_session(self, client_id: str, owner: Owner, *, clean: bool) -> SessionRecord | None:
         """Make `owner` the only connection with this client id, and give it the session that is kept.
@@ -167,7 +188,7 @@ class Broker:
 
     def keep_session(self, client_id: str, record: SessionRecord, done: Done) -> None:
         """Keep a session; `done` when it is durable, or with `Refused` at the limit."""
-        queue = self._durable.get(record.queue)
+        queue = self._queues.durable(record.queue)
         if queue is not None:
             record = replace(record, arguments=queue.spec.arguments)
         self._sessions.keep(client_id, record, done)
@@ -210,17 +231,17 @@ class Broker:
     def send_retained(self, queue: str, exchange: str, pattern: str, publisher: Publisher, waiter: Answerable) -> None:
         """Put the retained messages that match into a queue; one `waiter.answer(None, …)` follows.
 
-        Raises `Refused` when there is no such queue.
+        Raises `UnknownQueue`.
         """
-        virtual = self._virtual.get(queue)
+        virtual = self._queues.virtual(queue)
         if virtual is not None:
             for message in self._retained.match(exchange, pattern):
                 virtual.put_retained(message)
             waiter.answer(None, ACCEPTED)
             return
-        durable = self._durable.get(queue)
+        durable = self._queues.durable(queue)
         if durable is None:
-            raise Refused(f"no queue '{queue}'")
+            raise UnknownQueue(queue)
         messages = list(self._retained.match(exchange, pattern))
         if not messages:
             waiter.answer(None, ACCEPTED)
@@ -228,18 +249,24 @@ class Broker:
         for message in messages:
             durable.put(message, publisher, merge, None)
 
-    def publish(self, message: Message, publisher: Publisher, token: object) -> None:
-        """Route a message. `publisher.answer(token, …)` follows once, at once or when all places have answered."""
+    def publish(self, message: Message, publisher: Publisher, token: object, also: Sequence[str] = ()) -> None:
+        """Route a message. `publisher.answer(token, …)` follows once, at once or when all places have answered.
+
+        `also`: more routing keys. Each place gets the message once.
+        """
         if self._plans_version != self._topology.version:
             self._plans.clear()
             self._plans_version = self._topology.version
-        plan = self._plans.get(message.address)
-        if plan is None:
+        address = message.address
+        plan = self._plans.get(address)
+        if plan is None or also:
             try:
-                plan = self._plan(message.address)
+                plan = self._plan(message, also)
             except MqliftError as error:
                 publisher.answer(token, Result(Outcome.REJECTED, error))
                 return
+        if self._topology.delaying and address.exchange in self._topology.delaying:
+            message = self._delayed(message)
         if len(plan) == 1:
             plan[0].put(message, publisher, publisher, token)
         elif plan:
@@ -250,77 +277,88 @@ class Broker:
             self._metrics.unrouted.inc()
             publisher.answer(token, UNROUTED)
 
-    async def declare_queue(self, name: str, spec: QueueSpec, owner: Owner) -> None:
-        """Have a queue; one that is there stays as it is. Raises `BackendError`, or `Refused` over a limit."""
-        known = self._durable.get(name)
-        if name in self._virtual or (known is not None and known.ensured):
-            return
-        if spec.virtual:
-            self._topology.declare_queue(name)
-            on_unused = (lambda: self._drop(name, owner)) if spec.auto_delete else None
-            self._virtual[name] = VirtualQueue(name, self._metrics, on_unused)
-            self._owned.setdefault(owner, set()).add(name)
-            return
-        if known is None:
-            self._check_room(name)  # before anything is created
-        await self._ensure(known.target if known else self._target_of(name, spec), spec)
-        if name not in self._virtual:  # nobody else has taken the name meanwhile
-            self._queue(name, spec).ensured = True
-            if spec.arguments.get(SHARED):
-                self._shared.declare(name, spec.arguments)
+    def _delayed(self, message: Message) -> Message:
+        """As the delayed-message exchange's header asks for: milliseconds, from now."""
+        delay = message.headers.get(DELAY)
+        if isinstance(delay, bool) or not isinstance(delay, int) or delay <= 0:
+            return message
+        return replace(message, not_before=time.time() + delay / 1000)
 
-    async def delete_queue(self, name: str) -> None:
-        """Remove a durable queue with its messages and bindings, if it is there. Raises `BackendError`."""
-        queue = self._durable.pop(name, None)
-        if queue is not None:
-            await self._delete(queue.target)
-            await queue.aclose()
+    def declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> Awaitable[None] | None:
+        """Have an exchange. What is durable survives the gateway once what this returns has been awaited.
 
-    async def _delete(self, target: Target) -> None:
-        self._topology.delete_queue(target.queue)
-        sender = self._senders.pop((target.kind, target.name), None)
-        if sender is not None:
-            await sender.drain()  # an entry that came later than the deletion would make the queue anew
-            await sender.aclose()
-        await self._backends[target.kind].remove(target)
+        Raises `Inequivalent`, `UnknownExchange`, `InvalidArgument`, `Refused`, `StoreError`.
+        """
+        try:
+            self._topology.exchange_spec(exchange)
+        except UnknownExchange:
+            if presence is Presence.REQUIRED:
+                raise
+        else:
+            if presence is not Presence.EQUIVALENT:
+                return None
+        self._topology.declare_exchange(exchange, spec)
+        return self._durable.written()
 
-    def bind(self, queue: str, exchange: str, pattern: str) -> None:
-        """Route to a queue from now on. Raises the topology's errors for unknown names and impossible patterns."""
-        if self._topology.bind(queue, exchange, pattern):
-            self._shared.bound(queue, exchange, pattern)
+    def delete_exchange(self, exchange: str, *, if_unused: bool) -> Awaitable[None] | None:
+        """As `declare_exchange`. Raises `InUse`, `Refused` for a predeclared one, `StoreError`."""
+        self._topology.delete_exchange(exchange, if_unused=if_unused)
+        return self._durable.written()
 
-    def unbind(self, queue: str, exchange: str, pattern: str) -> None:
-        self._topology.unbind(queue, exchange, pattern)
+    async def declare_queue(
+        self, name: str, spec: QueueSpec, owner: Owner, presence: Presence = Presence.ANY
+    ) -> Counted:
+        """Have a queue. Raises `Inequivalent`, `UnknownQueue`, `Locked`, `Refused`, `BackendError`, `StoreError`."""
+        return await self._queues.declare(name, spec, presence, owner)
 
-    def consume(self, tag: str, queue: str, consumer: Consumer, prefetch: int) -> Subscription:
-        """Deliver a declared queue's messages to a consumer. Raises `Refused` when there is no such queue."""
-        source = self._durable.get(queue) or self._virtual.get(queue)
-        if source is None:
-            raise Refused(f"no queue '{queue}'")
-        return source.consume(tag, consumer, prefetch)
+    async def delete_queue(
+        self, name: str, owner: Owner | None, *, if_unused: bool = False, if_empty: bool = False
+    ) -> Counted:
+        """Remove a queue with its messages and bindings, if it is there.
+
+        Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`.
+        """
+        return await self._queues.delete(name, owner, if_unused=if_unused, if_empty=if_empty)
+
+    async def purge_queue(self, name: str, owner: Owner) -> Counted:
+        """Drop the messages that nobody holds. Raises `UnknownQueue`, `Locked`, `BackendError`."""
+        return await self._queues.purge(name, owner)
+
+    def bind(
+        self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
+    ) -> Awaitable[None] | None:
+        """Route to a queue or exchange from now on. A durable binding survives the gateway as a durable exchange does.
+
+        Raises the topology's errors for unknown names and impossible patterns; awaited, `StoreError`.
+        """
+        if self._topology.bind(destination, exchange, pattern, arguments) and isinstance(destination, str):
+            self._shared.bound(destination, exchange, pattern)
+        return self._durable.written()
+
+    def unbind(
+        self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
+    ) -> Awaitable[None] | None:
+        """As `bind`. What was not bound is not unbound."""
+        self._topology.unbind(destination, exchange, pattern, arguments)
+        return self._durable.written()
+
+    def consume(self, command: Consume, consumer: Owner) -> Subscription:
+        """Deliver a queue's messages to a consumer. Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
+        return self._queues.consume(command, consumer, consumer)
+
+    async def get(self, queue: str, owner: Owner) -> Got:
+        """Take one message, if there is one. Raises `UnknownQueue`, `Locked`, `BackendError`."""
+        return await self._queues.get(queue, owner)
 
     def is_private(self, queue: str, owner: Owner) -> bool:
-        """Whether only this connection consumes a queue: it declared it as virtual, or it is a kept session's."""
-        durable = self._durable.get(queue)
-        if durable is not None:
-            return bool(durable.spec.arguments.get(SESSION))
-        return queue in self._owned.get(owner, ())
+        """Whether only this connection consumes a queue: it declared it as its own, or it is a kept session's."""
+        return self._queues.is_private(queue, owner)
 
     def disconnected(self, owner: Owner, client_id: str) -> None:
-        """A connection has ended: its virtual queues and its claim, if it made one, end with it."""
-        for name in list(self._owned.get(owner, ())):
-            self._drop(name, owner)
+        """A connection has ended: its own queues and its claim, if it made one, end with it."""
+        self._queues.disconnected(owner)
         if client_id and self._claims.get(client_id) is owner:
             del self._claims[client_id]
-
-    def _drop(self, queue: str, owner: Owner) -> None:
-        """End a virtual queue."""
-        self._topology.delete_queue(queue)
-        self._virtual.pop(queue).close()
-        owned = self._owned[owner]
-        owned.discard(queue)
-        if not owned:
-            del self._owned[owner]
 
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
@@ -328,6 +366,10 @@ class Broker:
         while True:
             await asyncio.sleep(SWEEP)
             self._sessions.sweep()
+            try:
+                await self._queues.sweep()
+            except MqliftError as error:
+                log.warning("housekeeping_failed", problem=str(error))  # and is tried again
             if self._loop.time() - recheck >= RECHECK:
                 recheck = self._loop.time()
                 await self._look_around()
@@ -339,17 +381,18 @@ class Broker:
             await self._retained.sweep()
             await self._sessions.retry_removals()
             for name in self._shared.unused(self._consumed(), self._sessions.in_use()):
-                await self.delete_queue(name)
+                await self.delete_queue(name, None)
                 self._shared.forget(name)
+            await self._queues.check_lengths()
         except MqliftError as error:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
     def _consumed(self) -> set[str]:
-        return {name for name, queue in self._durable.items() if queue.consumers}
+        return {queue.name for queue in self._queues.all_durable() if queue.consumers}
 
     def stop_polling(self) -> None:
         """No new polls. What consumers hold can still be settled."""
-        for queue in self._durable.values():
+        for queue in self._queues.all_durable():
             queue.stop_polling()
 
     async def answered(self) -> None:
@@ -362,12 +405,14 @@ class Broker:
         A poll that is cut off may already have messages on their way to it, which would stay hidden for the visibility
         timeout; so this may take as long as a long poll.
         """
-        await asyncio.gather(self.answered(), *(queue.drain() for queue in self._durable.values()))
+        await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
+        # What ended only when its dead letter was stored elsewhere.
+        await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
         await self._writer.drain()
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
-        for queue in self._durable.values():
+        for queue in self._queues.all_durable():
             await queue.aclose()
         for sender in self._senders.values():
             await sender.aclose()
@@ -377,25 +422,16 @@ class Broker:
         for backend in self._backends.values():
             await backend.aclose()
 
-    def _plan(self, address: Address) -> tuple[Sink, ...]:
-        """Where a message with this address goes: each place once, bound queues first."""
+    def _plan(self, message: Message, also: Sequence[str]) -> tuple[Sink, ...]:
+        """Where a message goes: each place once, bound queues first. Raises `UnknownExchange`, `Refused`, `Invalid`."""
+        address = message.address
+        self._topology.check_publish(address.exchange)
         sinks: dict[object, Sink] = {}
-        names = list(self._topology.route(address.exchange, address.routing_key))
-        targets = list(self._routes.for_publish(address))
-        for name in names:
-            targets.extend(self._routes.copies(name))
-        names.extend(target.name for target in targets if target.kind == QUEUE_KIND)
-        for name in names:
-            virtual = self._virtual.get(name)
-            if virtual is not None:
-                sinks[name] = virtual
-            else:
-                queue = self._queue(name, QueueSpec())
-                sinks[queue.target.kind, queue.target.name] = queue
-        for target in targets:
-            if target.kind != QUEUE_KIND:
-                sinks.setdefault((target.kind, target.name), Destination(self._sender(target), target))
+        for key in (address.routing_key, *also):
+            self._add_sinks(sinks, Address(address.exchange, key), message.headers)
         plan = tuple(sinks.values())
+        if also or self._topology.routes_by_headers(address.exchange):
+            return plan
         if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
             # A rule that names a queue has just declared it; what was published to that queue before was unrouted.
             self._plans.clear()
@@ -403,37 +439,82 @@ class Broker:
         self._plans[address] = plan
         return plan
 
-    def _target_of(self, queue: str, spec: QueueSpec) -> Target:
+    def _add_sinks(self, sinks: dict[object, Sink], address: Address, headers: Headers) -> None:
+        names = list(self._topology.route(address.exchange, address.routing_key, headers))
+        targets = list(self._routes.for_publish(address))
+        for name in names:
+            targets.extend(self._routes.copies(name))
+        names.extend(target.name for target in targets if target.kind == QUEUE_KIND)
+        for name in names:
+            virtual = self._queues.virtual(name)
+            if virtual is not None:
+                sinks[name] = virtual
+            else:
+                queue = self._queues.known(name, QueueSpec())
+                sinks[queue.target.kind, queue.target.name] = queue
+        for target in targets:
+            if target.kind != QUEUE_KIND:
+                sinks.setdefault((target.kind, target.name), Destination(self.sender(target), target))
+
+    def _bury(self, queue: DeadLettering, message: Message, reason: Reason, done: Callable[[Result], None]) -> None:
+        """Send what a queue gave up to its dead-letter exchange; without one it ends here, as in RabbitMQ."""
+        self._metrics.dead_letters.labels(reason.value).inc()
+        policy = queue.policy
+        exchange = policy.dead_letter_exchange
+        if exchange is None:
+            done(ACCEPTED)
+            return
+        letter = dead_letter(message, queue.name, reason, time.time(), exchange, policy.dead_letter_routing_key)
+        also = copies_of(letter.headers)
+        address = letter.address
+        try:
+            names = self._topology.route(exchange, address.routing_key, letter.headers)
+            circling = reason is not Reason.REJECTED and goes_in_circles(letter, names)
+        except UnknownExchange:
+            circling = True  # or rather, going nowhere
+        if circling:
+            self._metrics.dead_letters_dropped.inc()
+            done(ACCEPTED)
+            return
+        self.publish(letter, Burial(done), None, also)
+
+    # What queues need
+
+    def backend(self, target: Target) -> Backend:
+        return self._backends[target.kind]
+
+    def home(self, queue: str, spec: QueueSpec) -> Target:
+        """Where a durable queue lives. Raises `Invalid`."""
         target = self._routes.home(queue) or self._backends[self._home].home(queue, spec)
         return replace(target, label=SESSION_LABEL) if spec.arguments.get(SESSION) else target
 
-    def _queue(self, name: str, spec: QueueSpec) -> BackendQueue:
-        """The durable queue of this name, made known here if it was not."""
-        queue = self._durable.get(name)
-        if queue is not None:
-            return queue
-        self._check_room(name)
-        target = self._target_of(name, spec)
-        self._topology.declare_queue(name)
-        queue = self._durable[name] = BackendQueue(target, spec, self._sender, self._receiver)
-        return queue
-
-    def _receiver(self, target: Target) -> Receiver:
+    def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
+        """What polls a queue."""
         backend = self._backends[target.kind]
-        settler = Settler(backend, target, policy=self._sending, metrics=self._metrics)
-        return Receiver(backend, target, settler, policy=self._receiving, metrics=self._metrics, health=self._health)
+        return Receiver(
+            backend,
+            target,
+            Settler(backend, target, policy=self._sending, metrics=self._metrics),
+            policy=self._receiving,
+            metrics=self._metrics,
+            health=self._health,
+            keeper=keeper,
+            single=policy.single_active_consumer,
+        )
 
-    def _adopt(self, name: str, arguments: Mapping[str, object], bindings: Iterable[tuple[str, str]]) -> None:
-        """Make a kept queue known again. It is not asked for in AWS before it is used."""
-        self._queue(name, QueueSpec(durable=True, arguments=arguments))
-        for exchange, pattern in bindings:
-            self._topology.bind(name, exchange, pattern)
+    async def remove(self, target: Target) -> None:
+        """Remove a queue in its backend, once what was sent to it has its answer. Raises `BackendError`."""
+        sender = self._senders.pop((target.kind, target.name), None)
+        if sender is not None:
+            await sender.drain()  # an entry that came later than the deletion would make the queue anew
+            await sender.aclose()
+        await self._backends[target.kind].remove(target)
 
     async def _remove_session(self, record: SessionRecord) -> None:
-        queue = self._durable.pop(record.queue, None)
+        queue = self._queues.pop_durable(record.queue)
         if queue is not None:
             await queue.aclose()
-        await self._delete(self._target_of(record.queue, QueueSpec(durable=True, arguments=record.arguments)))
+        await self.remove(self.home(record.queue, QueueSpec(durable=True, arguments=record.arguments)))
 
     def _publish_will(self, will: Message) -> None:
         if will.headers.get(RETAIN):  # [MQTT-3.1.2-17]
@@ -444,12 +525,8 @@ class Broker:
         """Publish what no connection waits for."""
         self.publish(message, _NOBODY, None)
 
-    def _check_room(self, queue: str) -> None:
-        limit = self._limits.durable_queues
-        if len(self._durable) >= limit:
-            raise Refused(f"queue '{queue}': {limit} queues are in use, the limit of this gateway")
-
-    def _sender(self, target: Target) -> Sender:
+    def sender(self, target: Target) -> Sender:
+        """What sends to a resource. Raises `Refused` at the limit."""
         key = (target.kind, target.name)
         sender = self._senders.get(key)
         if sender is None:
@@ -468,7 +545,7 @@ class Broker:
             )
         return sender
 
-    async def _ensure(self, target: Target, spec: QueueSpec) -> None:
+    async def ensure(self, target: Target, spec: QueueSpec) -> None:
         """Find or create a resource, trying again while that may help."""
         deadline = self._loop.time() + self._sending.timeout
         attempt = 0
@@ -481,6 +558,24 @@ class Broker:
                 if not error.retriable or self._loop.time() + delay >= deadline:
                     raise
             await asyncio.sleep(delay)
+
+
+class Burial:
+    """Publishes a dead letter, and tells what became of it; it cannot be made to wait."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Callable[[Result], None]) -> None:
+        self._done = done
+
+    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - there is one
+        self._done(result)
+
+    def pause(self, reason: object) -> None:
+        """Dead letters are no more than consumers hold."""
+
+    def resume(self, reason: object) -> None:
+        """Nothing was paused."""
 
 
 class _Nobody:

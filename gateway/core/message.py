@@ -28,6 +28,9 @@ RETAIN = "x-mqtt-retain"
 PUBLISH_QOS = "x-mqtt-publish-qos"
 """Header: MQTT's QoS of the publication, where `delivery_mode` does not say it: 2. As in RabbitMQ."""
 
+DELAY = "x-delay"
+"""Header: milliseconds that a message on a delayed-message exchange waits, as in RabbitMQ's plugin."""
+
 TOPIC_EXCHANGE = "amq.topic"
 """Where MQTT topics and STOMP `/topic/…` destinations live, as in RabbitMQ."""
 

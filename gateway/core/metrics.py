@@ -5,8 +5,8 @@ A counter of prometheus-client takes a lock: it is updated for requests and batc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, runtime_checkable
 from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -29,13 +29,30 @@ class CountedQueue(Protocol):
         """Receive requests under way."""
 
 
-class Tally:
+@runtime_checkable
+class ReadsMessages(Protocol):
+    """A backend that may meet messages in a form that it cannot read."""
+
+    unreadable: int
+    """Those that it took for native ones."""
+
+
+class Count:
+    """What happens with single messages, counted by somebody who knows of no metrics."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Tally(Count):
     """A counter for what happens with every message: counted without a lock, shown when metrics are scraped."""
 
-    __slots__ = ("_counter", "_shown", "count")
+    __slots__ = ("_counter", "_shown")
 
     def __init__(self, counter: Counter) -> None:
-        self.count = 0
+        super().__init__()
         self._counter = counter
         self._shown = 0
 
@@ -45,11 +62,26 @@ class Tally:
         self._shown = self.count
 
 
+class _Read:
+    """A counter for what somebody else counts: read when metrics are scraped."""
+
+    __slots__ = ("_read", "_tally")
+
+    def __init__(self, tally: Tally, read: Callable[[], int]) -> None:
+        self._tally = tally
+        self._read = read
+
+    def show(self) -> None:
+        self._tally.count = self._read()
+        self._tally.show()
+
+
 class _Tallies(Collector):
     """Registered before all counters, so that they are up to date when they are collected."""
 
     def __init__(self) -> None:
         self.all: dict[Counter, Tally] = {}
+        self.read: list[_Read] = []
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -57,6 +89,8 @@ class _Tallies(Collector):
     def collect(self) -> Iterable[Metric]:
         for tally in list(self.all.values()):
             tally.show()
+        for each in self.read:
+            each.show()
         return ()
 
 
@@ -88,9 +122,14 @@ class Metrics:
         self.reading_paused = gauge("reading_paused", "Connections not read, for back-pressure", "protocol")
 
         self.delivered = counter("messages_delivered", "Messages given to clients", "protocol")
+        self.discarded = counter(
+            "messages_discarded", "Messages not sent to a client: expired, or too large for it", "protocol"
+        )
         self.publishes = counter("publishes", "Messages published by clients", "protocol")
         self.publish_results = counter("publish_results", "What became of published messages", "outcome")
         self.unrouted = counter("unrouted", "Messages published that no queue and no rule wanted")
+        self.dead_letters = counter("dead_letters", "Messages that queues gave up", "reason")
+        self.dead_letters_dropped = counter("dead_letters_dropped", "Dead letters that could go nowhere, or in circles")
         self.inflight = gauge("inflight_messages", "Published messages that wait for the backend")
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of published messages that wait for the backend")
 
@@ -105,6 +144,11 @@ class Metrics:
         self.redeliveries = counter("redeliveries", "Messages handed out that had been received before", "queue")
         self.settlements = counter("settlements", "Deliveries ended by consumers", "queue", "outcome")
         self.settle_failures = counter("settle_failures", "Settlements that the backend refused", "queue")
+        self.unreadable = counter(
+            "messages_unreadable",
+            "Messages whose mqlift attributes could not be read, taken for native ones",
+            "backend",
+        )
         self.renewals = counter("visibility_renewals", "Deliveries whose visibility was extended", "queue")
         self.unsettled = gauge("unsettled_deliveries", "Deliveries that clients hold", "queue")
         self.polls = gauge("polls", "Receive requests under way", "queue")
@@ -128,6 +172,10 @@ class Metrics:
             self.unsettled.labels(label).set_function(lambda: sum(each.unsettled for each in queues))
             self.polls.labels(label).set_function(lambda: sum(each.polls for each in queues))
         self._queues[label].add(queue)
+
+    def count_unreadable(self, kind: str, backend: ReadsMessages) -> None:
+        """Show what a backend, the only one of its kind, could not read."""
+        self._tallies.read.append(_Read(Tally(self.unreadable.labels(kind)), lambda: backend.unreadable))
 
     def tally(self, counter: Counter) -> Tally:
         """The tally of a counter, or of one of its children."""

@@ -62,6 +62,7 @@ class Meta(NamedTuple):
     properties: Properties
     headers: Headers
     origin: Origin
+    not_before: float = 0.0
 
 
 def pack_meta(message: Message) -> str:
@@ -72,6 +73,8 @@ def pack_meta(message: Message) -> str:
         packed["p"] = properties
     if message.headers:
         packed["h"] = {name: pack_value(value) for name, value in message.headers.items()}
+    if message.not_before:
+        packed["nb"] = message.not_before
     packed["o"] = [origin.protocol, origin.client_id, origin.user]
     try:
         text = orjson.dumps(packed)
@@ -93,7 +96,14 @@ def unpack_message(data: bytes) -> Message:
     try:
         text, body = orjson.loads(data)
         meta = unpack_meta(text)
-        return Message(meta.address, base64.b64decode(body, validate=True), meta.properties, meta.headers, meta.origin)
+        return Message(
+            meta.address,
+            base64.b64decode(body, validate=True),
+            meta.properties,
+            meta.headers,
+            meta.origin,
+            meta.not_before,
+        )
     except (TypeError, ValueError) as error:
         raise MetaUnreadable(f"not a packed message: {error}") from None
 
@@ -144,7 +154,14 @@ def unpack_meta(text: str) -> Meta:
     address = Address(_text(packed, "x"), _text(packed, "k"))
     properties = _unpack_properties(_table(packed, "p"))
     headers = {name: unpack_value(value) for name, value in _table(packed, "h").items()}
-    return Meta(address, properties, headers or NO_HEADERS, _unpack_origin(packed.get("o")))
+    origin = _unpack_origin(packed.get("o"))
+    return Meta(address, properties, headers or NO_HEADERS, origin, _unpack_time(packed.get("nb", 0.0)))
+
+
+def _unpack_time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise MetaUnreadable("nb is not a time")
+    return float(value)
 
 
 def _text(packed: dict[str, object], key: str) -> str:

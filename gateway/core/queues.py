@@ -1,31 +1,36 @@
-"""The two kinds of queue: one that lives in a backend, and one that lives in this gateway's memory."""
+"""Durable queues: their messages live in a backend, whoever publishes and consumes them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import heapq
+import itertools
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import structlog
-
-from gateway.core.backend import Answerable, QueueSpec, Received, Target
-from gateway.core.errors import Refused
+from gateway.core.arguments import Overflow, QueuePolicy, read_policy
+from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
+from gateway.core.deadletter import Bury, Reason
+from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
-from gateway.core.metrics import Metrics
-from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.receiver import Receiver
+from gateway.core.outcome import Outcome, Result
+from gateway.core.receiver import Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
-from gateway.core.session import Delivery
-from gateway.core.subscription import Consumer, Subscription, Turns
+from gateway.core.session import Consume, Delivery
+from gateway.core.subscription import Consumer, Subscription
 
-log = structlog.get_logger("mqlift.queues")
+EXPIRING: Final = 1_000
+"""Messages of one queue without consumers that are watched until they expire; the others follow as these go."""
 
-VIRTUAL_QUEUE_MESSAGES: Final = 1_000
-"""Messages that wait for a slow live subscriber, at most; Mosquitto's `max_queued_messages` has the same default."""
+DEPTH_SECONDS: Final = 1.0
+"""How long a queue's counts are believed: they are approximate anyway, and each look costs a request."""
 
-VIRTUAL_QUEUE_BYTES: Final = 16 * 1024 * 1024
-"""Bytes that wait for a slow live subscriber, at most."""
+EARLY: Final = 0.5
+"""Seconds before its time at which a delayed message may be delivered: SQS counts whole seconds."""
+
+TRIMMED: Final = 1_000
+"""Messages that one look at a queue over its length takes out, at most."""
 
 
 class Sink(Protocol):
@@ -49,7 +54,7 @@ class Destination:
 
 
 class BackendQueue:
-    """A durable queue: its messages live in a backend, whoever publishes and consumes them.
+    """One durable queue, with what AMQP asks of it and the backend does not do itself: expiry, length, dead letters.
 
     What it needs to send and to receive is made when it is first used: thousands of sessions may keep a queue each.
     """
@@ -58,43 +63,224 @@ class BackendQueue:
         self,
         target: Target,
         spec: QueueSpec,
+        backend: Backend,
+        *,
         open_sender: Callable[[Target], Sender],
-        open_receiver: Callable[[Target], Receiver],
+        open_receiver: Callable[[Target, Keeper, QueuePolicy], Receiver],
+        bury: Bury,
+        nobody: Publisher,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        """Raises `InvalidArgument` and `NotSupported`."""
         self.name = target.queue
         self.target = target
         self.spec = spec
+        self.policy = read_policy(spec)
         self.ensured = False
         """Whether the backend has said that it is there. One that only a rule names is found, or made, by sending."""
+        self.used_at = asyncio.get_running_loop().time()
+        """When it was last declared, consumed or read, on the event loop's clock."""
+        self.full = False
+        """Over its `x-max-length`, when that was last looked at; publishers are refused where they asked for that."""
+        self._backend = backend
         self._open_sender = open_sender
         self._open_receiver = open_receiver
+        self._bury = bury
+        self._nobody = nobody
+        self._wall = wall
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
+        self._waiting: _Waiting | None = None
+        self._depth: Depth | None = None
+        self._depth_at = float("-inf")
 
-    @property
-    def consumers(self) -> int:
-        return 0 if self._receiver is None else self._receiver.consumers
+    # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        if self.full:
+            if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
+                self._bury(self, message, Reason.MAXLEN, _ignore)
+            waiter.answer(token, Result(Outcome.REJECTED, Refused(f"queue '{self.name}' is full")))
+            return
         if self._sender is None:
             try:
                 self._sender = self._open_sender(self.target)
             except Refused as error:
                 waiter.answer(token, Result(Outcome.REJECTED, error))
                 return
+        if message.properties.expiration is not None and self.policy.dead_letter_exchange is not None:
+            self._watch_expiry()
         self._sender.put(self.target, message, publisher, waiter, token)
 
-    def consume(self, tag: str, consumer: Consumer, prefetch: int) -> Subscription:
+    # Consuming
+
+    @property
+    def consumers(self) -> int:
         if self._receiver is None:
-            self._receiver = self._open_receiver(self.target)
-        subscription = Subscription(tag, self._receiver, consumer, prefetch)
-        self._receiver.subscribe(subscription)
+            return 0
+        return self._receiver.consumers - (self._waiting is not None)
+
+    def consume(self, command: Consume, consumer: Consumer) -> Subscription:
+        """Raises `InUse`, and `NotSupported` for a destination that nothing can be received from."""
+        receiver = self._receiving()
+        if self._waiting is None:
+            receiver.check(exclusive=command.exclusive)
+        subscription = Subscription(command, receiver, consumer)
+        receiver.subscribe(subscription)
+        self._stop_waiting()
         return subscription
+
+    async def get(self) -> Delivery | None:
+        """Take one message, if there is one. Raises `BackendError`."""
+        self.used_at = asyncio.get_running_loop().time()
+        receiver = self._receiving()
+        if self._waiting is not None and (delivery := self._waiting.take()) is not None:
+            return delivery
+        return await receiver.get()
+
+    def _receiving(self) -> Receiver:
+        if self._receiver is None:
+            if not self._backend.limits.receive_entries:
+                raise NotSupported(f"queue '{self.name}': nothing can be consumed from {self.target.kind}")
+            self._receiver = self._open_receiver(self.target, self, self.policy)
+        return self._receiver
+
+    # What the receiver asks
+
+    def screen(self, delivery: Delivery) -> bool:
+        reason = self._dead(delivery)
+        if reason is not None:
+            self._give_up(delivery, reason)
+            return True
+        if delivery.message.not_before > self._wall() + EARLY:
+            self._put_off(delivery)
+            return True
+        return False
+
+    def end(self, delivery: Delivery, outcome: Outcome) -> None:
+        assert self._receiver is not None
+        limit = self.policy.delivery_limit
+        if outcome is Outcome.REJECTED and self.policy.dead_letter_exchange is not None:
+            self._bury_and_settle(delivery, Reason.REJECTED)
+        elif outcome is Outcome.RELEASED and limit is not None and delivery.attempt > limit:
+            self._bury_and_settle(delivery, Reason.DELIVERY_LIMIT)
+        else:
+            self._receiver.settler.settle(delivery, outcome)
+
+    def idle(self) -> None:
+        self.used_at = asyncio.get_running_loop().time()
+        if self.policy.message_ttl is not None and self.policy.dead_letter_exchange is not None:
+            self._watch_expiry()
+
+    # Expiry, delays, dead letters
+
+    def watch_expiry(self) -> None:
+        """Dead letters of messages that expire are due even when nobody consumes the queue."""
+        if self.policy.message_ttl is not None and self.policy.dead_letter_exchange is not None:
+            self._watch_expiry()
+
+    def _watch_expiry(self) -> None:
+        if self._waiting is None and not self.consumers:
+            self._waiting = _Waiting(self, self._receiving(), self._wall)
+
+    def _stop_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.stop()
+
+    def ends(self, delivery: Delivery) -> float | None:
+        """When a message expires, in seconds since 1970-01-01 UTC; None for never."""
+        ttl = self.policy.message_ttl
+        own = delivery.message.properties.expiration
+        if own is not None and (ttl is None or own < ttl):
+            ttl = own
+        return None if ttl is None or not delivery.stored_at else delivery.stored_at + ttl / 1000
+
+    def expire(self, delivery: Delivery) -> None:
+        self._give_up(delivery, Reason.EXPIRED)
+
+    def _dead(self, delivery: Delivery) -> Reason | None:
+        """Why a message is not delivered any more; None when it is."""
+        ends = self.ends(delivery)
+        if ends is not None and ends <= self._wall():
+            return Reason.EXPIRED
+        limit = self.policy.delivery_limit
+        # A delivery whose consumer vanished was never given back: only its number tells.
+        return Reason.DELIVERY_LIMIT if limit is not None and delivery.attempt > limit + 1 else None
+
+    def _give_up(self, delivery: Delivery, reason: Reason) -> None:
+        assert self._receiver is not None
+        if self._receiver.withdraw(delivery):
+            self._bury_and_settle(delivery, reason)
+
+    def _bury_and_settle(self, delivery: Delivery, reason: Reason) -> None:
+        self._bury(self, delivery.message, reason, self._settling(delivery))
+
+    def _settling(self, delivery: Delivery) -> Callable[[Result], None]:
+        """What ends a delivery when its message is stored elsewhere, or gives it back when it is not."""
+        assert self._receiver is not None
+        settler = self._receiver.settler
+
+        def done(result: Result) -> None:
+            accepted = result.outcome is Outcome.ACCEPTED
+            settler.settle(delivery, Outcome.ACCEPTED if accepted else Outcome.RELEASED)
+
+        return done
+
+    def _put_off(self, delivery: Delivery) -> None:
+        """A message that is not due was delayed for as long as the backend can: send it on its next stretch."""
+        assert self._receiver is not None
+        if self._receiver.withdraw(delivery):
+            if self._sender is None:
+                self._sender = self._open_sender(self.target)
+            done = _Done(self._settling(delivery))
+            self._sender.put(self.target, delivery.message, self._nobody, done, None)
+
+    # Counts
+
+    async def depth(self) -> Depth:
+        """Approximate counts, not older than a second. Raises `BackendError`."""
+        now = asyncio.get_running_loop().time()
+        if self._depth is None or now - self._depth_at > DEPTH_SECONDS:
+            self._depth = await self._backend.depth(self.target)
+            self._depth_at = now
+        return self._depth
+
+    async def purge(self) -> int:
+        """Drop its messages; how many there were, approximately. Raises `BackendError`."""
+        count = (await self.depth()).ready
+        await self._backend.purge(self.target)
+        self._depth = None
+        return count
+
+    async def check_length(self) -> None:
+        """Keep to `x-max-length`, as far as approximate counts go. Raises `BackendError`."""
+        most = self.policy.max_length
+        if most is None:
+            return
+        over = (await self.depth()).ready - most
+        if self.policy.overflow is not Overflow.DROP_HEAD:
+            self.full = over >= 0
+            return
+        receiver = self._receiving()
+        for _ in range(min(over, TRIMMED)):
+            delivery = await receiver.get()
+            if delivery is None:
+                break
+            self._give_up(delivery, Reason.MAXLEN)
+
+    # Ending
+
+    def cancel_consumers(self) -> None:
+        """It has been deleted: tell those who consume it."""
+        if self._receiver is not None:
+            self._receiver.cancel_consumers()
 
     def stop_polling(self) -> None:
         """No new polls; what consumers hold can still be settled."""
         if self._receiver is not None:
             self._receiver.stop()
+        self._stop_waiting()
 
     async def drain(self) -> None:
         """Wait for the polls under way, and until the backend has answered for every settlement."""
@@ -103,102 +289,84 @@ class BackendQueue:
             await self._receiver.settler.drain()
 
     async def aclose(self) -> None:
+        self.stop_polling()
         if self._receiver is not None:
             await self._receiver.aclose()
             await self._receiver.settler.aclose()
 
 
-class VirtualQueue:
-    """A queue of one connection: in memory, bounded, gone with its owner. No call to AWS.
+class _Waiting:
+    """Takes the messages of a queue that nobody consumes, and keeps them hidden until they expire."""
 
-    A message for a consumer that does not keep up is dropped when the queue is full, and counted, as brokers do for
-    live subscribers: it must hold up neither its publishers nor the gateway's memory.
-    """
-
-    def __init__(self, name: str, metrics: Metrics, on_unused: Callable[[], None] | None = None) -> None:
-        """`on_unused`: called when the last consumer leaves, for a queue that ends with it (AMQP's auto-delete)."""
-        self.name = name
-        self._on_unused = on_unused
+    def __init__(self, queue: BackendQueue, receiver: Receiver, wall: Callable[[], float]) -> None:
+        self._queue = queue
+        self._receiver = receiver
+        self._wall = wall
         self._loop = asyncio.get_running_loop()
-        self._turns = Turns()
-        self._waiting: deque[Delivery] = deque()
-        self._bytes = 0
-        # Ahead of those that wait, in the order in which they were given back; no more than consumers may hold.
-        self._released: deque[Delivery] = deque()
-        self._closed = False
-        self._dropped = metrics.dropped
-        self._dropping = False
-        self._wake: asyncio.Handle | None = None
+        self._held: dict[Delivery, None] = {}
+        self._due: list[tuple[float, int, Delivery]] = []
+        self._numbers = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._subscription = Subscription(Consume("", queue.name, EXPIRING, None), receiver, self)
+        receiver.subscribe(self._subscription)
 
-    def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:  # noqa: ARG002 - Sink
-        delivery = Delivery(Received(message, ""), self)
-        if self._waiting or self._released or not self._turns.hand(delivery):
-            self._keep(delivery)
-        waiter.answer(token, ACCEPTED)
+    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:  # noqa: ARG002 - there is one
+        self._held[delivery] = None
+        ends = self._queue.ends(delivery)
+        if ends is not None:
+            heapq.heappush(self._due, (ends, next(self._numbers), delivery))
+            if self._due[0][2] is delivery:
+                self._set_timer()
 
-    def put_retained(self, message: Message) -> None:
-        """Take a message over the bounds: retained ones are in memory anyway, and are as many as the topics."""
-        self._waiting.append(Delivery(Received(message, ""), self))
-        self._bytes += len(message.body)
-        self._wake_up()
+    def cancelled(self, subscription: Subscription) -> None:
+        """Never asked for."""
 
-    def consume(self, tag: str, consumer: Consumer, prefetch: int) -> Subscription:
-        subscription = Subscription(tag, self, consumer, prefetch)
-        self._turns.add(subscription)
-        self._wake_up()
-        return subscription
+    def take(self) -> Delivery | None:
+        """Give the oldest one to somebody who asks for it."""
+        for delivery in self._held:
+            del self._held[delivery]
+            delivery.subscription = None
+            self._subscription.settled()
+            return delivery
+        return None
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        self._turns.remove(subscription)
-        if not self._turns and self._on_unused is not None and not self._closed:
-            self._on_unused()
+    def stop(self) -> None:
+        """Somebody wants the messages: they go back to where they came from."""
+        self._subscription.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for delivery in list(self._held):
+            self._receiver.settle(delivery, Outcome.RELEASED)
+        self._held.clear()
 
-    def credited(self, subscription: Subscription) -> None:
-        self._turns.offer(subscription)
-        self._wake_up()
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(max(self._due[0][0] - self._wall(), 0.0), self._expire)
 
-    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """End a delivery, once: a released one is delivered again, ahead of the others, marked redelivered."""
-        if delivery.settled:
-            return
-        delivery.settled = True
-        if outcome is Outcome.RELEASED and not self._closed:
-            self._released.append(Delivery(Received(delivery.message, "", delivery.attempt + 1), self))
-        subscription = delivery.subscription
-        if isinstance(subscription, Subscription):
-            subscription.settled()
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._wall()
+        while self._due and self._due[0][0] <= now:
+            _, _, delivery = heapq.heappop(self._due)
+            if delivery in self._held:
+                del self._held[delivery]
+                self._queue.expire(delivery)
+        if self._due:
+            self._set_timer()
 
-    def close(self) -> None:
-        """Drop what waits, and what will be released."""
-        self._closed = True
-        if self._wake is not None:
-            self._wake.cancel()
-        self._waiting.clear()
-        self._released.clear()
 
-    def _wake_up(self) -> None:
-        if self._wake is None and (self._waiting or self._released):
-            self._wake = self._loop.call_soon(self._hand_out)
+class _Done:
+    """Passes the one answer to a publish of the gateway's own on."""
 
-    def _keep(self, delivery: Delivery) -> None:
-        size = len(delivery.message.body)
-        if len(self._waiting) >= VIRTUAL_QUEUE_MESSAGES or self._bytes + size > VIRTUAL_QUEUE_BYTES:
-            self._dropped.inc()
-            if not self._dropping:
-                self._dropping = True
-                log.warning("slow_consumer", queue=self.name, waiting=len(self._waiting), bytes=self._bytes)
-            return
-        self._waiting.append(delivery)
-        self._bytes += size
+    __slots__ = ("_done",)
 
-    def _hand_out(self) -> None:
-        self._wake = None
-        for line in (self._released, self._waiting):
-            while line:
-                delivery = line.popleft()
-                if not self._turns.hand(delivery):
-                    line.appendleft(delivery)
-                    return
-                if line is self._waiting:
-                    self._bytes -= len(delivery.message.body)
-        self._dropping = False
+    def __init__(self, done: Callable[[Result], None]) -> None:
+        self._done = done
+
+    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - there is one
+        self._done(result)
+
+
+def _ignore(result: Result) -> None:
+    """Its publisher has been told already."""

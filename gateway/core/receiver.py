@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from gateway.core.backend import Backend, Received, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.errors import BackendError, Unavailable
+from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
@@ -40,6 +40,26 @@ class ReceivePolicy:
     backoff: BatchPolicy = field(default_factory=lambda: BatchPolicy(backoff_base=0.5, backoff_cap=15.0))
 
 
+GET_WAIT: Final = 1.0
+"""Seconds that a single `get` waits: without it SQS asks a part of its servers only, and may miss what is there."""
+
+UNKNOWN: Final = 3
+"""Answers in a row that a queue is not there, before its consumers are told: one that is new is not known at once."""
+
+
+class Keeper(Protocol):
+    """The queue whose messages a receiver gets: it has the first and the last word on each."""
+
+    def screen(self, delivery: Delivery) -> bool:
+        """Before a consumer gets it. True: the queue has taken care of it (it has expired, or is not due)."""
+
+    def end(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A consumer is done with it: see that the backend is told."""
+
+    def idle(self) -> None:
+        """The last consumer has left."""
+
+
 class Receiver:
     """The source of one queue's deliveries: polls, hands out in turn, keeps what is held hidden, takes settlements.
 
@@ -57,7 +77,10 @@ class Receiver:
         policy: ReceivePolicy,
         metrics: Metrics,
         health: Health,
+        keeper: Keeper,
+        single: bool = False,
     ) -> None:
+        """`single`: only one consumer is active at a time."""
         self.name = target.queue
         self._backend = backend
         self._target = target
@@ -66,13 +89,15 @@ class Receiver:
         self._health = health
         self._resource = f"{target.kind} {target.name} (receive)"
         self._loop = asyncio.get_running_loop()
-        self._turns = Turns()
+        self._keeper = keeper
+        self._turns = Turns(single=single)
         self._polls: set[asyncio.Task[None]] = set()
         self._wanted_polls = 1
         self._gathered = False
         self._reserved = 0
         self._failures = 0
         self._failed_at = float("-inf")
+        self._unknown = 0
         self._blocked_until = 0.0
         self._wake: asyncio.Handle | None = None
         self._closed = False
@@ -91,6 +116,10 @@ class Receiver:
     def consumers(self) -> int:
         return len(self._turns)
 
+    def check(self, *, exclusive: bool) -> None:
+        """Whether one more consumer may come. Raises `InUse`."""
+        self._turns.check(exclusive=exclusive)
+
     def subscribe(self, subscription: Subscription) -> None:
         self._turns.add(subscription)
         self.wake()
@@ -101,6 +130,10 @@ class Receiver:
             # Nobody polls it any more, so nothing would tell that it works again.
             self._failures = 0
             self._health.clear(self._resource)
+        if not self._turns and not self._closed:
+            self._keeper.idle()
+        else:
+            self.wake()  # another consumer may be the active one now
 
     def credited(self, subscription: Subscription) -> None:
         self._turns.offer(subscription)
@@ -119,10 +152,40 @@ class Receiver:
         delivery.settled = True
         self.unsettled -= 1
         self._renewer.forget(delivery)
-        self.settler.settle(delivery, outcome)
+        self._keeper.end(delivery, outcome)
         subscription = delivery.subscription
         if isinstance(subscription, Subscription):
             subscription.settled()
+
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back from whoever has it, without ending it; False when it has ended already."""
+        if delivery.settled:
+            return False
+        delivery.settled = True
+        self.unsettled -= 1
+        self._renewer.forget(delivery)
+        subscription = delivery.subscription
+        if isinstance(subscription, Subscription):
+            subscription.settled()
+        return True
+
+    async def get(self) -> Delivery | None:
+        """Take one message for nobody's subscription, if there is one. Raises `BackendError`."""
+        while True:
+            received = await self._backend.receive(self._target, 1, GET_WAIT, self._policy.visibility)
+            if not received:
+                return None
+            delivery = self._hold(received[0], self._loop.time())
+            if not self._keeper.screen(delivery):
+                self._deliveries.inc()
+                return delivery
+
+    def cancel_consumers(self) -> None:
+        """The queue is gone: end the subscriptions of those who want to be told, and tell them."""
+        for subscription in self._turns:
+            if subscription.cancellable:
+                subscription.cancel()
+                subscription.consumer.cancelled(subscription)
 
     def stop(self) -> None:
         """No new polls. What those under way still bring is released when nobody takes it."""
@@ -190,6 +253,7 @@ class Receiver:
             return
         finally:
             self._reserved -= limit
+        self._unknown = 0
         if self._failures:
             self._failures = 0
             self._health.clear(self._resource)
@@ -202,6 +266,10 @@ class Receiver:
             return
         self._failed_at = self._loop.time()
         self._failures += 1
+        self._unknown = self._unknown + 1 if isinstance(error, NotFound) else 0
+        if self._unknown >= UNKNOWN:
+            self._unknown = 0
+            self.cancel_consumers()
         self._wanted_polls = 1
         self._blocked_until = self._failed_at + self._policy.backoff.backoff(self._failures)
         lasting = not error.retriable or self._failures >= FAILURES_TO_REPORT
@@ -222,9 +290,9 @@ class Receiver:
         now = self._loop.time()
         handed = redelivered = 0
         for one in received:
-            delivery = Delivery(one, self)
-            self.unsettled += 1
-            self._renewer.hold(delivery, now)
+            delivery = self._hold(one, now)
+            if self._keeper.screen(delivery):
+                continue
             if self._turns.hand(delivery):
                 handed += 1
                 redelivered += delivery.redelivered
@@ -233,3 +301,9 @@ class Receiver:
                 self.settle(delivery, Outcome.RELEASED)
         self._deliveries.inc(handed)
         self._redeliveries.inc(redelivered)
+
+    def _hold(self, received: Received, now: float) -> Delivery:
+        delivery = Delivery(received, self)
+        self.unsettled += 1
+        self._renewer.hold(delivery, now)
+        return delivery

@@ -74,6 +74,11 @@ class Pattern:
                 raise ValueError(f"{{{capture}}} is captured twice in {text!r}")
         return cls(text, captures, re.compile(_expression(parts), re.DOTALL), separator, shields_dollar)
 
+    @property
+    def is_literal(self) -> bool:
+        """Whether it is one name, without wildcards and captures."""
+        return not any(mark in self.text for mark in "*{}")
+
     def match(self, subject: str) -> dict[str, str] | None:
         """What was captured, or None when the pattern does not match. Costs at most pattern times subject."""
         if self._shields_dollar and subject.startswith("$"):
@@ -314,6 +319,10 @@ class Routes:
         """What else gets the messages published to a queue. Raises `Invalid`, see `RuleTarget.render`."""
         matched = self.rule_for_queue(queue)
         return () if matched is None else tuple(matched.targets(queue))[1:]
+
+    def named_queues(self) -> Iterator[str]:
+        """The queues that rules name outright: they are there before anybody declares them."""
+        return (match.queue.text for _, match in self._queues if match.queue.is_literal)
 
     def rule_for_address(self, address: Address) -> Matched | None:
         """The topic rule for `amq.topic`, the exchange rule for other exchanges; the default exchange has none."""

@@ -6,7 +6,9 @@ exactly one `answer(token, result)`, possibly before the next command is execute
 order among the concurrent ones (`Publish`, `Retain`, `KeepInflight`, `Get`, `Aside`). Control commands (all others but
 `Settle`, `EndSession` and `Close`) are executed one after the other, each after the one before it was answered;
 commands that follow one wait behind it, and meanwhile nothing is read. A session that has several streams of commands
-in one connection wraps control commands in `Aside`, and sees to the order within each stream itself.
+in one connection wraps control commands in `Aside`, and sees to the order within each stream itself. After `taken_over`
+or `shutdown`, control commands that would have to wait, or wait already, are answered RELEASED at once: so a session
+that closes when everything is answered does so soon.
 
 A session never raises for what a peer sends: it answers with its protocol's own error and a `Close` command.
 """
@@ -25,6 +27,7 @@ from gateway.core.backend import QueueSpec, Received
 from gateway.core.errors import MqliftError
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.message import NO_HEADERS, Headers, Message
+from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome, Result
 
 
@@ -295,19 +298,33 @@ class UnbindExchange:
     arguments: Headers = NO_HEADERS
 
 
+class Creditable(Protocol):
+    """A consumer that a shared limit may hold back."""
+
+    def credited(self) -> None:
+        """It may have room again."""
+
+
 class Prefetch:
     """A limit on what several consumers hold together (AMQP's `basic.qos`, global); 0 for none."""
 
-    __slots__ = ("held", "limit")
+    __slots__ = ("consumers", "held", "limit")
 
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
         self.held = 0
+        self.consumers: list[Creditable] = []
+        """Kept by the hub."""
 
-    @property
-    def room(self) -> int | None:
-        """Deliveries that may follow; None for any number."""
-        return self.limit - self.held if self.limit else None
+    def change(self, limit: int) -> None:
+        """Set another limit; consumers may have room again."""
+        self.limit = limit
+        self.offer()
+
+    def offer(self) -> None:
+        """Let all consumers see that there is room."""
+        for consumer in self.consumers:
+            consumer.credited()
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,13 +432,25 @@ class Delivery:
     backend delivers the same message, and empty where nothing outlives the connection.
     """
 
-    __slots__ = ("attempt", "due", "held_until", "message", "receipt", "settled", "source", "subscription", "uid")
+    __slots__ = (
+        "attempt",
+        "due",
+        "held_until",
+        "message",
+        "receipt",
+        "settled",
+        "source",
+        "stored_at",
+        "subscription",
+        "uid",
+    )
 
     def __init__(self, received: Received, source: DeliverySource) -> None:
         self.message = received.message
         self.receipt = received.receipt
         self.uid = received.uid
         self.attempt = received.attempt
+        self.stored_at = received.stored_at
         self.source = source
         self.settled = False
         self.due = 0.0
@@ -503,6 +532,8 @@ class SessionContext:
     """The protocol's own settings, checked."""
     time: Callable[[], float] = wall_clock
     """Seconds since 1970-01-01 UTC: for what has to mean the same to other gateways, such as the age of a message."""
+    discarded: Count = field(default_factory=Count)
+    """Deliveries that the session ends without sending them: expired ones, and those too large for the peer."""
 
 
 class SessionFactory(Protocol):

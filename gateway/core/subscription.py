@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
 
-from gateway.core.session import Delivery
+from gateway.core.errors import InUse
+from gateway.core.session import Consume, Delivery, Prefetch
 
 
 class Consumer(Protocol):
@@ -13,6 +15,9 @@ class Consumer(Protocol):
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         """Take a delivery within the subscription's credit. Called from the event loop; must not raise."""
+
+    def cancelled(self, subscription: Subscription) -> None:
+        """The queue is gone; the subscription has been cancelled. Called from the event loop; must not raise."""
 
 
 class ConsumedQueue(Protocol):
@@ -30,13 +35,32 @@ class ConsumedQueue(Protocol):
 class Subscription:
     """One consumer of one queue. `held` deliveries are not settled yet, of `prefetch` at most."""
 
-    __slots__ = ("blocked", "cancelled", "consumer", "held", "in_turn", "prefetch", "queue", "tag")
+    __slots__ = (
+        "blocked",
+        "cancellable",
+        "cancelled",
+        "consumer",
+        "exclusive",
+        "held",
+        "in_turn",
+        "prefetch",
+        "priority",
+        "queue",
+        "shared",
+        "tag",
+    )
 
-    def __init__(self, tag: str, queue: ConsumedQueue, consumer: Consumer, prefetch: int) -> None:
-        self.tag = tag
+    def __init__(self, command: Consume, queue: ConsumedQueue, consumer: Consumer) -> None:
+        self.tag = command.tag
         self.queue = queue
         self.consumer = consumer
-        self.prefetch = prefetch
+        self.prefetch = command.prefetch
+        self.exclusive = command.exclusive
+        self.priority = command.priority
+        self.cancellable = command.cancellable
+        self.shared = command.shared
+        if self.shared is not None:
+            self.shared.consumers.append(self)
         self.held = 0
         self.blocked = False
         """The consumer does not read what it was sent: it gets no more until it does."""
@@ -47,11 +71,34 @@ class Subscription:
     @property
     def credit(self) -> int:
         """Deliveries that it takes now."""
-        return 0 if self.blocked or self.cancelled else self.prefetch - self.held
+        if self.blocked or self.cancelled:
+            return 0
+        own = self.prefetch - self.held
+        if self.shared is None or not self.shared.limit:
+            return own
+        return min(own, self.shared.limit - self.shared.held)
+
+    def taken(self) -> None:
+        """It has been given one more delivery."""
+        self.held += 1
+        if self.shared is not None:
+            self.shared.held += 1
 
     def settled(self) -> None:
         """One of the deliveries that it held has ended."""
         self.held -= 1
+        shared = self.shared
+        if shared is None:
+            self.queue.credited(self)
+            return
+        shared.held -= 1
+        if shared.limit and shared.held == shared.limit - 1:
+            shared.offer()  # all had to wait, and now one may go on
+        else:
+            self.queue.credited(self)
+
+    def credited(self) -> None:
+        """It may have room again."""
         self.queue.credited(self)
 
     def unblock(self) -> None:
@@ -62,62 +109,99 @@ class Subscription:
         """Stop the deliveries. Idempotent."""
         if not self.cancelled:
             self.cancelled = True
+            if self.shared is not None:
+                self.shared.consumers.remove(self)
             self.queue.unsubscribe(self)
 
 
 class Turns:
     """The consumers of one queue, taking turns, so that each with credit gets its share.
 
-    Only those that have credit stand in the line: what one delivery costs does not grow with the number of consumers.
+    Only those that have credit stand in a line: what one delivery costs does not grow with the number of consumers.
+    There is a line for each priority; those of a lower one get what the higher ones have no credit for.
     """
 
-    __slots__ = ("_consumers", "_line")
+    __slots__ = ("_all", "_lines", "_single")
 
-    def __init__(self) -> None:
-        self._consumers = 0
-        self._line: deque[Subscription] = deque()
+    def __init__(self, *, single: bool = False) -> None:
+        """`single`: only the consumer that came first gets deliveries, until it leaves (single active consumer)."""
+        self._single = single
+        self._all: dict[Subscription, None] = {}
+        self._lines: list[tuple[int, deque[Subscription]]] = [(0, deque())]
 
     def __len__(self) -> int:
-        return self._consumers
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        return iter(list(self._all))
+
+    def check(self, *, exclusive: bool) -> None:
+        """Whether one more may come. Raises `InUse` when it, or one that is here, wants to be alone."""
+        if self._all and (exclusive or next(iter(self._all)).exclusive):
+            raise InUse("the queue has an exclusive consumer" if not exclusive else "the queue has other consumers")
 
     def add(self, subscription: Subscription) -> None:
-        self._consumers += 1
+        self._all[subscription] = None
         self.offer(subscription)
 
     def remove(self, subscription: Subscription) -> None:
-        self._consumers -= 1
+        del self._all[subscription]
         if subscription.in_turn:
             subscription.in_turn = False
-            self._line.remove(subscription)
+            self._line(subscription.priority).remove(subscription)
+        if subscription.priority and all(other.priority != subscription.priority for other in self._all):
+            self._lines = [ranked for ranked in self._lines if ranked[0] != subscription.priority]
+        if self._single and self._all:
+            self.offer(next(iter(self._all)))
 
     def offer(self, subscription: Subscription) -> None:
         """Give a turn to a consumer that may have credit again."""
-        if not subscription.in_turn and subscription.credit > 0:
-            subscription.in_turn = True
-            self._line.append(subscription)
+        if subscription.in_turn or subscription.credit <= 0:
+            return
+        if self._single and subscription is not next(iter(self._all), None):
+            return
+        subscription.in_turn = True
+        self._line(subscription.priority).append(subscription)
 
     def hand(self, delivery: Delivery) -> bool:
         """Deliver to whose turn it is, against credit. False when nobody has any."""
-        line = self._line
-        while line:
-            subscription = line.popleft()
-            credit = subscription.credit
-            if credit > 1:
-                line.append(subscription)
-            else:
-                subscription.in_turn = False
-            if credit > 0:
-                subscription.held += 1
-                delivery.subscription = subscription
-                subscription.consumer.deliver(subscription, delivery)
-                return True
+        for _, line in self._lines:
+            while line:
+                subscription = line.popleft()
+                credit = subscription.credit
+                if credit > 1:
+                    line.append(subscription)
+                else:
+                    subscription.in_turn = False
+                if credit > 0:
+                    subscription.taken()
+                    delivery.subscription = subscription
+                    subscription.consumer.deliver(subscription, delivery)
+                    return True
         return False
 
     def credit(self, enough: int) -> int:
         """What all take together; counting stops at `enough`."""
         total = 0
-        for subscription in self._line:
-            total += subscription.credit
-            if total >= enough:
-                return enough
+        room: dict[Prefetch, int] = {}  # what is left of each shared limit
+        for _, line in self._lines:
+            for subscription in line:
+                credit = subscription.credit
+                shared = subscription.shared
+                if shared is not None and shared.limit:
+                    left = room.get(shared, shared.limit - shared.held)
+                    credit = min(credit, left)
+                    room[shared] = left - credit
+                total += credit
+                if total >= enough:
+                    return enough
         return total
+
+    def _line(self, priority: int) -> deque[Subscription]:
+        for rank, line in self._lines:
+            if rank == priority:
+                return line
+        added: deque[Subscription] = deque()
+        self._lines.append((priority, added))
+        self._lines.sort(key=lambda ranked: -ranked[0])
+        return added

@@ -14,7 +14,9 @@ from gateway.core.errors import ConfigError
 from gateway.core.metrics import Metrics
 from gateway.core.session import Session
 from gateway.net.acceptor import Acceptor
-from gateway.net.connection import Connection, ConnectionLimits, ConnectionMetrics
+from gateway.net.connection import Connection
+from gateway.net.limits import ConnectionLimits
+from gateway.net.metrics import ConnectionMetrics
 from gateway.net.tls import ServerTls
 from gateway.net.websocket import WebSocket, WebSocketOptions
 

@@ -64,11 +64,12 @@ class WebSocketOptions:
 
     paths: tuple[str, ...]
     subprotocols: tuple[str, ...]
-    """In order of preference."""
+    """In order of preference, where one is required; otherwise it is the client's order that counts."""
     subprotocol_required: bool
     """Whether a client has to offer one of them; otherwise it may get none."""
     text: bool
-    """Whether the protocol is text: text frames are taken, and sent for what is UTF-8."""
+    """Whether the protocol is text: text frames are taken as well. A client gets what it sends itself, and text before
+    it has sent anything; but what is not UTF-8 is sent in binary frames to all."""
     max_packet: int
     """Bytes of the largest packet, or frame, of the protocol."""
     origins: tuple[str, ...] = ()
@@ -84,6 +85,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
 
     __slots__ = (
         "_above",
+        "_binary",
         "_closing",
         "_head",
         "_linger",
@@ -110,6 +112,8 @@ class WebSocket(TransportOver, asyncio.Protocol):
         self._closing = False
         self._write_paused = False
         self._pong = b""
+        self._binary = not options.text
+        """Whether binary frames are sent, even for what is UTF-8."""
         self._text: codecs.IncrementalDecoder | None = None
         """Not None within a text message."""
         self._linger: asyncio.TimerHandle | None = None
@@ -153,7 +157,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
         """Send a piece in a frame, or several: it is what gathered in a turn. Lost where a transport's would be."""
         if self._websocket.state is not State.OPEN or not data:
             return
-        if self._options.text and _is_utf8(data):
+        if not self._binary and _is_utf8(data):
             self._websocket.send_text(bytes(data))
         elif len(data) <= SENT_FRAME:
             self._websocket.send_binary(bytes(data))
@@ -276,6 +280,9 @@ class WebSocket(TransportOver, asyncio.Protocol):
                 self._websocket.fail(CloseCode.UNSUPPORTED_DATA, "only binary frames are taken")
                 return False
             self._text = _Utf8Decoder()
+            self._binary = False
+        elif frame.opcode is Opcode.BINARY:
+            self._binary = True
         if self._text is None:
             return True
         try:
@@ -355,5 +362,5 @@ def _is_utf8(data: bytes | bytearray | memoryview) -> bool:
 
 
 def _first_common(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """For clients that need not offer any: the first of ours that they know."""
-    return next((name for name in protocol.available_subprotocols or () if name in offered), None)
+    """For clients that need not offer any: the first of theirs, by their preference [RFC 6455 §4.1], that is ours."""
+    return next((name for name in offered if name in (protocol.available_subprotocols or ())), None)

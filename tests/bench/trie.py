@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from gateway.core.topology import TopicTrie
+from gateway.core.trie import TopicTrie
 
 SUBSCRIPTIONS: Final = 100_000
 KEYS: Final = 2_000

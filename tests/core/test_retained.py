@@ -14,7 +14,7 @@ from gateway.core.message import RETAINED, TOPIC_EXCHANGE, Address, Message, Pro
 from gateway.core.retained import KIND, Retained, RetainedLimits
 from gateway.core.statewriter import StateWriter
 from gateway.core.store import StateStore
-from gateway.core.topology import TopicTrie
+from gateway.core.trie import TopicTrie
 
 
 class Clock:

@@ -18,7 +18,7 @@ from gateway.core.routes import (
     RuleTarget,
     TopicMatch,
 )
-from gateway.core.topology import TopicTrie, swap_separators
+from gateway.core.trie import TopicTrie, swap_separators
 
 
 @pytest.mark.parametrize(

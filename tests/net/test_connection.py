@@ -8,17 +8,11 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
-from adapters.memory.store import MemoryStore
-from gateway.core.auth import Credentials, Identity
+from gateway.core.auth import Credentials
 from gateway.core.backend import Entry, QueueSpec
-from gateway.core.batcher import BatchPolicy
-from gateway.core.broker import Broker, BrokerLimits
-from gateway.core.errors import AccessDenied, MqliftError, NotAuthorized, ProtocolError, Refused
-from gateway.core.health import Health
+from gateway.core.errors import AccessDenied, NotAuthorized, ProtocolError, Refused
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.receiver import ReceivePolicy
-from gateway.core.routes import Routes
 from gateway.core.session import (
     Authenticate,
     Bind,
@@ -31,112 +25,18 @@ from gateway.core.session import (
     Settle,
     Unbind,
 )
-from gateway.core.topology import Topology
-from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES, Connection, ConnectionLimits, ConnectionMetrics
-from tests.rig.clock import at_end, on_clock, settle_down, until
-from tests.rig.connections import FakeTransport, ScriptedSession
-from tests.rig.scripted import ScriptedBackend, never, new_metrics, raising
+from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES
+from gateway.net.limits import ConnectionLimits
+from tests.rig.clock import on_clock, settle_down, until
+from tests.rig.connections import FakeTransport
+from tests.rig.hosting import Rig, connected, consuming
+from tests.rig.scripted import never, raising
 
 LIVE = QueueSpec(durable=False, exclusive=True)
 DURABLE = QueueSpec()
 LOGIN = Authenticate(Credentials(protocol="test"), "login")
 END = Close("the end")
 CLAIM = OpenSession("device", False, "claim")
-
-
-class Door:
-    """An authenticator that a test opens."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.error: MqliftError | None = None
-
-    async def authenticate(self, credentials: Credentials) -> Identity:
-        await self.open.wait()
-        if self.error is not None:
-            raise self.error
-        return Identity()
-
-
-class Rig:
-    """A broker, and connections to it."""
-
-    def __init__(self, limits: ConnectionLimits | None = None, **broker_limits: int) -> None:
-        self.backend = ScriptedBackend()
-        self.door = Door()
-        self.metrics = new_metrics()
-        self.broker = Broker(
-            topology=Topology(),
-            routes=Routes(),
-            backends={"scripted": self.backend},
-            home="scripted",
-            authenticator=self.door,
-            sending=BatchPolicy(timeout=5.0, backoff_base=0.1, backoff_cap=0.5),
-            receiving=ReceivePolicy(),
-            limits=BrokerLimits(**broker_limits),
-            store=MemoryStore(),
-            metrics=self.metrics,
-            health=Health(),
-        )
-        at_end(self.broker.aclose)
-        self.limits = limits or ConnectionLimits()
-        self.connection_metrics = ConnectionMetrics(self.metrics, "test")
-        self.open: set[Connection] = set()
-
-    def connect(self) -> Peer:
-        session = ScriptedSession()
-        connection = Connection(
-            lambda peer, now: session,
-            self.broker,
-            self.connection_metrics,
-            self.limits,
-            self.open.add,
-            self.open.remove,
-        )
-        transport = FakeTransport(connection)
-        connection.connection_made(transport)
-        return Peer(session, connection, transport)
-
-    async def declare(self, *queues: str) -> None:
-        for queue in queues:
-            await self.broker.declare_queue(queue, DURABLE, self.connect().connection)
-
-    def sample(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(f"mqlift_{name}", labels) or 0.0
-
-
-class Peer:
-    """One connection from both sides."""
-
-    def __init__(self, session: ScriptedSession, connection: Connection, transport: FakeTransport) -> None:
-        self.session = session
-        self.connection = connection
-        self.transport = transport
-
-    async def sends(self, *commands: object) -> None:
-        """Data that the session takes for these commands, in one read."""
-        assert self.transport.reading, "nobody reads"
-        self.session.script[b"data"] = commands  # type: ignore[assignment]
-        self.connection.data_received(b"data")
-        await settle_down()
-
-    async def consumes(self, queue: str, prefetch: int = 10, *, automatic: bool = False) -> None:
-        self.session.automatic = automatic
-        await self.sends(DeclareQueue(queue, DURABLE, "declare"), Consume("tag", queue, prefetch, "consume"))
-        await settle_down()
-        self.transport.written = b""
-
-    @property
-    def answered(self) -> list[object]:
-        return [token for token, _ in self.session.answers]
-
-    def outcome_of(self, token: object) -> Outcome:
-        (result,) = (result for known, result in self.session.answers if known == token)
-        return result.outcome
-
-    @property
-    def gone(self) -> bool:
-        return self.session.times_ended > 0
 
 
 def publish(token: object = None, *, key: str = "orders", body: bytes = b"hello") -> Publish:
@@ -176,8 +76,7 @@ async def test_an_acknowledgement_leaves_after_the_backend_has_accepted_and_once
 
 @on_clock
 async def test_unrouted_is_answered_at_once() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    peer = Rig().connect()
     await peer.sends(publish(1, key="nowhere"))
     assert peer.session.answers == [(1, UNROUTED)]
 
@@ -204,9 +103,33 @@ async def test_too_many_unanswered_publishes_stop_the_reading_until_half_are_ans
 
 
 @on_clock
-async def test_reading_goes_on_when_the_last_reason_is_over() -> None:
-    rig = Rig()
+async def test_too_many_unanswered_bytes_stop_the_reading_until_half_are_answered() -> None:
+    rig = Rig(ConnectionLimits(inflight=8, inflight_bytes=80))
+    await rig.declare("orders")
+    rig.backend.on_send = never
     peer = rig.connect()
+    await peer.sends(publish("small", body=b"x" * 10), publish("large", body=b"x" * 51))
+    assert peer.connection.inflight == 1 + 6
+    assert peer.transport.reading
+    await peer.sends(publish("last", body=b""))
+    assert not peer.transport.reading
+    await rig.broker.aclose()
+    assert sorted(map(str, peer.answered)) == ["large", "last", "small"], "each with the token it came with"
+    assert peer.transport.reading
+    assert peer.connection.inflight == 0
+
+
+@on_clock
+async def test_one_message_larger_than_all_that_may_be_under_way_is_taken() -> None:
+    peer = Rig(ConnectionLimits(inflight=8, inflight_bytes=80)).connect()
+    await peer.sends(publish(1, key="nowhere", body=b"x" * 500))
+    assert peer.answered == [1]
+    assert peer.transport.reading
+
+
+@on_clock
+async def test_reading_goes_on_when_the_last_reason_is_over() -> None:
+    peer = Rig().connect()
     peer.connection.pause("one")
     peer.connection.pause("two")
     peer.connection.pause("one")
@@ -259,8 +182,7 @@ async def test_results_for_a_connection_that_is_gone_reach_nobody() -> None:
 
 @on_clock
 async def test_pipelined_commands_wait_behind_one_that_waits_and_reading_stops() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    rig, peer = connected()
     await peer.sends(LOGIN, DeclareQueue("orders", DURABLE, "declare"), publish(1), Close("done"))
     assert not peer.answered
     assert not peer.transport.reading
@@ -365,11 +287,8 @@ async def test_a_close_inside_an_answer_ends_the_list() -> None:
 
 @on_clock
 async def test_after_close_only_settlements_count() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders")
-    rig.backend.arrive(b"a", b"b")
-    await settle_down()
+    rig, peer = await consuming()
+    await rig.arrive(b"a", b"b")
     first, _ = peer.session.held
     await peer.sends(END, Settle([first], Outcome.ACCEPTED), publish(1), LOGIN, Consume("x", "orders", 1, "x"))
     await settle_down()
@@ -399,8 +318,7 @@ async def test_errors_of_control_commands_are_answers() -> None:
     assert isinstance(peer.session.answers[-1][1].error, Refused), "a tag is in use"
     peer.transport.reset()
     await settle_down()
-    rig.backend.arrive(b"a")
-    await settle_down()
+    await rig.arrive(b"a")
     assert rig.backend.released == ["r-a"], "nobody is left who consumes"
 
 
@@ -454,8 +372,7 @@ async def test_a_connection_lost_while_a_queue_is_declared_leaves_no_queue_and_n
 
 @on_clock
 async def test_a_virtual_queue_whose_declaration_was_about_to_run_does_not_outlive_its_connection() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    rig, peer = connected()
     peer.session.script[b"data"] = (DeclareQueue("live", LIVE, "declare"),)
     peer.connection.data_received(b"data")
     peer.connection.connection_lost(None)
@@ -468,11 +385,8 @@ async def test_a_virtual_queue_whose_declaration_was_about_to_run_does_not_outli
 
 @on_clock
 async def test_a_delivery_is_held_until_the_peer_settles_it() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders")
-    rig.backend.arrive(b"a", b"b")
-    await settle_down()
+    rig, peer = await consuming()
+    await rig.arrive(b"a", b"b")
     assert peer.transport.written == b"ab"
     assert not rig.backend.settled
     first, second = peer.session.held
@@ -486,22 +400,16 @@ async def test_a_delivery_is_held_until_the_peer_settles_it() -> None:
 
 @on_clock
 async def test_an_automatic_delivery_is_accepted_when_its_bytes_are_gone() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", automatic=True)
-    rig.backend.arrive(b"a")
-    await settle_down()
+    rig, _ = await consuming(automatic=True)
+    await rig.arrive(b"a")
     assert rig.backend.deleted == ["r-a"]
 
 
 @on_clock
 async def test_while_a_byte_waits_there_are_no_deliveries_and_no_automatic_acknowledgements() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", automatic=True)
+    rig, peer = await consuming(automatic=True)
     peer.transport.stuck = True
-    rig.backend.arrive(b"abc")
-    await settle_down()
+    await rig.arrive(b"abc")
     peer.transport.let_go(2)
     asked = len(rig.backend.asked)
     rig.backend.arrive(b"d")
@@ -517,12 +425,10 @@ async def test_while_a_byte_waits_there_are_no_deliveries_and_no_automatic_ackno
 
 @on_clock
 async def test_a_consumer_that_subscribes_while_bytes_wait_gets_nothing_yet() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    rig, peer = connected()
     peer.transport.stuck = True
     await peer.sends(publish(1, key="nowhere"), DeclareQueue("orders", DURABLE, "d"), Consume("t", "orders", 5, "c"))
-    rig.backend.arrive(b"a")
-    await settle_down()
+    await rig.arrive(b"a")
     assert not peer.session.held
     peer.transport.let_go()
     await settle_down()
@@ -531,12 +437,9 @@ async def test_a_consumer_that_subscribes_while_bytes_wait_gets_nothing_yet() ->
 
 @on_clock
 async def test_unwritten_deliveries_come_back_when_the_connection_is_lost() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", automatic=True)
+    rig, peer = await consuming(automatic=True)
     peer.transport.stuck = True
-    rig.backend.arrive(b"a", b"b")
-    await settle_down()
+    await rig.arrive(b"a", b"b")
     peer.transport.reset()
     await settle_down()
     assert rig.backend.released == ["r-a", "r-b"]
@@ -545,12 +448,9 @@ async def test_unwritten_deliveries_come_back_when_the_connection_is_lost() -> N
 
 @on_clock
 async def test_a_delivery_whose_write_failed_is_not_accepted() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", automatic=True)
+    rig, peer = await consuming(automatic=True)
     peer.transport.broken = True
-    rig.backend.arrive(b"a")
-    await settle_down()
+    await rig.arrive(b"a")
     assert peer.gone
     assert rig.backend.released == ["r-a"]
     assert not rig.backend.deleted
@@ -558,15 +458,12 @@ async def test_a_delivery_whose_write_failed_is_not_accepted() -> None:
 
 @on_clock
 async def test_a_delivery_in_the_turn_of_a_close_is_not_accepted_unwritten() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", automatic=True)
+    rig, peer = await consuming(automatic=True)
     peer.transport.stuck = True
     peer.session.output = b"goodbye"
     await peer.sends(END)
     assert not peer.gone, "the peer has not read the last bytes"
-    rig.backend.arrive(b"a")
-    await settle_down()
+    await rig.arrive(b"a")
     assert rig.backend.released == ["r-a"], "a connection that closes consumes no more"
     peer.transport.let_go()
     await settle_down()
@@ -596,9 +493,7 @@ async def test_two_writes_in_one_turn_lose_no_delivery(stuck: bool) -> None:
 
 @on_clock
 async def test_a_session_that_wrote_nothing_for_an_automatic_delivery_gets_the_next() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", prefetch=1, automatic=True)
+    rig, peer = await consuming(prefetch=1, automatic=True)
     rig.backend.arrive(b"", b"b")  # as when it is too large for this client
     await until(lambda: len(rig.backend.deleted) == 2, "both are accepted")
     assert peer.transport.written == b"b"
@@ -606,11 +501,8 @@ async def test_a_session_that_wrote_nothing_for_an_automatic_delivery_gets_the_n
 
 @on_clock
 async def test_settlements_behind_a_waiting_command_count_when_the_connection_is_lost() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders")
-    rig.backend.arrive(b"a", b"b")
-    await settle_down()
+    rig, peer = await consuming()
+    await rig.arrive(b"a", b"b")
     first, _ = peer.session.held
     await peer.sends(LOGIN, Settle([first], Outcome.ACCEPTED), publish(1))
     peer.transport.reset()
@@ -622,18 +514,35 @@ async def test_settlements_behind_a_waiting_command_count_when_the_connection_is
 
 @on_clock
 async def test_cancelling_leaves_what_is_held_with_the_session() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders")
-    rig.backend.arrive(b"a")
-    await settle_down()
+    rig, peer = await consuming()
+    await rig.arrive(b"a")
     await peer.sends(Cancel("tag", "cancel"))
-    rig.backend.arrive(b"b")
-    await settle_down()
+    await rig.arrive(b"b")
     assert rig.backend.released == ["r-b"]
     await peer.sends(Settle(list(peer.session.held), Outcome.ACCEPTED), Consume("tag", "orders", 1, "again"))
     assert rig.backend.deleted == ["r-a"]
     assert peer.outcome_of("again") is Outcome.ACCEPTED
+
+
+@on_clock
+async def test_a_transport_that_has_bytes_before_the_session_begins_may_pause_it_at_once() -> None:
+    """As asyncio's TLS does, when the end of its handshake is still to be written."""
+
+    class Behind(FakeTransport):
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            super().set_write_buffer_limits(high, low)
+            self.stuck = True
+            self.write(b"handshake")
+
+    rig = Rig()
+    peer = rig.connect(Behind)
+    peer.session.output = b"answer"
+    await peer.sends(DeclareQueue("orders", DURABLE, "d"), Consume("t", "orders", 5, "c"))
+    await rig.arrive(b"a")
+    assert not peer.session.held
+    peer.transport.let_go()
+    await settle_down()
+    assert len(peer.session.held) == 1
 
 
 # Faults of a session
@@ -665,8 +574,7 @@ async def test_a_bug_in_one_session_keeps_no_delivery_from_the_others() -> None:
     await sound.consumes("orders")
     broken.session.fault = KeyError("a bug")
     with capture_logs():
-        rig.backend.arrive(b"a", b"b", b"c")
-        await settle_down()
+        await rig.arrive(b"a", b"b", b"c")
     assert broken.gone
     held = [delivery.receipt for delivery in sound.session.held]
     assert sorted(held + rig.backend.released) == ["r-a", "r-b", "r-c"]
@@ -675,12 +583,9 @@ async def test_a_bug_in_one_session_keeps_no_delivery_from_the_others() -> None:
 
 @on_clock
 async def test_a_session_that_fails_at_its_end_still_gives_back_what_was_unwritten() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", automatic=True)
+    rig, peer = await consuming(automatic=True)
     peer.transport.stuck = True
-    rig.backend.arrive(b"a")
-    await settle_down()
+    await rig.arrive(b"a")
 
     def fail() -> Sequence[Publish]:
         raise KeyError("a bug")
@@ -755,8 +660,7 @@ async def test_a_takeover_cuts_short_what_the_other_waits_for_and_keeps_its_sett
     first, second = rig.connect(), rig.connect()
     await first.consumes("orders")
     await first.sends(CLAIM)
-    rig.backend.arrive(b"a")
-    await settle_down()
+    await rig.arrive(b"a")
     rig.backend.on_ensure = never
     await first.sends(
         DeclareQueue("slow", DURABLE, "slow"), Settle(list(first.session.held), Outcome.ACCEPTED), publish(1)
@@ -767,6 +671,54 @@ async def test_a_takeover_cuts_short_what_the_other_waits_for_and_keeps_its_sett
     assert rig.backend.deleted == ["r-a"]
     assert not rig.backend.sent
     assert "slow" not in first.answered
+
+
+@pytest.mark.parametrize("ending", ["shutdown", "takeover"])
+@on_clock
+async def test_what_the_end_of_a_session_interrupts_is_answered(ending: str) -> None:
+    rig = Rig()
+    await rig.declare("orders")
+    rig.backend.on_ensure = never
+    peer = rig.connect()
+    await peer.sends(CLAIM)
+    await peer.sends(DeclareQueue("slow", DURABLE, "slow"), publish("behind"), DeclareQueue("next", DURABLE, "next"))
+    waited_for = {"slow", "behind", "next"}
+
+    def on_answer(token: object, result: Result) -> Sequence[Close]:
+        waited_for.discard(str(token))
+        return () if waited_for else (Close("everything is answered"),)
+
+    peer.session.on_answer = on_answer
+    if ending == "shutdown":
+        peer.connection.shutdown()
+    else:
+        await rig.connect().sends(CLAIM)
+    await settle_down()
+    assert peer.answered == ["claim", "slow", "next", "behind"]
+    assert peer.outcome_of("slow") is peer.outcome_of("next") is Outcome.RELEASED
+    assert peer.outcome_of("behind") is Outcome.ACCEPTED
+    assert rig.backend.sent == [[b"hello"]]
+    assert peer.gone
+    assert rig.sample("reading_paused", protocol="test") == 0
+
+
+@on_clock
+async def test_a_bug_in_a_session_that_is_told_of_an_interruption_cuts_it_off() -> None:
+    rig, peer = await consuming()
+    await rig.arrive(b"a")
+    rig.backend.on_ensure = never
+    await peer.sends(DeclareQueue("slow", DURABLE, "slow"), Settle(list(peer.session.held), Outcome.ACCEPTED))
+
+    def fail(token: object, result: Result) -> Sequence[Close]:
+        raise KeyError("a bug")
+
+    peer.session.on_answer = fail
+    with capture_logs() as lines:
+        peer.connection.shutdown()
+    await settle_down()
+    assert peer.gone
+    assert rig.backend.deleted == ["r-a"], "what the peer has settled is settled"
+    assert "session_failed" in [line["event"] for line in lines]
 
 
 @on_clock
@@ -815,11 +767,8 @@ async def test_a_paused_gateway_takes_the_will_of_a_connection_that_ends() -> No
 
 @on_clock
 async def test_shutdown_says_goodbye_and_closes() -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders")
-    rig.backend.arrive(b"a")
-    await settle_down()
+    rig, peer = await consuming()
+    await rig.arrive(b"a")
     peer.connection.stop_reading()
     assert not peer.transport.reading
     peer.session.output = b"goodbye"
@@ -835,8 +784,7 @@ async def test_shutdown_says_goodbye_and_closes() -> None:
 
 @on_clock
 async def test_a_session_that_fails_at_shutdown_is_cut_off() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    peer = Rig().connect()
     peer.session.fault = KeyError("a bug")
     with capture_logs():
         peer.connection.shutdown()
@@ -866,8 +814,7 @@ async def test_a_peer_that_does_not_connect_in_time_is_cut_off() -> None:
 
 @on_clock
 async def test_the_session_is_ticked_at_its_deadline_and_not_before() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    peer = Rig().connect()
     loop = asyncio.get_running_loop()
     ticks: list[float] = []
 
@@ -890,8 +837,7 @@ async def test_the_session_is_ticked_at_its_deadline_and_not_before() -> None:
 
 @on_clock
 async def test_a_peer_that_sends_and_never_reads_is_not_read_and_then_cut_off() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    peer = Rig().connect()
     peer.transport.stuck = True
     peer.session.output = b"x" * UNSENT_BYTES
     await peer.sends()
@@ -907,8 +853,7 @@ async def test_a_peer_that_sends_and_never_reads_is_not_read_and_then_cut_off() 
 
 @on_clock
 async def test_a_peer_that_reads_again_in_time_is_read_again() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    peer = Rig().connect()
     peer.transport.stuck = True
     peer.session.output = b"x" * (UNSENT_BYTES + 1)
     await peer.sends()
@@ -921,8 +866,7 @@ async def test_a_peer_that_reads_again_in_time_is_read_again() -> None:
 
 @on_clock
 async def test_last_bytes_that_nobody_reads_are_given_up_after_a_while() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    peer = Rig().connect()
     peer.transport.stuck = True
     peer.session.output = b"goodbye"
     await peer.sends(END)
@@ -934,8 +878,7 @@ async def test_last_bytes_that_nobody_reads_are_given_up_after_a_while() -> None
 
 @on_clock
 async def test_a_peer_that_does_not_close_its_side_is_cut_off_and_until_then_not_listened_to() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    rig, peer = connected()
     peer.transport.polite = False
     peer.connection.pause("busy")
     peer.session.at_shutdown = (END,)
@@ -955,8 +898,7 @@ async def test_a_peer_that_does_not_close_its_side_is_cut_off_and_until_then_not
 
 @on_clock
 async def test_no_timer_is_left_of_a_connection_that_is_gone() -> None:
-    rig = Rig()
-    peer = rig.connect()
+    rig, peer = connected()
     peer.session.deadline = 5_000.0
     await peer.sends()
     peer.transport.reset()
@@ -971,13 +913,10 @@ async def test_no_timer_is_left_of_a_connection_that_is_gone() -> None:
 @pytest.mark.parametrize("ending", ["reset", "close", "shutdown", "takeover", "abort"])
 @on_clock
 async def test_however_it_ends_every_delivery_is_settled_or_released(ending: str, automatic: bool) -> None:
-    rig = Rig()
-    peer = rig.connect()
-    await peer.consumes("orders", automatic=automatic)
+    rig, peer = await consuming(automatic=automatic)
     await peer.sends(CLAIM)
     peer.transport.stuck = True
-    rig.backend.arrive(b"a", b"b", b"c")
-    await settle_down()
+    await rig.arrive(b"a", b"b", b"c")
     peer.session.at_shutdown = peer.session.at_takeover = (END,)
     match ending:
         case "reset":

@@ -24,7 +24,7 @@ from gateway.core.routes import Routes
 from gateway.core.session import Close, Command, Consume, DeclareQueue, Settle
 from gateway.core.topology import Topology
 from gateway.net import acceptor as acceptor_module
-from gateway.net.connection import ConnectionLimits
+from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
 from gateway.net.tls import ServerTls, TlsOptions
 from tests.rig.certificates import Authority
@@ -361,7 +361,7 @@ async def test_automatic_acknowledgements_wait_for_a_slow_reader_and_then_all_co
         rig.backend.arrive(*(b"%06d" % number + b"x" * (size - 6) for number in range(count)))
         await until(lambda: rig.sessions[0].delivered, "deliveries")
         (connection,) = rig.listener._connections
-        await until(lambda: connection._write_paused, "the socket is full")
+        await until(lambda: connection._executor.peer.blocked, "the socket is full")
         accepted = len(rig.backend.deleted)
         assert accepted < count
         greeting = len(b"[declare:ACCEPTED][consume:ACCEPTED]")
@@ -382,7 +382,7 @@ async def test_a_reset_connection_gives_back_what_it_had_not_taken() -> None:
         rig.backend.arrive(*(b"%d" % number + b"x" * 2_000_000 for number in range(10)))
         await until(lambda: rig.sessions[0].delivered, "deliveries")
         (connection,) = rig.listener._connections
-        await until(lambda: connection._write_paused, "the socket is full")
+        await until(lambda: connection._executor.peer.blocked, "the socket is full")
         writer.transport.abort()
         await until(lambda: rig.connections == 0, "it is gone")
         delivered = {delivery.receipt for delivery in rig.sessions[0].delivered}

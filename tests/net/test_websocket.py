@@ -29,7 +29,11 @@ MQTT = WebSocketOptions(
     paths=("/mqtt",), subprotocols=("mqtt", "mqttv3.1"), subprotocol_required=True, text=False, max_packet=100_000
 )
 STOMP = WebSocketOptions(
-    paths=("/stomp", "/ws"), subprotocols=("v12.stomp",), subprotocol_required=False, text=True, max_packet=100_000
+    paths=("/stomp", "/ws"),
+    subprotocols=("v12.stomp", "v11.stomp", "v10.stomp"),
+    subprotocol_required=False,
+    text=True,
+    max_packet=100_000,
 )
 MAX_MESSAGE = MQTT.max_packet + FRAME_MARGIN
 MASK = b"\x37\xfa\x21\x3d"
@@ -182,8 +186,10 @@ def every_way(data: bytes) -> Iterator[list[bytes]]:
         (MQTT, "GET /mqtt?token=1 HTTP/1.1", "mqtt", "mqtt"),
         (MQTT, "GET /mqtt HTTP/1.1", "mqttv3.1", "mqttv3.1"),
         (MQTT, "GET /mqtt HTTP/1.1", "x, mqttv3.1, mqtt", "mqtt"),  # [MQTT-6.0.0-4]
-        (STOMP, "GET /stomp HTTP/1.1", "v10.stomp, v11.stomp, v12.stomp", "v12.stomp"),
-        (STOMP, "GET /ws HTTP/1.1", "v11.stomp", None),
+        (STOMP, "GET /stomp HTTP/1.1", "v10.stomp, v11.stomp, v12.stomp", "v10.stomp"),
+        (STOMP, "GET /ws HTTP/1.1", "v13.stomp, v12.stomp, v11.stomp", "v12.stomp"),
+        (STOMP, "GET /ws HTTP/1.1", "v11.stomp", "v11.stomp"),
+        (STOMP, "GET /ws HTTP/1.1", "v13.stomp", None),
         (STOMP, "GET /ws HTTP/1.1", None, None),
     ],
 )
@@ -541,19 +547,40 @@ def test_payloads_come_through_however_they_are_cut(parts: list[tuple[str, bytes
 # Text
 
 
-def test_text_comes_and_goes_as_text_and_the_rest_as_binary() -> None:
+def test_a_client_gets_the_frames_that_it_sends() -> None:
     held = Held(STOMP).open("v12.stomp")
-    for data, opcode in (
-        ("größer".encode(), Opcode.TEXT),
-        ("größer".encode(), Opcode.BINARY),
-        (b"\xff\0", Opcode.BINARY),
-    ):
-        held.receive(frame(data, opcode))
-    assert [(each.opcode, each.data) for each in held.frames()] == [
-        (Opcode.TEXT, "größer".encode()),
-        (Opcode.TEXT, "größer".encode()),
-        (Opcode.BINARY, b"\xff\0"),
-    ]
+    for opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.TEXT):
+        held.receive(frame("größer".encode(), opcode))
+        assert [(each.opcode, each.data) for each in held.frames()] == [(opcode, "größer".encode())]
+
+
+def test_a_fragmented_message_counts_as_what_it_began_as() -> None:
+    held = Held(STOMP).open()
+    held.receive(frame(b"a", Opcode.BINARY, fin=False))
+    held.receive(frame(b"ping", Opcode.PING) + frame(b"b", Opcode.CONT))
+    assert [each.opcode for each in held.frames() if each.opcode is not Opcode.PONG] == [Opcode.BINARY] * 2
+
+
+def test_a_client_that_has_sent_nothing_gets_text_wherever_that_is_possible() -> None:
+    held = Held(STOMP).open()
+    held.websocket.write("größer".encode())
+    held.websocket.write(b"\xff\0")
+    assert [each.opcode for each in held.frames()] == [Opcode.TEXT, Opcode.BINARY]
+
+
+def test_what_is_not_utf8_goes_to_a_client_of_text_in_binary_frames() -> None:
+    held = Held(STOMP).open()
+    held.receive(frame(b"text", Opcode.TEXT))
+    held.websocket.write(b"\xff\0")
+    assert [each.opcode for each in held.frames()] == [Opcode.TEXT, Opcode.BINARY]
+
+
+def test_what_is_one_piece_to_the_protocol_may_come_in_several_messages() -> None:
+    held = Held(STOMP).open()
+    held.receive(frame(b"SEND\ndestin", Opcode.TEXT) + frame(b"ation:a\n\nbo", Opcode.TEXT))
+    held.receive(frame(b"dy\0", Opcode.TEXT))
+    assert bytes(held.echo.heard) == b"SEND\ndestination:a\n\nbody\0"
+    assert not held.refused
 
 
 def test_a_character_may_be_cut_by_fragments() -> None:

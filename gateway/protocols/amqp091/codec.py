@@ -1,4 +1,4 @@
-"""From bytes to frames (spec §4.2.3); `methods` and `content` read their payloads, `writer` is the way back."""
+"""From bytes to frames (spec §4.2.3); `arguments` and `content` read their payloads, `writer` is the way back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 from functools import lru_cache
 from typing import Final
 
+from gateway.protocols.amqp091.arguments import read_method
 from gateway.protocols.amqp091.content import read_content
 from gateway.protocols.amqp091.errors import (
     ConnectionException,
@@ -15,7 +16,10 @@ from gateway.protocols.amqp091.errors import (
     syntax_error,
 )
 from gateway.protocols.amqp091.frames import (
+    BASIC,
+    CONTENT_HEAD_BYTES,
     FRAME_END,
+    FRAME_HEAD,
     FRAME_OVERHEAD,
     PROTOCOL_HEADER,
     BodyFrame,
@@ -27,7 +31,7 @@ from gateway.protocols.amqp091.frames import (
     ProtocolHeader,
     Publication,
 )
-from gateway.protocols.amqp091.methods import BasicAck, BasicPublish, read_method
+from gateway.protocols.amqp091.methods import BasicAck, BasicPublish
 
 INITIAL_FRAME_MAX: Final = 8192
 """Bytes of a frame before `connection.tune-ok`: as RabbitMQ 4.1, for tokens that stand for passwords."""
@@ -36,24 +40,16 @@ CACHED_PUBLISH_BYTES: Final = 256
 CACHED_PUBLISHES: Final = 4096
 """Publish methods that are kept once read: a publisher sends to few addresses, again and again."""
 
-BASIC: Final = 60
-"""The one class with content."""
-
 _METHOD: Final = FrameType.METHOD.value
 _HEADER: Final = FrameType.HEADER.value
 _BODY: Final = FrameType.BODY.value
 _HEARTBEAT: Final = FrameType.HEARTBEAT.value
 
-_HEAD_BYTES = 7
-_HEAD: Final = struct.Struct(">BHI")
-"""Of a frame: type, channel, size of the payload."""
-
-_CONTENT_BYTES = 12
 _CONTENT: Final = struct.Struct(">HHQ")
 """Of a header's payload: class, weight, size of the body."""
 
 _HEADER_HEAD: Final = struct.Struct(">BHIHHQ")
-"""Both of them."""
+"""The head of a header's frame, and of its payload."""
 
 _PUBLISH_KEY: Final = b"\x00\x3c\x00\x28"
 _ACK_KEY: Final = b"\x00\x3c\x00\x50"
@@ -80,13 +76,13 @@ _cached_publish = lru_cache(CACHED_PUBLISHES)(_read_publish)
 
 
 def _read_header(channel: int, payload: bytes) -> HeaderFrame:
-    if len(payload) < _CONTENT_BYTES:
+    if len(payload) < CONTENT_HEAD_BYTES:
         raise syntax_error("a content header that is cut off")
     class_id, _, body_size = _CONTENT.unpack_from(payload)
     if class_id != BASIC:
         problem = f"expected content header for class {BASIC}, got one for class {class_id} instead"
         raise ConnectionException(ReplyCode.UNEXPECTED_FRAME, problem, class_id)
-    return HeaderFrame(channel, body_size, read_content(payload[_CONTENT_BYTES:]))
+    return HeaderFrame(channel, body_size, read_content(payload[CONTENT_HEAD_BYTES:]))
 
 
 class Decoder:
@@ -138,10 +134,10 @@ class Decoder:
         if not self._begun:
             return self._protocol_header()
         data = self._data
-        start = self._pos + _HEAD_BYTES
+        start = self._pos + FRAME_HEAD.size
         if start > len(data):
-            return self._wait(FRAME_OVERHEAD)
-        kind, channel, size = _HEAD.unpack_from(data, self._pos)
+            return self._wait(FRAME_HEAD.size)
+        kind, channel, size = FRAME_HEAD.unpack_from(data, self._pos)
         if size > self._max_payload:
             raise _too_large(size, self._max_payload)
         end = start + size
@@ -193,7 +189,7 @@ class Decoder:
         if pos + _HEADER_HEAD.size > len(data):
             return None
         kind, on, size, class_id, _, body_size = _HEADER_HEAD.unpack_from(data, pos)
-        end = pos + _HEAD_BYTES + size
+        end = pos + FRAME_HEAD.size + size
         if kind != _HEADER or on != channel or class_id != BASIC or size > self._max_payload or end >= len(data):
             return None
         body_end = end if body_size == 0 else self._body_end(channel, end + 1, body_size)
@@ -206,10 +202,10 @@ class Decoder:
     def _body_end(self, channel: int, pos: int, body_size: int) -> int:
         """Where the frame ends that holds the whole body; -1 when that is not what comes next."""
         data = self._data
-        end = pos + _HEAD_BYTES + body_size
+        end = pos + FRAME_HEAD.size + body_size
         if end >= len(data) or body_size > self._max_payload or data[end] != FRAME_END:
             return -1
-        return end if _HEAD.unpack_from(data, pos) == (_BODY, channel, body_size) else -1
+        return end if FRAME_HEAD.unpack_from(data, pos) == (_BODY, channel, body_size) else -1
 
 
 def _read_frame(kind: int, channel: int, payload: bytes) -> Frame:

@@ -35,7 +35,7 @@ MAX_EXPIRATION: Final = 2**32 - 1
 """Milliseconds; RabbitMQ's `MAX_EXPIRY_TIMER`."""
 
 CACHED_CONTENT_BYTES: Final = 256
-"""Properties up to this size are kept once read: publishers tend to send the same ones again."""
+"""Properties up to this size are kept once read or written: publishers tend to send the same ones again."""
 
 CACHED_CONTENTS: Final = 1024
 
@@ -118,12 +118,16 @@ _values_after_headers = attrgetter(*(each.name for each in _PROPERTIES[3:-1]))
 _FLAGS: Final = struct.Struct(">H")
 
 
-def _read_content(data: bytes) -> Content:
-    reader = FieldReader(data)
-    flags = reader.short()
+@lru_cache(CACHED_CONTENTS)
+def _present(flags: int) -> tuple[tuple[str, Callable[[FieldReader], HeaderValue]], ...]:
     if flags & _UNKNOWN_FLAGS:
         raise syntax_error("a content header with flags of unknown properties")
-    values: dict[str, Any] = {name: read(reader) for name, flag, read, _ in _PROPERTIES if flags & flag}
+    return tuple((each.name, each.read) for each in _PROPERTIES if flags & each.flag)
+
+
+def _read_content(data: bytes) -> Content:
+    reader = FieldReader(data)
+    values: dict[str, Any] = {name: read(reader) for name, read in _present(reader.short())}
     reader.finish()
     values.pop("cluster_id", None)
     headers = values.pop("headers", None)
@@ -168,11 +172,19 @@ def _with_unfit_in_headers(properties: Properties, headers: Headers, unfit: list
     return _write_content(replace(properties, **cleared), {**headers, **moved})
 
 
-@lru_cache(CACHED_CONTENTS)
-def _cached_properties(properties: Properties) -> bytes:
-    return _write_content(properties, NO_HEADERS)
+_written: Final[dict[Properties, bytes]] = {}
+"""Small ones without headers. Not an `lru_cache`: how large properties are is known once they are written."""
 
 
 def write_content(properties: Properties, headers: Headers) -> bytes:
     """The flags and the properties of a content header. Raises `ValueError` for a header that is no `HeaderValue`."""
-    return _write_content(properties, headers) if headers else _cached_properties(properties)
+    if headers:
+        return _write_content(properties, headers)
+    written = _written.get(properties)
+    if written is None:
+        written = _write_content(properties, NO_HEADERS)
+        if len(written) <= CACHED_CONTENT_BYTES:
+            if len(_written) >= CACHED_CONTENTS:
+                _written.clear()
+            _written[properties] = written
+    return written

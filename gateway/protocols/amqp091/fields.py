@@ -129,13 +129,17 @@ class FieldReader:
         value: int = _LONG_LONG.unpack_from(self._data, self._advance(8))[0]
         return value
 
-    def raw(self, count: int) -> bytes:
-        start = self._advance(count)
-        return self._data[start : start + count]
-
     def short_bytes(self) -> bytes:
         """A short string as it stands."""
-        return self.raw(self.octet())
+        start = self._pos + 1
+        if start > self._end:
+            raise _cut_off()
+        end = start + self._data[start - 1]
+        if end > self._end:
+            raise _cut_off()
+        self._pos = end
+        self._mask = 0
+        return self._data[start:end]
 
     def short_string(self) -> str:
         try:
@@ -144,24 +148,28 @@ class FieldReader:
             raise syntax_error("a short string is not UTF-8") from None
 
     def long_string(self) -> bytes:
-        return self.raw(self.long())
+        start = self._pos + 4
+        if start > self._end:
+            raise _cut_off()
+        end = start + int.from_bytes(self._data[start - 4 : start], "big")
+        if end > self._end:
+            raise _cut_off()
+        self._pos = end
+        self._mask = 0
+        return self._data[start:end]
 
     def table(self, depth: int = 0) -> dict[str, HeaderValue]:
-        """The last of repeated names counts."""
         outer = self._enter()
+        table = self.rest_as_table(depth)
+        self._end = outer
+        return table
+
+    def rest_as_table(self, depth: int = 0) -> dict[str, HeaderValue]:
+        """All that is left as a table: AMQPLAIN has no length before it. The last of repeated names counts."""
         table: dict[str, HeaderValue] = {}
         while self._pos < self._end:
             name = self.short_string()
             table[name] = self._value(depth)
-        self._end = outer
-        return table
-
-    def rest_as_table(self) -> dict[str, HeaderValue]:
-        """All that is left, as the content of a table: AMQPLAIN has no length before it."""
-        table: dict[str, HeaderValue] = {}
-        while self._pos < self._end:
-            name = self.short_string()
-            table[name] = self._value(0)
         return table
 
     def finish(self) -> None:

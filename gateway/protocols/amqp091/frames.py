@@ -5,6 +5,7 @@ Plain slotted classes: one or more is made for each message. Nobody changes a fr
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
@@ -22,6 +23,15 @@ FRAME_OVERHEAD: Final = 8
 """Bytes of a frame besides its payload: type, channel, size; and the frame end."""
 
 FRAME_END: Final = 0xCE
+
+FRAME_HEAD: Final = struct.Struct(">BHI")
+"""Type, channel, size of the payload (spec §2.3.5)."""
+
+BASIC: Final = BasicPublish.CLASS_ID
+"""The one class with content."""
+
+CONTENT_HEAD_BYTES: Final = 12
+"""Of a header's payload, before the flags: class, weight, size of the body (spec §4.2.6.1)."""
 
 
 class FrameType(IntEnum):

@@ -1,23 +1,19 @@
-"""The methods of AMQP 0-9-1 and of RabbitMQ's extensions as values, and as payloads of method frames.
+"""The methods of AMQP 0-9-1 and of RabbitMQ's extensions as values.
 
-Each class is the method's entry in the specification's table: its fields, in order, with the types that they have on
-the wire; reading and writing follow from that. (pamqp, whose methods these would be otherwise, refuses names that
-RabbitMQ takes, accepts fields that are cut off, and conflates types of table values: what would be left of it is this
-list.) Methods that were read may be shared by many frames: nobody changes one.
+Each class is the method's entry in the specification: its fields, in order, with the types that they have on the wire,
+by the names below. `arguments` reads and writes them by that. Methods that were read may be shared by many frames:
+nobody changes one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, TypeAlias, TypeVar
 
 from gateway.core.message import NO_HEADERS, Headers
-from gateway.protocols.amqp091.errors import ConnectionException, ReplyCode
-from gateway.protocols.amqp091.fields import FieldReader, FieldWriter
 
-
+# The names of the domains in the specification (§1.3, amqp0-9-1.xml), which `arguments` looks for.
 Bit: TypeAlias = bool
 Octet: TypeAlias = int
 Short: TypeAlias = int
@@ -26,24 +22,6 @@ LongLong: TypeAlias = int
 ShortStr: TypeAlias = str
 LongStr: TypeAlias = bytes
 Table: TypeAlias = Headers
-
-
-class _FieldType(NamedTuple):
-    read: Callable[[FieldReader], object]
-    write: Callable[[FieldWriter, Any], None]
-
-
-_FIELD_TYPES: Final[Mapping[str, _FieldType]] = {
-    "Bit": _FieldType(FieldReader.bit, FieldWriter.bit),
-    "Octet": _FieldType(FieldReader.octet, FieldWriter.octet),
-    "Short": _FieldType(FieldReader.short, FieldWriter.short),
-    "Long": _FieldType(FieldReader.long, FieldWriter.long),
-    "LongLong": _FieldType(FieldReader.long_long, FieldWriter.long_long),
-    "ShortStr": _FieldType(FieldReader.short_string, FieldWriter.short_string),
-    "LongStr": _FieldType(FieldReader.long_string, FieldWriter.long_string),
-    "Table": _FieldType(FieldReader.table, FieldWriter.table),
-}
-"""By the names above, which are what the annotations of the methods' fields say."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -552,67 +530,3 @@ class TxRollback(Method):
 @dataclass(slots=True, kw_only=True)
 class TxRollbackOk(Method):
     pass
-
-
-class _Layout(NamedTuple):
-    method: type[Method]
-    names: tuple[str, ...]
-    types: tuple[_FieldType, ...]
-    values: Callable[[Method], tuple[object, ...]]
-
-
-def _layout(method: type[Method]) -> _Layout:
-    names = tuple(each.name for each in fields(method))
-    types = tuple(_FIELD_TYPES[str(each.type)] for each in fields(method))
-    get = attrgetter(*names) if names else _nothing
-    values = get if len(names) != 1 else lambda one: (get(one),)
-    return _Layout(method, names, types, values)
-
-
-def _nothing(_: Method) -> tuple[object, ...]:
-    return ()
-
-
-def _key(class_id: int, method_id: int) -> bytes:
-    return bytes((class_id >> 8, class_id & 0xFF, method_id >> 8, method_id & 0xFF))
-
-
-_BY_KEY: Final[Mapping[bytes, _Layout]] = {_key(*ids): _layout(method) for ids, method in METHODS.items()}
-_BY_TYPE: Final[Mapping[type[Method], tuple[bytes, _Layout]]] = {
-    layout.method: (key, layout) for key, layout in _BY_KEY.items()
-}
-
-
-def read_method(payload: bytes) -> Method:
-    """The method in the payload of a method frame. Raises `ConnectionException`: 502, or 540 for unknown ones."""
-    layout = _BY_KEY.get(payload[:4])
-    if layout is None:
-        raise _unknown(payload)
-    reader = FieldReader(payload, 4)
-    try:
-        values: dict[str, Any] = {
-            name: kind.read(reader) for name, kind in zip(layout.names, layout.types, strict=True)
-        }
-        reader.finish()
-    except ConnectionException as error:
-        method = layout.method
-        raise ConnectionException(
-            error.reply_code, f"{method.__name__}: {error}", method.CLASS_ID, method.METHOD_ID
-        ) from None
-    return layout.method(**values)
-
-
-def _unknown(payload: bytes) -> ConnectionException:
-    reader = FieldReader(payload)
-    class_id, method_id = reader.short(), reader.short()
-    problem = f"there is no method {method_id} of class {class_id}"
-    return ConnectionException(ReplyCode.NOT_IMPLEMENTED, problem, class_id, method_id)
-
-
-def method_payload(method: Method) -> bytes:
-    """The payload of its frame. Raises `ValueError` for names over 255 bytes and tables that cannot be written."""
-    key, layout = _BY_TYPE[type(method)]
-    writer = FieldWriter(key)
-    for kind, value in zip(layout.types, layout.values(method), strict=True):
-        kind.write(writer, value)
-    return writer.getvalue()

@@ -7,13 +7,16 @@ from functools import lru_cache
 from typing import Final
 
 from gateway.core.message import Address
-from gateway.protocols.amqp091.codec import BASIC
+from gateway.protocols.amqp091.arguments import method_payload
 from gateway.protocols.amqp091.errors import cut_text
 from gateway.protocols.amqp091.fields import MAX_SHORT_STRING, write_short_string
-from gateway.protocols.amqp091.frames import FRAME_END, FRAME_OVERHEAD, FrameType
-from gateway.protocols.amqp091.methods import BasicGetOk, BasicReturn, Method, method_payload
+from gateway.protocols.amqp091.frames import BASIC, CONTENT_HEAD_BYTES, FRAME_END, FRAME_HEAD, FRAME_OVERHEAD, FrameType
+from gateway.protocols.amqp091.methods import BasicGetOk, BasicReturn, Method
 
 HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+CACHED_ADDRESS_LENGTH: Final = 255
+"""Characters of an address that is kept once written: what other protocols publish to may be long."""
 
 CACHED_ADDRESSES: Final = 4096
 """Addresses that are kept once written: deliveries come from few, again and again."""
@@ -23,11 +26,9 @@ _HEADER: Final = FrameType.HEADER.value
 _BODY: Final = FrameType.BODY.value
 _END: Final = bytes((FRAME_END,))
 
-_HEAD: Final = struct.Struct(">BHI")
 _CONTENT_HEAD: Final = struct.Struct(">BBHIHHQ")
 """The end of the method's frame, and the beginning of the header's."""
 
-_CONTENT_BYTES = 12
 _BODY_HEAD: Final = struct.Struct(">BBHI")
 """The end of the header's frame, or of a body's, and the beginning of a body's."""
 
@@ -37,12 +38,11 @@ _ACKNOWLEDGEMENT: Final = struct.Struct(">BHIHHQBB")
 _ACK_BYTES = 13
 _ACK_METHOD = 80
 _NACK_METHOD = 120
-_MULTIPLE = 1
 
 
 def write_frame(kind: FrameType, channel: int, payload: bytes) -> bytes:
     """Any frame, with a payload that was written already."""
-    return b"".join((_HEAD.pack(kind, channel, len(payload)), payload, _END))
+    return b"".join((FRAME_HEAD.pack(kind, channel, len(payload)), payload, _END))
 
 
 def write_method(channel: int, method: Method) -> bytes:
@@ -60,11 +60,19 @@ def write_nack(channel: int, delivery_tag: int, multiple: bool = False) -> bytes
     return _ACKNOWLEDGEMENT.pack(_METHOD, channel, _ACK_BYTES, BASIC, _NACK_METHOD, delivery_tag, multiple, FRAME_END)
 
 
-@lru_cache(CACHED_ADDRESSES)
-def write_address(address: Address) -> bytes:
-    """Exchange and routing key as two fields. MQTT and STOMP have longer keys than AMQP: they are cut."""
+def _write_address(address: Address) -> bytes:
     exchange, routing_key = address
     return write_short_string(fit_short_string(exchange)) + write_short_string(fit_short_string(routing_key))
+
+
+_cached_address = lru_cache(CACHED_ADDRESSES)(_write_address)
+
+
+def write_address(address: Address) -> bytes:
+    """Exchange and routing key as two fields. MQTT and STOMP have longer keys than AMQP: they are cut."""
+    if len(address.exchange) + len(address.routing_key) <= CACHED_ADDRESS_LENGTH:
+        return _cached_address(address)
+    return _write_address(address)
 
 
 def fit_short_string(text: str) -> str:
@@ -93,14 +101,14 @@ def write_deliver(
 def write_with_content(
     channel: int, method: BasicReturn | BasicGetOk, content: bytes, body: bytes, frame_max: int
 ) -> bytes:
-    """`basic.return` or `basic.get-ok` with its content, of `write_content`. Raises `ValueError` like `write_method`."""
+    """`basic.return` or `basic.get-ok`, its content from `write_content`. Raises `ValueError` like `write_method`."""
     return _write_with_content(channel, method_payload(method), content, body, frame_max)
 
 
 def _write_with_content(channel: int, method: bytes, content: bytes, body: bytes, frame_max: int) -> bytes:
     size = len(body)
-    head = _HEAD.pack(_METHOD, channel, len(method))
-    middle = _CONTENT_HEAD.pack(FRAME_END, _HEADER, channel, _CONTENT_BYTES + len(content), BASIC, 0, size)
+    head = FRAME_HEAD.pack(_METHOD, channel, len(method))
+    middle = _CONTENT_HEAD.pack(FRAME_END, _HEADER, channel, CONTENT_HEAD_BYTES + len(content), BASIC, 0, size)
     limit = frame_max - FRAME_OVERHEAD
     if 0 < size <= limit:
         body_head = _BODY_HEAD.pack(FRAME_END, _BODY, channel, size)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from gateway.core.message import PUBLISH_QOS, RETAINED, Message
+from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome
 from gateway.core.session import Command, Delivery, Settle
 from gateway.protocols.mqtt.client import Client
@@ -115,13 +116,14 @@ class Delivering:
         out: list[bytes],
         clock: Callable[[], float],
         keeper: InflightKeeper | None,
+        discarded: Count,
     ) -> None:
         self.due = False
         self._client = client
         self._granted = subscribing.granted.granted
         self._shares = subscribing.shares
         self._out = out
-        self._writer = PublishWriter(client, clock)
+        self._writer = PublishWriter(client, clock, discarded)
         self._keeper = keeper
         self._plain = client.level < V5 and not client.kept
         self._free = client.window
@@ -134,11 +136,6 @@ class Delivering:
         self._acknowledged: list[Delivery] = []
         self._refused: list[Delivery] = []
         self._completed: dict[str, None] = {}
-
-    @property
-    def discarded(self) -> int:
-        """Deliveries that were not sent because they had expired, or are larger than the client takes."""
-        return self._writer.discarded
 
     # From the hub
 

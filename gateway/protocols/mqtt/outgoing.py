@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.core.message import RETAIN, RETAINED, Message
+from gateway.core.metrics import Count
 from gateway.protocols.mqtt.aliases import OutgoingAliases
 from gateway.protocols.mqtt.client import Client
 from gateway.protocols.mqtt.convert import OutgoingTopic, publish_fields, seconds_left
@@ -24,15 +25,15 @@ _NO_TOPIC: Final = b"\0\0"
 class PublishWriter:
     """Writes the PUBLISHes of one connection, in the order in which they are sent."""
 
-    __slots__ = ("_aliases", "_clock", "_level", "_maximum_packet_size", "discarded")
+    __slots__ = ("_aliases", "_clock", "_discarded", "_level", "_maximum_packet_size")
 
-    def __init__(self, client: Client, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Client, clock: Callable[[], float], discarded: Count) -> None:
+        """`discarded` counts what is not written because it has expired, or is larger than the client takes."""
         self._level = client.level
         self._maximum_packet_size = client.maximum_packet_size
         self._aliases = OutgoingAliases(client.topic_alias_maximum) if client.topic_alias_maximum else None
         self._clock = clock
-        self.discarded = 0
-        """Messages that were not written because they had expired, or are larger than the client takes."""
+        self._discarded = discarded
 
     def write(
         self,
@@ -58,7 +59,7 @@ class PublishWriter:
             left = seconds_left(message, self._clock)
             if left is not None and left <= 0:
                 if not sent_before:
-                    self.discarded += 1
+                    self._discarded.count += 1
                     return None
                 left = 0
         if self._level < V5:
@@ -79,7 +80,7 @@ class PublishWriter:
         properties = write_variable_int(len(fields)) + fields if fields else b"\0"
         packet = write_publish(first, field, packet_id, properties, message.body)
         if len(packet) > self._maximum_packet_size:  # [MQTT-3.1.2-24]
-            self.discarded += 1
+            self._discarded.count += 1
             return None
         if self._aliases is not None and new_alias:
             self._aliases.sent(topic, new_alias)

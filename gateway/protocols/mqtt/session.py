@@ -14,6 +14,7 @@ from typing import Final
 
 from gateway.core.errors import MqliftError
 from gateway.core.message import RETAIN, Message
+from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome, Result
 from gateway.core.session import (
     NO_COMMANDS,
@@ -75,6 +76,7 @@ class MqttSession:
         "_connecting",
         "_decoder",
         "_delivering",
+        "_discarded",
         "_heard",
         "_inherited",
         "_keeper",
@@ -92,11 +94,12 @@ class MqttSession:
         "established",
     )
 
-    def __init__(self, settings: Settings, clock: Callable[[], float], now: float) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float], discarded: Count, now: float) -> None:
         self.deadline = math.inf
         self.established = False
         self._settings = settings
         self._clock = clock
+        self._discarded = discarded
         self._decoder = Decoder(settings.max_packet_size)
         self._out: list[bytes] = []
         self._closed = False
@@ -210,7 +213,9 @@ class MqttSession:
         if self._delivering is None:
             client = self._client
             assert client is not None
-            self._delivering = Delivering(client, self._subscriptions(), self._out, self._clock, self._keeper)
+            self._delivering = Delivering(
+                client, self._subscriptions(), self._out, self._clock, self._keeper, self._discarded
+            )
         return self._delivering
 
     # Letting a client in.
@@ -343,11 +348,6 @@ class MqttSession:
     def unsettled(self) -> Sequence[Delivery]:
         return () if self._delivering is None else self._delivering.unsettled()
 
-    @property
-    def discarded(self) -> int:
-        """Deliveries that were not sent because they had expired, or are larger than the client takes."""
-        return 0 if self._delivering is None else self._delivering.discarded
-
     # Time.
 
     def tick(self, now: float) -> Sequence[Command]:
@@ -376,6 +376,9 @@ class MqttSession:
             self.deadline = math.inf
 
     # The end.
+
+    def cancelled(self, tag: str) -> Sequence[Command]:  # noqa: ARG002 - the port's
+        return NO_COMMANDS  # no subscription asks for it: MQTT has no way to tell a client
 
     def taken_over(self) -> Sequence[Command]:
         reason = "another connection has the client identifier now"
@@ -465,4 +468,4 @@ def open_session(context: SessionContext, now: float) -> Session:
     """The session of a new connection. `context.settings` must be this protocol's `Settings`."""
     if not isinstance(context.settings, Settings):
         raise TypeError(f"MQTT settings are needed, and {type(context.settings).__name__} was given")
-    return MqttSession(context.settings, context.time, now)
+    return MqttSession(context.settings, context.time, context.discarded, now)

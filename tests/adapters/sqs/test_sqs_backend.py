@@ -23,6 +23,7 @@ from gateway.core.errors import (
     Unavailable,
 )
 from gateway.core.message import Address, Message
+from gateway.core.metrics import ReadsMessages
 from gateway.core.outcome import ACCEPTED, Outcome
 from tests.adapters.sqs.scripted_aws import URL, ScriptedAws
 
@@ -204,6 +205,7 @@ class TestReceive:
         received = await scripted_backend.receive(ORDERS, 10, 0.0, 30.0)
         assert [item.message.body for item in received] == [b"x", b"x"]
         assert scripted_backend.unreadable == 2
+        assert isinstance(scripted_backend, ReadsMessages), "metrics show it"
 
     async def test_too_much_in_flight(self, scripted: ScriptedAws, scripted_backend: SqsBackend) -> None:
         scripted.answers["ReceiveMessage"] = Throttled("OverLimit")

@@ -70,6 +70,7 @@ class Peer:
         context = SessionContext(
             peer="192.0.2.1:4711", server="mqlift/test", settings=settings or Settings(), time=lambda: self.wall
         )
+        self.discarded = context.discarded
         self._settings = settings
         self.record: SessionRecord | None = None
         """What the hub has kept of the session."""

@@ -1,0 +1,138 @@
+"""The topology that outlives the gateway: durable exchanges, queues and bindings, as the state store keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Final
+
+import orjson
+import structlog
+
+from gateway.core.backend import QueueSpec
+from gateway.core.errors import MqliftError
+from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
+from gateway.core.message import HeaderValue
+from gateway.core.packing import pack_value, unpack_value
+from gateway.core.statewriter import StateWriter
+from gateway.core.store import StateStore, every_record
+from gateway.core.topology import Binding, Topology
+
+log = structlog.get_logger("mqlift.topology")
+
+EXCHANGE: Final = "exchange"
+QUEUE: Final = "queue"
+BINDING: Final = "binding"
+
+
+class DurableTopology:
+    """Writes down every durable change, and reads it back. The topology's journal."""
+
+    def __init__(self, store: StateStore, writer: StateWriter) -> None:
+        self._store = store
+        self._writer = writer
+        self._unwritten: list[asyncio.Future[None]] = []
+
+    def exchange_changed(self, name: str, spec: ExchangeSpec | None) -> None:
+        self._write(EXCHANGE, name, None if spec is None else _pack_exchange(spec))
+
+    def binding_changed(self, binding: Binding, *, bound: bool) -> None:
+        key = _binding_key(binding)
+        self._write(BINDING, key, b"{}" if bound else None)
+
+    def queue_changed(self, name: str, spec: QueueSpec | None) -> None:
+        """A queue was declared, or with None deleted."""
+        self._write(QUEUE, name, None if spec is None else orjson.dumps({"arguments": _pack(spec.arguments)}))
+
+    def written(self) -> Awaitable[None] | None:
+        """What to wait for until everything that was told since the last call is durable; None for nothing.
+
+        Raises `StoreError` when awaited.
+        """
+        if not self._unwritten:
+            return None
+        unwritten, self._unwritten = self._unwritten, []
+        return _all(unwritten)
+
+    async def restore(self, topology: Topology) -> Mapping[str, QueueSpec]:
+        """Declare the exchanges that are kept, and give the queues. Raises `StoreError`."""
+        async for record in every_record(self._store, EXCHANGE):
+            try:
+                topology.declare_exchange(record.key, _unpack_exchange(record.value))
+            except (MqliftError, KeyError, TypeError, ValueError) as error:
+                log.error("exchange_unreadable", exchange=record.key, problem=str(error))  # noqa: TRY400
+        queues: dict[str, QueueSpec] = {}
+        async for record in every_record(self._store, QUEUE):
+            try:
+                queues[record.key] = QueueSpec(arguments=_unpack(orjson.loads(record.value)["arguments"]))
+            except (KeyError, TypeError, ValueError) as error:
+                log.error("queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400
+        return queues
+
+    async def restore_bindings(self, topology: Topology) -> None:
+        """After the queues are there again. Raises `StoreError`."""
+        async for record in every_record(self._store, BINDING):
+            try:
+                source, kind, name, pattern, arguments = orjson.loads(record.key)
+                destination = ToExchange(name) if kind == EXCHANGE else str(name)
+                topology.bind(destination, source, pattern, _unpack(arguments))
+            except (MqliftError, TypeError, ValueError) as error:
+                log.error("binding_unreadable", binding=record.key, problem=str(error))  # noqa: TRY400
+
+    def _write(self, kind: str, key: str, value: bytes | None) -> None:
+        write: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: MqliftError | None) -> None:
+            if write.cancelled():
+                return
+            if error is None:
+                write.set_result(None)
+            else:
+                write.set_exception(error)
+                write.exception()  # whether or not anybody waits for it; the writer has logged it
+
+        self._unwritten.append(write)
+        self._writer.write(kind, key, value, done)
+
+
+async def _all(writes: Sequence[asyncio.Future[None]]) -> None:
+    for write in writes:
+        await write
+
+
+def _pack(arguments: Mapping[str, object]) -> dict[str, object]:
+    return {name: pack_value(value) for name, value in arguments.items()}  # type: ignore[arg-type]  # AMQP's types
+
+
+def _unpack(packed: Mapping[str, object]) -> dict[str, HeaderValue]:
+    return {name: unpack_value(value) for name, value in packed.items()}
+
+
+def _pack_exchange(spec: ExchangeSpec) -> bytes:
+    return orjson.dumps(
+        {
+            "type": spec.type.value,
+            "auto_delete": spec.auto_delete,
+            "internal": spec.internal,
+            "arguments": _pack(spec.arguments),
+        }
+    )
+
+
+def _unpack_exchange(value: bytes) -> ExchangeSpec:
+    packed = orjson.loads(value)
+    return ExchangeSpec(
+        type=ExchangeType(packed["type"]),
+        durable=True,
+        auto_delete=packed["auto_delete"],
+        internal=packed["internal"],
+        arguments=_unpack(packed["arguments"]),
+    )
+
+
+def _binding_key(binding: Binding) -> str:
+    destination = binding.destination
+    kind, name = (EXCHANGE, destination.exchange) if isinstance(destination, ToExchange) else (QUEUE, destination)
+    return orjson.dumps(
+        [binding.source, kind, name, binding.pattern, _pack(binding.arguments)], option=orjson.OPT_SORT_KEYS
+    ).decode()

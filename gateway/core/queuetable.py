@@ -1,0 +1,331 @@
+"""All queues that this gateway knows, durable and virtual: who may have them, and how they come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Protocol, TypeAlias
+
+import structlog
+
+from gateway.core.arguments import QueuePolicy, check_equivalent
+from gateway.core.backend import Backend, QueueSpec, Target
+from gateway.core.deadletter import Bury
+from gateway.core.durable import DurableTopology
+from gateway.core.errors import BackendError, InUse, Locked, MqliftError, NotEmpty, NotFound, Refused
+from gateway.core.metrics import Metrics
+from gateway.core.queues import BackendQueue
+from gateway.core.receiver import Keeper, Receiver
+from gateway.core.sender import Publisher, Sender
+from gateway.core.session import Consume, Counted, Delivery, Got, Presence
+from gateway.core.shared import SESSION, SHARED, SharedQueues
+from gateway.core.subscription import Consumer, Subscription
+from gateway.core.topology import Topology, UnknownQueue
+from gateway.core.virtual import VirtualQueue
+
+log = structlog.get_logger("mqlift.queues")
+
+Queue: TypeAlias = BackendQueue | VirtualQueue
+
+NOWHERE: Final = 10.0
+"""Seconds that a queue which AWS does not have is not asked for again by consumers and passive declarations."""
+
+
+class Resources(Protocol):
+    """What queues need of the broker."""
+
+    def backend(self, target: Target) -> Backend: ...
+
+    def sender(self, target: Target) -> Sender:
+        """Raises `Refused` at a limit."""
+
+    def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver: ...
+
+    def home(self, queue: str, spec: QueueSpec) -> Target:
+        """Where a durable queue lives. Raises `Invalid`."""
+
+    async def ensure(self, target: Target, spec: QueueSpec) -> None:
+        """Find or create it, trying again while that may help. Raises `BackendError`."""
+
+    async def remove(self, target: Target) -> None:
+        """Remove it in the backend, once everything that was sent to it has its answer. Raises `BackendError`."""
+
+
+class QueueTable:
+    """Queues by name. What belongs to a connection ends with it; what is durable is written down."""
+
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        durable: DurableTopology,
+        shared: SharedQueues,
+        resources: Resources,
+        bury: Bury,
+        nobody: Publisher,
+        metrics: Metrics,
+        limit: int,
+    ) -> None:
+        self._topology = topology
+        self._kept = durable
+        self._shared = shared
+        self._resources = resources
+        self._bury = bury
+        self._nobody = nobody
+        self._metrics = metrics
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._durable: dict[str, BackendQueue] = {}
+        self._virtual: dict[str, VirtualQueue] = {}
+        self._owners: dict[str, object] = {}
+        self._owned: dict[object, set[str]] = {}
+
+    # Looking
+
+    def virtual(self, name: str) -> VirtualQueue | None:
+        return self._virtual.get(name)
+
+    def durable(self, name: str) -> BackendQueue | None:
+        return self._durable.get(name)
+
+    def all_durable(self) -> Iterator[BackendQueue]:
+        return iter(list(self._durable.values()))
+
+    def is_private(self, name: str, owner: object) -> bool:
+        """Whether only this connection consumes a queue: its exclusive one, or a kept session's."""
+        durable = self._durable.get(name)
+        if durable is not None:
+            return bool(durable.spec.arguments.get(SESSION))
+        return name in self._owned.get(owner, ())
+
+    def _find(self, name: str, owner: object) -> Queue:
+        """Raises `UnknownQueue`, and `Locked` for somebody else's."""
+        queue = self._durable.get(name) or self._virtual.get(name)
+        if queue is None:
+            raise UnknownQueue(name)
+        if self._owners.get(name, owner) is not owner:
+            raise Locked(name)
+        return queue
+
+    # Declaring
+
+    async def declare(self, name: str, spec: QueueSpec, presence: Presence, owner: object) -> Counted:
+        """Raises `Inequivalent`, `UnknownQueue`, `Locked`, `Refused`, `BackendError`, `StoreError`."""
+        known = self._known(name, spec, presence, owner)
+        if known is None:
+            if presence is Presence.REQUIRED:
+                known = await self._look_for(name)
+            elif spec.virtual:
+                known = self._make_virtual(name, spec, owner)
+            else:
+                known = await self._make_durable(name, spec)
+        known.used_at = self._loop.time()
+        return await self._count(known, presence)
+
+    def _known(self, name: str, spec: QueueSpec, presence: Presence, owner: object) -> Queue | None:
+        if name not in self._virtual and name not in self._durable:
+            return None
+        queue = self._find(name, owner)
+        if presence is Presence.EQUIVALENT:
+            check_equivalent(name, queue.spec, spec)
+        if isinstance(queue, BackendQueue) and not queue.ensured and presence is not Presence.REQUIRED:
+            return None
+        return queue
+
+    def _make_virtual(self, name: str, spec: QueueSpec, owner: object) -> VirtualQueue:
+        queue = VirtualQueue(name, spec, self._metrics, bury=self._bury, on_unused=lambda: self._drop(name))
+        self._topology.declare_queue(name)
+        self._virtual[name] = queue
+        if spec.exclusive:
+            self._owners[name] = owner
+            self._owned.setdefault(owner, set()).add(name)
+        return queue
+
+    async def _make_durable(self, name: str, spec: QueueSpec) -> Queue:
+        known = self._durable.get(name)
+        if known is None:
+            self._check_room(name)  # before anything is created
+        spec = known.spec if known is not None else spec
+        await self._resources.ensure(known.target if known else self._resources.home(name, spec), spec)
+        virtual = self._virtual.get(name)
+        if virtual is not None:
+            return virtual  # somebody else has taken the name meanwhile
+        queue = self.known(name, spec)
+        queue.ensured = True
+        if spec.arguments.get(SHARED):
+            self._shared.declare(name, spec.arguments)
+        elif not spec.arguments.get(SESSION):
+            self._kept.queue_changed(name, spec)
+            await self._written()
+        queue.watch_expiry()
+        return queue
+
+    async def _written(self) -> None:
+        if (written := self._kept.written()) is not None:
+            await written
+
+    async def _look_for(self, name: str) -> BackendQueue:
+        """A queue that nobody has declared here may be there all the same: made by another gateway, or in AWS."""
+        target = self._resources.home(name, QueueSpec())
+        try:
+            await self._resources.backend(target).probe(target)
+        except NotFound:
+            raise UnknownQueue(name) from None
+        queue = self.known(name, QueueSpec())
+        queue.ensured = True
+        self._kept.queue_changed(name, queue.spec)
+        await self._written()
+        return queue
+
+    async def _count(self, queue: Queue, presence: Presence) -> Counted:
+        if isinstance(queue, VirtualQueue):
+            return Counted(queue.ready, queue.consumers)
+        if presence is Presence.ANY:
+            return Counted(0, queue.consumers)  # nobody is told the numbers
+        return Counted((await queue.depth()).ready, queue.consumers)
+
+    def known(self, name: str, spec: QueueSpec) -> BackendQueue:
+        """The durable queue of this name, made known here if it was not. Raises `Refused`, `Invalid`."""
+        queue = self._durable.get(name)
+        if queue is not None:
+            return queue
+        self._check_room(name)
+        target = self._resources.home(name, spec)
+        queue = BackendQueue(
+            target,
+            spec,
+            self._resources.backend(target),
+            open_sender=self._resources.sender,
+            open_receiver=self._resources.receiver,
+            bury=self._bury,
+            nobody=self._nobody,
+        )
+        self._topology.declare_queue(name, durable=not (spec.arguments.get(SESSION) or spec.arguments.get(SHARED)))
+        self._durable[name] = queue
+        return queue
+
+    def adopt(self, name: str, arguments: Mapping[str, object], bindings: Iterable[tuple[str, str]] = ()) -> None:
+        """Make a kept queue known again. It is not asked for in AWS before it is used."""
+        queue = self.known(name, QueueSpec(arguments=arguments))
+        for exchange, pattern in bindings:
+            self._topology.bind(name, exchange, pattern)
+        queue.watch_expiry()
+
+    def _check_room(self, name: str) -> None:
+        if len(self._durable) >= self._limit:
+            raise Refused(f"queue '{name}': {self._limit} queues are in use, the limit of this gateway")
+
+    # Deleting
+
+    async def delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
+        """`Counted` also when there was none. Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`."""
+        try:
+            queue = self._find(name, owner)
+        except UnknownQueue:
+            return Counted(0)
+        if if_unused and queue.consumers:
+            raise InUse(f"queue '{name}' has consumers")
+        count = queue.ready if isinstance(queue, VirtualQueue) else await self._waiting_in(queue, if_empty=if_empty)
+        if if_empty and count:
+            raise NotEmpty(f"queue '{name}' has messages")
+        if isinstance(queue, VirtualQueue):
+            self._drop(name)
+        else:
+            await self.delete_durable(queue)
+        return Counted(count)
+
+    async def _waiting_in(self, queue: BackendQueue, *, if_empty: bool) -> int:
+        try:
+            depth = await queue.depth()
+        except NotFound:
+            return 0
+        except BackendError:
+            if if_empty:
+                raise
+            return 0  # the number is a courtesy; the deletion says what is wrong
+        return depth.ready + depth.delayed + (depth.unsettled if if_empty else 0)
+
+    async def delete_durable(self, queue: BackendQueue) -> None:
+        """Remove a durable queue with its messages and bindings. Raises `BackendError`."""
+        if self._durable.pop(queue.name, None) is None:
+            return
+        queue.cancel_consumers()
+        self._topology.delete_queue(queue.name)
+        self._kept.queue_changed(queue.name, None)
+        await self._resources.remove(queue.target)
+        await queue.aclose()
+        await self._written()
+
+    def pop_durable(self, name: str) -> BackendQueue | None:
+        """Forget a durable queue here; somebody else removes it in AWS."""
+        self._topology.delete_queue(name)
+        return self._durable.pop(name, None)
+
+    def disconnected(self, owner: object) -> None:
+        """A connection has ended, and its queues with it."""
+        for name in list(self._owned.get(owner, ())):
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        """End a virtual queue."""
+        queue = self._virtual.pop(name, None)
+        if queue is None:
+            return
+        self._topology.delete_queue(name)
+        owner = self._owners.pop(name, None)
+        if owner is not None:
+            owned = self._owned[owner]
+            owned.discard(name)
+            if not owned:
+                del self._owned[owner]
+        queue.close()
+
+    # Using
+
+    def consume(self, command: Consume, consumer: Consumer, owner: object) -> Subscription:
+        """Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
+        return self._find(command.queue, owner).consume(command, consumer)
+
+    async def get(self, name: str, owner: object) -> Got:
+        """Raises `UnknownQueue`, `Locked`, `BackendError`."""
+        queue = self._find(name, owner)
+        if isinstance(queue, VirtualQueue):
+            return Got(queue.get(), queue.ready)
+        delivery = await queue.get()
+        return Got(delivery, 0 if delivery is None else await self._remaining(queue, delivery))
+
+    async def _remaining(self, queue: BackendQueue, delivery: Delivery) -> int:
+        try:
+            return (await queue.depth()).ready
+        except BackendError as error:
+            log.debug("depth_unknown", queue=queue.name, problem=str(error), attempt=delivery.attempt)
+            return 0  # the message is what was asked for
+
+    async def purge(self, name: str, owner: object) -> Counted:
+        """Raises `UnknownQueue`, `Locked`, `BackendError`."""
+        queue = self._find(name, owner)
+        return Counted(queue.purge() if isinstance(queue, VirtualQueue) else await queue.purge())
+
+    # Time
+
+    async def sweep(self) -> None:
+        """End the queues that nobody has used for as long as they were declared to stay (`x-expires`)."""
+        now = self._loop.time()
+        queues: list[Queue] = [*self._virtual.values(), *self._durable.values()]
+        for queue in queues:
+            expires = queue.policy.expires
+            if expires is None or queue.consumers or now - queue.used_at < expires / 1000:
+                continue
+            log.info("queue_expired", queue=queue.name)
+            if isinstance(queue, VirtualQueue):
+                self._drop(queue.name)
+            else:
+                await self.delete_durable(queue)
+
+    async def check_lengths(self) -> None:
+        """Keep queues to their `x-max-length`."""
+        for queue in self.all_durable():
+            try:
+                await queue.check_length()
+            except MqliftError as error:
+                log.warning("length_unknown", queue=queue.name, problem=str(error))
