@@ -9,6 +9,13 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+
+class LongString(bytes):
+    """A header's text that is not UTF-8: AMQP's long string (`S`), where plain bytes are a byte array (`x`)."""
+
+    __slots__ = ()
+
+
 HeaderValue: TypeAlias = (
     "bool | int | float | str | bytes | Decimal | datetime | list[HeaderValue] | dict[str, HeaderValue] | None"
 )

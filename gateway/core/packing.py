@@ -15,7 +15,17 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from gateway.core.message import NO_HEADERS, NO_PROPERTIES, Address, Headers, HeaderValue, Message, Origin, Properties
+from gateway.core.message import (
+    NO_HEADERS,
+    NO_PROPERTIES,
+    Address,
+    Headers,
+    HeaderValue,
+    LongString,
+    Message,
+    Origin,
+    Properties,
+)
 
 VERSION: Final = 1
 
@@ -121,6 +131,8 @@ def pack_value(value: HeaderValue, depth: int = 0) -> object:
         return value if -SAFE_INTEGER <= value <= SAFE_INTEGER else {"i": str(value)}
     if isinstance(value, float):
         return value if math.isfinite(value) else {"f": str(value)}
+    if isinstance(value, LongString):
+        return {"s": base64.b64encode(value).decode()}
     if isinstance(value, bytes):
         return {"b": base64.b64encode(value).decode()}
     if isinstance(value, Decimal):
@@ -227,6 +239,8 @@ def _unpack_tagged(tag: str, content: object) -> HeaderValue:
         match tag, content:
             case "b", str(text):
                 return base64.b64decode(text, validate=True)
+            case "s", str(text):
+                return LongString(base64.b64decode(text, validate=True))
             case "d", str(text):
                 return Decimal(text)
             case "t", str(text):

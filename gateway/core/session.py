@@ -262,7 +262,7 @@ class Bind:
     exchange: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +273,7 @@ class Unbind:
     exchange: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +284,7 @@ class BindExchange:
     source: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ class UnbindExchange:
     source: str
     pattern: str
     token: object
-    arguments: Headers = NO_HEADERS
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
 
 
 class Creditable(Protocol):

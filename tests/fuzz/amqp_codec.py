@@ -7,11 +7,10 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.core.message import Address, HeaderValue, Properties
+from gateway.core.message import Address, HeaderValue, LongString, Properties
 from gateway.protocols.amqp091.codec import Decoder
 from gateway.protocols.amqp091.content import write_content
 from gateway.protocols.amqp091.errors import ConnectionException, ProtocolHeaderMismatch
-from gateway.protocols.amqp091.fields import LongString
 from gateway.protocols.amqp091.frames import (
     MIN_FRAME_MAX,
     PROTOCOL_HEADER,

@@ -118,6 +118,7 @@ class ScriptedSession:
     def __init__(self) -> None:
         self.deadline = inf
         self.established = True
+        self.congested = False
         self.script: dict[bytes, Sequence[Command]] = {}
         self.on_answer: Callable[[object, Result], Sequence[Command]] = lambda _token, _result: ()
         self.on_tick: Callable[[float], Sequence[Command]] = lambda _now: ()
@@ -164,6 +165,10 @@ class ScriptedSession:
 
     def unsettled(self) -> Sequence[Delivery]:
         return self.held
+
+    def cancelled(self, tag: str) -> Sequence[Command]:
+        self.log.append(f"cancelled {tag}")
+        return ()
 
     def taken_over(self) -> Sequence[Command]:
         self.log.append("taken over")

@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from gateway.core.message import HeaderValue
+from gateway.core.message import HeaderValue, LongString
 from gateway.protocols.amqp091.errors import ConnectionException, syntax_error
 
 MAX_SHORT_STRING: Final = 255
@@ -68,12 +68,6 @@ _NUMBERS: Final[Mapping[int, struct.Struct]] = {
     ord("f"): struct.Struct(">f"),
     ord("d"): struct.Struct(">d"),
 }
-
-
-class LongString(bytes):
-    """A long string (`S`) that is not UTF-8. It goes back as one, where plain bytes are a byte array (`x`)."""
-
-    __slots__ = ()
 
 
 def _cut_off() -> ConnectionException:

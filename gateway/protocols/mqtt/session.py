@@ -90,6 +90,7 @@ class MqttSession:
         "_settings",
         "_subscribing",
         "_will",
+        "congested",
         "deadline",
         "established",
     )
@@ -97,6 +98,7 @@ class MqttSession:
     def __init__(self, settings: Settings, clock: Callable[[], float], discarded: Count, now: float) -> None:
         self.deadline = math.inf
         self.established = False
+        self.congested = False
         self._settings = settings
         self._clock = clock
         self._discarded = discarded

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.message import HeaderValue
+from gateway.core.message import HeaderValue, LongString
 from gateway.protocols.amqp091.errors import ConnectionException, ReplyCode
-from gateway.protocols.amqp091.fields import MAX_NESTING, FieldReader, LongString, write_table
+from gateway.protocols.amqp091.fields import MAX_NESTING, FieldReader, write_table
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
