@@ -8,6 +8,6 @@ from typing import TypeAlias
 from gateway.core.outcome import Result
 from gateway.core.session import ControlCommand, Get
 
-Procedure: TypeAlias = "Generator[ControlCommand | Get | None, Result, None]"
+Procedure: TypeAlias = Generator[ControlCommand | Get | None, Result, None]
 """Gives the commands that a method needs, one by one, and is sent the answer of each; all have the channel's token.
-With None it waits for an answer to what was asked for otherwise. Raises `ChannelException` and `ConnectionException`."""
+With None it waits for an answer to what was asked for otherwise. Raises `AmqpError`."""
