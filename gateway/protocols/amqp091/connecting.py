@@ -139,9 +139,11 @@ class Handshake:
         self._mechanism = method.mechanism
         name = properties.get("connection_name")
         client_id = cut_text(name, MAX_CONNECTION_NAME) if isinstance(name, str) else ""
-        answer = yield self._authenticate(method.response, client_id)
+        credentials = self._credentials(method.response, client_id)
+        answer = yield Authenticate(credentials, self._token)
         if not isinstance(answer, Authenticated):
             raise self._login_refusal(answer)
+        self._link.user = answer.identity.user or credentials.username or ""
         self._link.origin = Origin(PROTOCOL, client_id, answer.identity.user)
         settings = self._link.settings
         self._link.write(
@@ -156,15 +158,12 @@ class Handshake:
         """Whether the client has said that it knows what this is."""
         return self._capabilities.get(capability) is True
 
-    def _authenticate(self, response: bytes, client_id: str) -> Authenticate:
+    def _credentials(self, response: bytes, client_id: str) -> Credentials:
         try:
             login = MECHANISMS[self._mechanism](response)
         except ConnectionException as error:
             raise SilentEnd(str(error)) from None
-        credentials = Credentials(
-            protocol=PROTOCOL, client_id=client_id, username=login.user or None, password=login.password
-        )
-        return Authenticate(credentials, self._token)
+        return Credentials(protocol=PROTOCOL, client_id=client_id, username=login.user or None, password=login.password)
 
     def _login_refusal(self, answer: Result) -> ConnectionException:
         if isinstance(answer.error, NotAuthorized) and self.understands("authentication_failure_close"):
@@ -212,7 +211,10 @@ class Handshake:
         """The client proves again who it is, before its token ends (RabbitMQ's extension)."""
         origin = self._link.origin
         credentials = Credentials(
-            protocol=PROTOCOL, client_id=origin.client_id, username=origin.user or None, password=method.new_secret
+            protocol=PROTOCOL,
+            client_id=origin.client_id,
+            username=self._link.user or None,
+            password=method.new_secret,
         )
         answer = yield Authenticate(credentials, self._token)
         if not isinstance(answer, Authenticated) or answer.identity.user != origin.user:

@@ -55,6 +55,7 @@ class Link:
         "settings",
         "tells_cancel",
         "unfinished",
+        "user",
         "waiting",
     )
 
@@ -71,6 +72,8 @@ class Link:
         self.frame_max = INITIAL_FRAME_MAX
         self.host = VirtualHost("", "")
         self.origin = Origin(PROTOCOL)
+        self.user = ""
+        """As whom the client has logged in; where everybody may, what it calls itself."""
         self.tells_cancel = False
         """Whether the client wants to know that a consumer's queue is gone (`consumer_cancel_notify`)."""
         self.held = 0
@@ -81,11 +84,6 @@ class Link:
         """Channels that wait for an answer."""
         self._settle: Settle | None = None
         self._settled: list[Delivery] = []
-
-    @property
-    def user(self) -> str:
-        """As whom the client has logged in."""
-        return self.origin.user
 
     def write(self, channel: int, method: Method) -> None:
         """Send a method without content."""
