@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
-from gateway.core.arguments import QueuePolicy, check_equivalent, read_policy
+from gateway.core.arguments import NO_POLICY, QueuePolicy, check_equivalent, read_policy
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.deadletter import Bury
 from gateway.core.durable import DurableTopology
@@ -31,7 +31,8 @@ Queue: TypeAlias = BackendQueue | VirtualQueue
 class Resources(Protocol):
     """What queues need of the broker."""
 
-    def backend(self, target: Target) -> Backend: ...
+    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
+        """What a queue lives in. Raises `InvalidArgument` for what it cannot have there."""
 
     def sender(self, target: Target) -> Sender:
         """Raises `Refused` at a limit."""
@@ -41,7 +42,7 @@ class Resources(Protocol):
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`."""
 
-    async def ensure(self, target: Target, spec: QueueSpec) -> None:
+    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
         """Find or create it, trying again while that may help. Raises `BackendError`."""
 
     async def remove(self, target: Target) -> None:
@@ -172,7 +173,11 @@ class QueueTable:
                 check_equivalent(name, queue.spec, spec)
             return queue
         if presence is Presence.EQUIVALENT:
-            if not queue.declared and self._resources.home(name, spec) == queue.target:
+            if (
+                not queue.declared
+                and not spec.arguments.get("x-max-priority")
+                and self._resources.home(name, spec) == queue.target
+            ):
                 check_equivalent(name, QueueSpec(arguments=spec.arguments), spec)
                 return None
             check_equivalent(name, queue.spec, spec)
@@ -198,9 +203,9 @@ class QueueTable:
             self._check_room(name)
         elif known.declared:
             spec = known.spec
-        read_policy(spec)  # before anything is created
+        policy = read_policy(spec)  # before anything is created
         target = known.target if known is not None else self._resources.home(name, spec)
-        await self._resources.ensure(target, spec)
+        await self._resources.ensure(target, spec, policy)
         queue = self.known(name, spec)
         if not queue.declared:
             queue.redefine(spec)
@@ -222,7 +227,7 @@ class QueueTable:
         """A queue that nobody has declared here may be there all the same: made by another gateway, or in AWS."""
         target = self._resources.home(name, QueueSpec())
         try:
-            await self._resources.backend(target).probe(target)
+            await self._resources.backend(target, NO_POLICY).probe(target)
         except NotFound:
             raise UnknownQueue(name) from None
         queue = self.known(name, QueueSpec())
@@ -248,7 +253,7 @@ class QueueTable:
         queue = BackendQueue(
             target,
             spec,
-            self._resources.backend(target),
+            self._resources.backend(target, read_policy(spec)),
             open_sender=self._resources.sender,
             open_receiver=self._resources.receiver,
             bury=self._bury,

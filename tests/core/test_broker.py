@@ -60,10 +60,12 @@ class Rig:
         *rules: Rule,
         backends: Mapping[str, Backend] | None = None,
         limits: BrokerLimits | None = None,
+        store: MemoryStore | None = None,
     ) -> None:
         self.backend = ScriptedBackend()
         backends = backends or {"scripted": self.backend}
         self.topology = Topology()
+        self.store = store or MemoryStore()
         self.metrics = new_metrics()
         self.broker = Broker(
             topology=self.topology,
@@ -74,7 +76,7 @@ class Rig:
             sending=BatchPolicy(timeout=5.0, backoff_base=0.1, backoff_cap=0.5),
             receiving=ReceivePolicy(),
             limits=limits or BrokerLimits(),
-            store=MemoryStore(),
+            store=self.store,
             metrics=self.metrics,
             health=Health(),
         )
@@ -336,9 +338,7 @@ async def test_an_auto_delete_queue_ends_with_its_last_consumer() -> None:
 
 
 @on_clock
-async def test_a_shared_auto_delete_queue_outlives_its_declarer_and_ends_with_its_last_consumer() -> (
-    None
-):
+async def test_a_shared_auto_delete_queue_outlives_its_declarer_and_ends_with_its_last_consumer() -> None:
     rig = Rig()
     owner, guest = Consumer(), Consumer()
     await rig.broker.declare_queue("live", QueueSpec(durable=False, auto_delete=True), owner)
