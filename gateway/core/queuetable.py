@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
 
@@ -24,6 +24,8 @@ from gateway.core.topology import Binding, Topology, UnknownExchange, UnknownQue
 from gateway.core.virtual import VirtualQueue
 
 log = structlog.get_logger("mqlift.queues")
+
+T = TypeVar("T")
 
 Queue: TypeAlias = BackendQueue | VirtualQueue
 
@@ -107,7 +109,7 @@ class QueueTable:
         self._owners: dict[str, object] = {}
         self._owned: dict[object, set[str]] = {}
         self._alone: dict[str, _Alone] = {}
-        self._deletions: set[asyncio.Task[None]] = set()
+        self._deletions: set[asyncio.Task[Any]] = set()
         metrics.virtual_ready.set_function(lambda: sum(queue.ready for queue in self._virtual.values()))
 
     # Looking
@@ -285,7 +287,19 @@ class QueueTable:
     # Deleting
 
     async def delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
-        """`Counted` also when there was none. Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`."""
+        """`Counted` also when there was none. Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`, `StoreError`.
+
+        Whoever asks for it may vanish: it is done all the same, and nobody declares the queue anew before it is.
+        """
+        return await self._in_any_case(self._delete(name, owner, if_unused=if_unused, if_empty=if_empty))
+
+    async def _in_any_case(self, deletion: Coroutine[Any, Any, T]) -> T:
+        task = self._loop.create_task(deletion)
+        self._deletions.add(task)
+        task.add_done_callback(self._deletions.discard)
+        return await asyncio.shield(task)
+
+    async def _delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
         async with self._one_at_a_time(name):
             try:
                 queue = self._find(name, owner)
@@ -301,15 +315,8 @@ class QueueTable:
             if isinstance(queue, VirtualQueue):
                 self._drop(name)
             else:
-                # Whoever asked for it may vanish: what has been begun is done all the same.
-                await asyncio.shield(self._start_deletion(queue))
+                await self._delete_durable(queue)
         return Counted(count)
-
-    def _start_deletion(self, queue: BackendQueue) -> asyncio.Task[None]:
-        deletion = self._loop.create_task(self._delete_durable(queue))
-        self._deletions.add(deletion)
-        deletion.add_done_callback(self._deletions.discard)
-        return deletion
 
     async def finish_deletions(self) -> None:
         """Wait until what is being deleted is gone."""
@@ -434,13 +441,13 @@ class QueueTable:
             if isinstance(queue, VirtualQueue):
                 self._drop(queue.name)
             else:
-                await self._expire(queue)
+                await self._in_any_case(self._expire(queue))
 
     async def _expire(self, queue: BackendQueue) -> None:
         async with self._one_at_a_time(queue.name):
             try:
                 if not queue.consumers:
-                    await asyncio.shield(self._start_deletion(queue))
+                    await self._delete_durable(queue)
             except MqliftError as error:
                 log.warning("queue_not_deleted", queue=queue.name, problem=str(error))  # and is tried again
 

@@ -187,10 +187,12 @@ async def test_a_deletion_goes_on_when_who_asked_for_it_vanishes_and_a_declarati
     deleting.cancel()
     await asyncio.gather(deleting, return_exceptions=True)
     assert await rig.publish(message()) is UNROUTED
+    declaring = asyncio.create_task(declare(rig))
+    await settle_down()
+    assert not declaring.done()
     gate.open.set()
-    await rig.broker.drain()
+    await declaring
     assert rig.backend.removed == ["orders"]
-    await declare(rig)
     assert rig.backend.ensured == ["orders", "orders"]
 
 
