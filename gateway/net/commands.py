@@ -45,6 +45,7 @@ from gateway.core.session import (
     OpenSession,
     Presence,
     PurgeQueue,
+    Rebind,
     Retain,
     SendRetained,
     Unbind,
@@ -293,6 +294,13 @@ def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
+def _rebind(peer: Peer, command: Rebind) -> Awaitable[None] | None:
+    if peer.guard is not None:
+        for exchange, pattern in command.bindings:
+            peer.guard.check_subscribing(exchange, pattern)
+    return peer.broker.rebind(command.queue, command.bindings)
+
+
 def _bind_exchange(peer: Peer, command: BindExchange) -> Awaitable[None] | None:
     _check_exchange_binding(peer, command)
     return peer.broker.bind(ToExchange(command.destination), command.source, command.pattern, command.arguments)
@@ -376,6 +384,7 @@ IMMEDIATE: Final[Mapping[type[object], Do]] = {
     UnbindExchange: _unbind_exchange,
     Bind: _bind,
     Unbind: _unbind,
+    Rebind: _rebind,
     Consume: _consume,
     Cancel: _cancel,
 }

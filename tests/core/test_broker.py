@@ -204,6 +204,22 @@ async def test_bindings_count_from_the_next_publish_on() -> None:
 
 
 @on_clock
+async def test_a_queue_that_is_bound_anew_has_no_other_bindings() -> None:
+    rig = Rig()
+    await rig.broker.declare_queue("live", LIVE, rig.client)
+    for pattern in ("a.*", "b.#"):
+        rig.broker.bind("live", TOPIC_EXCHANGE, pattern)
+    rig.broker.rebind("live", [(TOPIC_EXCHANGE, "b.#"), (TOPIC_EXCHANGE, "c")])
+    assert [(each.source, each.pattern) for each in rig.topology.bindings("live")] == [
+        (TOPIC_EXCHANGE, "b.#"),
+        (TOPIC_EXCHANGE, "c"),
+    ]
+    with pytest.raises(UnknownExchange):
+        rig.broker.rebind("live", [("nowhere", "d")])
+    assert len(rig.topology.bindings("live")) == 2
+
+
+@on_clock
 async def test_a_queue_that_a_rule_makes_known_is_no_longer_unrouted_by_its_name() -> None:
     rig = Rig(topic_rule("a/#", place("orders", QUEUE_KIND)))
     assert await rig.publish(message(key="orders")) is UNROUTED
