@@ -135,6 +135,9 @@ class Metrics:
 
         self.entries = counter("entries", "Entries answered by the backend", "destination", "outcome")
         self.retries = counter("entry_retries", "Entries sent again", "destination")
+        self.best_effort_lost = counter(
+            "best_effort_lost", "Messages that a best-effort target has not taken", "destination"
+        )
         self.throttles = counter("throttles", "Requests or entries that the backend throttled", "destination")
         self.batch_entries = Histogram(
             "mqlift_batch_entries", "Entries in a request", ["destination"], registry=registry, buckets=BATCH_BUCKETS
@@ -153,6 +156,8 @@ class Metrics:
         self.unsettled = gauge("unsettled_deliveries", "Deliveries that clients hold", "queue")
         self.polls = gauge("polls", "Receive requests under way", "queue")
         self.dropped = counter("virtual_queue_dropped", "Messages dropped from a full virtual queue of a slow consumer")
+
+        self.virtual_ready = gauge("virtual_queue_messages", "Messages in memory that wait for a consumer")
 
         self._queues: dict[str, WeakSet[CountedQueue]] = {}
 
