@@ -1,0 +1,12 @@
+#!/bin/sh
+# As the entry point of the public image: the user that the environment names, on every interface.
+set -eu
+cat > /etc/rabbitmq/rabbitmq.conf <<CONF
+default_user = ${RABBITMQ_DEFAULT_USER:-guest}
+default_pass = ${RABBITMQ_DEFAULT_PASS:-guest}
+loopback_users = none
+log.console = true
+CONF
+# They are the names of settings of the broker's start script too, which would take them for something else.
+unset RABBITMQ_DEFAULT_USER RABBITMQ_DEFAULT_PASS
+exec /usr/sbin/rabbitmq-server
