@@ -14,9 +14,9 @@ def main() -> int:
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        print(answer.read(4096).decode(errors="replace").strip())
+        sys.stdout.write(answer.read(4096).decode(errors="replace"))
     except (OSError, http.client.HTTPException) as error:
-        print(f"no answer on port {PORT}: {error}")
+        sys.stdout.write(f"no answer on port {PORT}: {error}")
         return 1
     finally:
         connection.close()

@@ -21,7 +21,7 @@ PATIENCE = 90.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """Where applications connect. `aws` is the endpoint where its queues live, empty for a broker that keeps its own."""
+    """Where applications connect. `aws`: the endpoint where its queues live, empty for a broker that keeps its own."""
 
     name: str
     host: str
