@@ -17,7 +17,7 @@ from adapters.aws.client import open_client
 from config.settings import Settings
 from gateway.admin.server import AdminServer
 from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
-from gateway.authentication import Anonymous, Nobody
+from gateway.authentication import Access
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
@@ -47,6 +47,7 @@ class Gateway:
         self.health = Health()
         self._metrics = metrics
         self._aws = aws
+        self._access = Access(assembly.access)
         backends = {kind: open_backend(kind, aws, settings) for kind in assembly.kinds}
         for kind, backend in backends.items():
             if isinstance(backend, ReadsMessages):
@@ -56,7 +57,8 @@ class Gateway:
             routes=assembly.routes,
             backends=backends,
             home=HOME_KIND,
-            authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
+            authenticator=self._access.authenticator,
+            authorizer=self._access.authorizer,
             sending=_sending(settings),
             receiving=_receiving(settings),
             limits=BrokerLimits(
@@ -121,6 +123,7 @@ class Gateway:
         await self._broker.aclose()
         await self._aws.aclose()
         await self._admin.aclose()
+        self._access.close()
 
     def _listener(self, part: ListenerPart) -> Listener:
         server = f"mqlift/{metadata.version('mqlift')}"
@@ -141,7 +144,7 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
     store = open_store(settings.state)
-    aws = await open_client(assembly.aws, _observer(metrics))
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.kinds)
     gateway = Gateway(assembly, aws, store, metrics)
     await gateway.start()
     stopping = asyncio.Event()

@@ -1,7 +1,7 @@
 """From settings to checked parts: protocols and adapters are found by the names of their folders.
 
 What a folder defines is checked by that folder, and every mistake is told, not only the first. Nothing is opened here
-but the files of TLS.
+but the files of TLS and of access control.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, TypeAlias, cast
@@ -34,6 +34,7 @@ from config.settings import (
     located,
 )
 from gateway import protocols
+from gateway.authentication import Prepared, prepare
 from gateway.core.backend import Backend, Target
 from gateway.core.errors import ConfigError
 from gateway.core.routes import (
@@ -49,6 +50,8 @@ from gateway.core.routes import (
 )
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
+from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
+from gateway.core.transform import Transform
 from gateway.net.tls import ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
 
@@ -57,6 +60,9 @@ TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[st
 
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
+
+BEST_EFFORT: Final = "best_effort"
+"""The option of every target that takes it out of the acknowledgement."""
 
 
 class PacketSettings(Protocol):
@@ -89,6 +95,8 @@ class Assembly:
     listeners: tuple[ListenerPart, ...]
     routes: Routes
     kinds: tuple[str, ...]
+    access: Prepared
+    """Who may connect, and who may do what."""
 
 
 def open_store(state: str) -> StateStore:
@@ -116,7 +124,8 @@ def assemble(settings: Settings) -> Assembly:
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
-    if aws is None or mistakes:
+    access = prepare(settings.auth, mistakes)
+    if aws is None or access is None or mistakes:
         raise ConfigErrors([located(settings.source, error) for error in mistakes])
     routes = Routes(rule for rule in rules if rule is not None)
     used = {target.target.kind for rule in routes.rules for target in rule.targets} - {QUEUE_KIND}
@@ -126,6 +135,7 @@ def assemble(settings: Settings) -> Assembly:
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
         kinds=tuple(sorted(used | {HOME_KIND})),
+        access=access,
     )
 
 
@@ -278,11 +288,42 @@ def _target(
                 QUEUE_KIND, "a queue cannot live in another queue of the gateway", "name a resource first, such as sqs:"
             )
     else:
-        target = parsers[kind](given[kind], options, match.captures)
+        target = _resource(kind, given[kind], options, match, parsers, first=first)
     try:
         return RuleTarget.of(target, match.captures)
     except ValueError as error:
         raise ConfigError(kind, str(error)) from None
+
+
+def _resource(
+    kind: str,
+    name: object,
+    options: Mapping[str, object],
+    match: Match,
+    parsers: Mapping[str, TargetParser],
+    *,
+    first: bool,
+) -> Target:
+    """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
+    own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
+    target = parsers[kind](name, own, match.captures)
+    best_effort = options.get(BEST_EFFORT, False)
+    if not isinstance(best_effort, bool):
+        raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")
+    if best_effort and first and isinstance(match, QueueMatch):
+        problem = "a queue lives in its first target, which has to take every message"
+        raise ConfigError(BEST_EFFORT, problem, "leave it out, or name another target first")
+    return replace(target, transform=Transform.parse(options), best_effort=best_effort)
+
+
+def target_notes(target: Target, fixed: AbstractSet[str] = frozenset()) -> Sequence[str]:
+    """What an operator should know of a rule's target, a line each: `notes` of its adapter, if it has any.
+
+    `fixed` are fields of templates that are the same for each message that the rule is about.
+    """
+    settings = importlib.import_module(f"adapters.{target.kind}.settings")
+    notes: Callable[[Target, AbstractSet[str]], Sequence[str]] | None = getattr(settings, "notes", None)
+    return () if notes is None else notes(target, fixed)
 
 
 def _kind(given: Mapping[str, object], kinds: list[str]) -> str:

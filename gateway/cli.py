@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO, TypeVar
 
 import typer
 
-from gateway import iam_command
+from gateway import accounts, iam_command
 from gateway.core.errors import ConfigError, MqliftError
 
 if TYPE_CHECKING:
@@ -260,6 +260,7 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(EXIT_FAILURE) from None
 
 
+accounts.add_commands(app, _one_line_errors)
 iam_command.add_commands(app, _one_line_errors)
 
 

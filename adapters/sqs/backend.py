@@ -23,6 +23,7 @@ from gateway.core.errors import Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
 from gateway.core.templates import Template
+from gateway.core.transform import transformed
 
 # "The maximum allowed individual message size and the maximum total payload size (the sum of the individual lengths of
 # all of the batched messages) are both 1 MiB" and "up to 10 messages"
@@ -89,7 +90,7 @@ class SqsBackend:
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, SqsOptions) else DEFAULT_OPTIONS
         try:
-            fields, size = self._encoder.encode(message, options.attributes)
+            fields, size = self._encoder.encode(transformed(target.transform, message), options.attributes)
         except ValueError as error:
             raise Invalid(str(error), resource=f"sqs queue {target.name}") from None
         if size > MAX_BYTES:

@@ -57,6 +57,11 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
     return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed)
 
 
+def notes(target: Target, fixed: AbstractSet[str]) -> tuple[str, ...]:  # noqa: ARG001 - as all adapters
+    """What an operator should know of a target."""
+    return () if is_fifo(target.name) else ("a standard queue, which keeps order as well as it can",)
+
+
 def _name(value: object, captures: AbstractSet[str]) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(KIND, "not the name of a queue", "give a queue's name, ARN or URL")

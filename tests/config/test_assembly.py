@@ -11,6 +11,7 @@ from config.settings import Settings
 from gateway.assembly import assemble, backend_kinds, protocol_names
 from gateway.core.message import Address
 from gateway.core.routes import QUEUE_KIND
+from gateway.core.transform import Compression, Transform
 from gateway.net.websocket import WebSocketOptions
 from gateway.protocols.mqtt.settings import Settings as MqttSettings
 from gateway.protocols.stomp import settings as stomp_settings
@@ -35,7 +36,7 @@ def refused(read: Read) -> Callable[[str], list[str]]:
 
 def test_folders_are_found_by_name() -> None:
     assert {"mqtt", "stomp"} <= set(protocol_names())
-    assert {"memory", "sqs"} <= set(backend_kinds())
+    assert {"firehose", "kinesis", "memory", "sqs"} <= set(backend_kinds())
     assert "aws" not in backend_kinds()
 
 
@@ -66,6 +67,27 @@ def test_rules_become_routes(read: Read) -> None:
     assert home is not None
     assert (home.name, home.queue) == ("inbox", "in-hall")
     assert assembly.kinds == ("sqs",)
+
+
+def test_what_every_target_may_have(read: Read) -> None:
+    assembly = assemble(
+        read(
+            LISTENER
+            + "routes:\n"
+            + "- match: {topic: 'a/{device}'}\n"
+            + "  to:\n"
+            + "  - {kinesis: telemetry, partition_key: '{device}', envelope: json}\n"
+            + '  - {firehose: archive, delimiter: "\\n", compression: gzip, best_effort: true}\n'
+            + "  - {sqs: copies, content_type: text/plain}\n"
+            + "- {match: {queue: q}, to: [{sqs: q}, {firehose: archive, best_effort: true}]}\n"
+        )
+    )
+    stream, archive, copies = assembly.routes.for_publish(Address("amq.topic", "a.7"))
+    assert (stream.kind, stream.name, stream.captures) == ("kinesis", "telemetry", {"device": "7"})
+    assert (stream.transform, stream.best_effort) == (Transform(envelope=True), False)
+    assert (archive.transform, archive.best_effort) == (Transform(compression=Compression.GZIP), True)
+    assert (copies.transform, copies.best_effort) == (Transform(content_type="text/plain"), False)
+    assert assembly.kinds == ("firehose", "kinesis", "sqs")
 
 
 def test_aws_is_checked(read: Read) -> None:
@@ -125,6 +147,26 @@ def test_aws_is_checked(read: Read) -> None:
             "routes.0.to.0.sqs: unknown field {c}; known are {b}",
         ),
         ("routes: [{match: {topic: a}, to: [{sqs: q, group: x}]}]", "routes.0.to.0.group: an sqs target has no such"),
+        (
+            "routes: [{match: {topic: a}, to: [{kinesis: s, compression: lz4}]}]",
+            "routes.0.to.0.compression: 'lz4' is not one of the choices; write gzip or zstd, or leave it out",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{sqs: q, best_effort: 1}]}]",
+            "routes.0.to.0.best_effort: 1 is neither true nor false; true or false",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: q, best_effort: true}]}]",
+            "routes.0.to.0.best_effort: a queue lives in its first target, which has to take every message; leave it",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{queue: q, best_effort: true}]}]",
+            "routes.0.to.0.best_effort: a queue of the gateway has no options",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{kinesis: s, partition_key: '{b}'}]}]",
+            "routes.0.to.0.partition_key: unknown field {b}; known are {client_id}",
+        ),
     ],
 )
 def test_mistakes(text: str, line: str, refused: Callable[[str], list[str]]) -> None:
@@ -217,7 +259,7 @@ def test_websockets_are_as_the_protocol_has_them(read: Read) -> None:
     )
     assert stomp.websocket == WebSocketOptions(
         paths=("/a", "/b/c"),
-        subprotocols=("v12.stomp",),
+        subprotocols=("v12.stomp", "v11.stomp", "v10.stomp"),
         subprotocol_required=False,
         text=True,
         max_packet=7000,

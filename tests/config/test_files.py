@@ -9,6 +9,14 @@ import yaml
 from pydantic import BaseModel
 
 from adapters.aws.settings import AwsSettings
+from config.auth import (
+    LdapGroupSettings,
+    LdapSettings,
+    PermissionSettings,
+    RuleSettings,
+    TokenSettings,
+    TopicPermissionSettings,
+)
 from config.settings import ListenerSettings, Settings, TlsSettings, load
 from gateway.assembly import assemble
 from gateway.core.message import Address
@@ -55,10 +63,15 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
             assert step in value, key
             value = value[step]
         if key not in ("aws", "listeners", "routes"):
-            assert value == default, key
+            assert value == (list(default) if isinstance(default, tuple) else default), key
 
 
-@pytest.mark.parametrize("model", [Settings, ListenerSettings, TlsSettings, AwsSettings, MqttSettings, StompSettings])
+ACCESS = [LdapGroupSettings, LdapSettings, PermissionSettings, RuleSettings, TokenSettings, TopicPermissionSettings]
+
+
+@pytest.mark.parametrize(
+    "model", [Settings, ListenerSettings, TlsSettings, AwsSettings, MqttSettings, StompSettings, *ACCESS]
+)
 def test_the_documentation_names_every_setting(model: type[BaseModel]) -> None:
     documentation = (FILES.parent / "docs" / "configuration.md").read_text()
     written = set(re.findall(r"[a-z_.]+", " ".join(re.findall(r"`[a-z_., `]+`", documentation))))

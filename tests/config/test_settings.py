@@ -22,7 +22,7 @@ def test_defaults(read: Read) -> None:
     settings = read(LISTENER)
     assert (settings.prefix, settings.provision, settings.state) == ("", "auto", "memory:")
     assert (settings.admin.host, settings.admin.port) == ("127.0.0.1", 9090)
-    assert settings.auth.anonymous is True
+    assert settings.auth.anonymous is False
     assert settings.routes == ()
     (listener,) = settings.listeners
     assert (listener.protocol, listener.host, listener.port, listener.tls) == ("mqtt", "127.0.0.1", 1883, None)
