@@ -136,6 +136,38 @@ class RouteSettings(Section):
         return to
 
 
+class IngressSettings(Section):
+    """An SNS topic whose messages are published here: to a topic, to an exchange, or into a queue."""
+
+    sns: Text
+    """Name or ARN."""
+    topic: Text | None = None
+    """As MQTT writes it, with fields such as `{header:site}`, `{json:a.b}` and `{key}`."""
+    exchange: Text | None = None
+    key: str = ""
+    """The routing key, with fields."""
+    queue: Text | None = None
+    """A queue that clients consume, with fields."""
+    envelope: bool = False
+    """Whether messages come in the JSON envelope of SNS, from a subscription without raw delivery."""
+    filter: bool = False
+    """Whether SNS keeps out what this gateway has published. Messages without any attribute are kept out then, too."""
+
+    @model_validator(mode="after")
+    def _goes_to_one_place(self) -> Self:
+        given = [name for name in ("topic", "exchange", "queue") if getattr(self, name) is not None]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are both given" if given else "says nothing about where it goes"
+            raise mistake(problem, "one of topic, exchange or queue")
+        if self.key and self.exchange is None:
+            raise mistake(f"a {given[0]} has no key", "leave it out, or name an exchange", "key")
+        if self.filter and self.envelope:
+            raise mistake(
+                "is for subscriptions that the gateway makes, and those deliver raw", "leave one out", "filter"
+            )
+        return self
+
+
 class ConnectionLimitSettings(Section):
     """What one connection may have under way."""
 
@@ -223,6 +255,12 @@ class Settings(BaseSettings):
     admin: AdminSettings = AdminSettings()
     auth: AuthSettings = AuthSettings()
     routes: tuple[RouteSettings, ...] = ()
+    ingress: tuple[IngressSettings, ...] = ()
+    """SNS topics that are listened to."""
+    sqs: Annotated[dict[str, object], Field(repr=False)] = Field(default_factory=dict)
+    """Checked by the adapter of SQS."""
+    sns: Annotated[dict[str, object], Field(repr=False)] = Field(default_factory=dict)
+    """Checked by the adapter of SNS."""
     limits: LimitSettings = LimitSettings()
     sender: SenderSettings = SenderSettings()
     receiver: ReceiverSettings = ReceiverSettings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -15,7 +16,7 @@ from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
-from gateway.core.deadletter import DeadLettering, Reason, copies_of, dead_letter, goes_in_circles
+from gateway.core.deadletter import DeadLettering, Reason, circles, copies_of, dead_letter
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, MqliftError, Refused
 from gateway.core.exchanges import Destination as Bound
@@ -156,6 +157,7 @@ class Broker:
         )
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
+        self._lengths_due = self._loop.time() + RECHECK
 
     async def authenticate(self, credentials: Credentials) -> Identity:
         """Who the peer is. Raises `NotAuthorized`."""
@@ -165,9 +167,13 @@ class Broker:
         """Take up what the state store has kept. Before anything else; raises `StoreError`."""
         await self._retained.restore()
         for name, spec in (await self._durable.restore(self._topology)).items():
-            self._queues.adopt(name, spec.arguments)
+            try:
+                self._queues.adopt(name, spec.arguments)
+            except MqliftError as error:  # such as a rule that was changed since
+                log.error("queue_not_restored", queue=name, problem=str(error))  # noqa: TRY400 - told in one line
         for name in self._routes.named_queues():
-            self._queues.adopt(name, {})
+            if not self._topology.has_queue(name):
+                self._queues.adopt(name, {}, declared=False)
         await self._durable.restore_bindings(self._topology)
         for name, kept in (await self._shared.restore()).items():
             self._queues.adopt(name, kept.arguments, kept.bindings)
@@ -263,10 +269,15 @@ class Broker:
         plan = self._plans.get(address)
         if plan is None or also:
             try:
+                self._topology.check_publish(address.exchange)
                 plan = self._plan(message, also)
             except MqliftError as error:
                 publisher.answer(token, Result(Outcome.REJECTED, error))
                 return
+        self._put(message, plan, publisher, token)
+
+    def _put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
+        address = message.address
         if self._topology.delaying and address.exchange in self._topology.delaying:
             message = self._delayed(message)
         if len(plan) == 1:
@@ -284,7 +295,8 @@ class Broker:
         delay = message.headers.get(DELAY)
         if isinstance(delay, bool) or not isinstance(delay, int) or delay <= 0:
             return message
-        return replace(message, not_before=time.time() + delay / 1000)
+        # As RabbitMQ's plugin: consumers see how long it was, and it is not delayed again on its way as a dead letter.
+        return replace(message, headers={**message.headers, DELAY: -delay}, not_before=time.time() + delay / 1000)
 
     def declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> Awaitable[None] | None:
         """Have an exchange. What is durable survives the gateway once what this returns has been awaited.
@@ -372,17 +384,29 @@ class Broker:
 
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
-        recheck = self._loop.time()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_sessions())
+            tasks.create_task(self._watch_queues())
+            tasks.create_task(self._watch_destinations())
+
+    async def _watch_sessions(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
             self._sessions.sweep()
-            try:
-                await self._queues.sweep()
-            except MqliftError as error:
-                log.warning("housekeeping_failed", problem=str(error))  # and is tried again
-            if self._loop.time() - recheck >= RECHECK:
-                recheck = self._loop.time()
-                await self._look_around()
+
+    async def _watch_queues(self) -> None:
+        """Apart from the others: what it deletes and takes out may be a lot."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            await self._queues.sweep()
+            if self._loop.time() >= self._lengths_due:
+                self._lengths_due = self._loop.time() + RECHECK
+                await self._queues.check_lengths()
+
+    async def _watch_destinations(self) -> None:
+        while True:
+            await asyncio.sleep(RECHECK)
+            await self._look_around()
 
     async def _look_around(self) -> None:
         for sender in list(self._senders.values()):
@@ -393,7 +417,6 @@ class Broker:
             for name in self._shared.unused(self._consumed(), self._sessions.in_use()):
                 await self.delete_queue(name, None)
                 self._shared.forget(name)
-            await self._queues.check_lengths()
         except MqliftError as error:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
@@ -418,12 +441,12 @@ class Broker:
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
         # What ended only when its dead letter was stored elsewhere.
         await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
+        await self._queues.finish_deletions()
         await self._writer.drain()
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
-        for queue in self._queues.all_durable():
-            await queue.aclose()
+        await self._queues.aclose()
         for sender in self._senders.values():
             await sender.aclose()
         await self._sessions.aclose()
@@ -435,11 +458,7 @@ class Broker:
     def _plan(self, message: Message, also: Sequence[str]) -> tuple[Sink, ...]:
         """Where a message goes: each place once, bound queues first. Raises `UnknownExchange`, `Refused`, `Invalid`."""
         address = message.address
-        self._topology.check_publish(address.exchange)
-        sinks: dict[object, Sink] = {}
-        for key in (address.routing_key, *also):
-            self._add_sinks(sinks, Address(address.exchange, key), message.headers)
-        plan = tuple(sinks.values())
+        plan = self._sinks(message, also, frozenset())
         if also or self._topology.routes_by_headers(address.exchange):
             return plan
         if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
@@ -449,8 +468,16 @@ class Broker:
         self._plans[address] = plan
         return plan
 
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, headers: Headers) -> None:
-        names = list(self._topology.route(address.exchange, address.routing_key, headers))
+    def _sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
+        """`skipped`: queues that are not to have it, though it is routed to them."""
+        sinks: dict[object, Sink] = {}
+        for key in (message.address.routing_key, *also):
+            address = Address(message.address.exchange, key)
+            names = self._topology.route(address.exchange, key, message.headers)
+            self._add_sinks(sinks, address, [name for name in names if name not in skipped])
+        return tuple(sinks.values())
+
+    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str]) -> None:
         targets = list(self._routes.for_publish(address))
         for name in names:
             targets.extend(self._routes.copies(name))
@@ -487,18 +514,29 @@ class Broker:
             done(ACCEPTED)
             return
         letter = dead_letter(message, queue.name, reason, time.time(), exchange, policy.dead_letter_routing_key)
-        also = copies_of(letter.headers)
-        address = letter.address
         try:
-            names = self._topology.route(exchange, address.routing_key, letter.headers)
-            circling = reason is not Reason.REJECTED and goes_in_circles(letter, names)
+            plan = self._way_of_the_dead(letter, reason)
         except UnknownExchange:
-            circling = True  # or rather, going nowhere
-        if circling:
+            plan = ()
+        except MqliftError as error:
+            done(Result(Outcome.REJECTED, error))
+            return
+        if not plan:
             self._metrics.dead_letters_dropped.inc()
             done(ACCEPTED)
             return
-        self.publish(letter, Burial(done), None, also)
+        self._put(letter, plan, Burial(done), None)
+
+    def _way_of_the_dead(self, letter: Message, reason: Reason) -> Sequence[Sink]:
+        """Dead letters may go to internal exchanges, and do not go round in circles. Raises as `_plan`."""
+        also = copies_of(letter.headers)
+        skipped: AbstractSet[str] = frozenset()
+        if reason is not Reason.REJECTED:
+            exchange, key = letter.address
+            skipped = circles(
+                letter, (name for each in (key, *also) for name in self._topology.route(exchange, each, letter.headers))
+            )
+        return self._sinks(letter, also, skipped)
 
     # What queues need
 

@@ -250,3 +250,14 @@ def test_an_unknown_profile(write: Write) -> None:
     assert code == EXIT_MISTAKE
     assert lines[-1].startswith(f"{path}: aws")
     assert "nobody" in lines[-1]
+
+
+def test_topics_that_are_listened_to(write: Write, ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    aws = f"aws: {{region: us-east-1, endpoint_url: '{ministack.url}'}}\n"
+    path = write(LISTENER + aws + "prefix: p-\ningress: [{sns: not-there, topic: t}]\n")
+    code, lines = run(path, aws=True)
+    assert code == EXIT_RIGHT
+    assert "  listens to: sns not-there, through the queue p-mqlift-ingress-not-there" in lines
+    assert lines[-1] == "sns not-there: not there yet; it is created when it is first used"

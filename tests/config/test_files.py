@@ -8,7 +8,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from adapters.aws.payloads import LargePayloadSettings
 from adapters.aws.settings import AwsSettings
+from adapters.sns.settings import Settings as SnsSettings
+from adapters.sqs.settings import Settings as SqsSettings
 from config.auth import (
     LdapGroupSettings,
     LdapSettings,
@@ -17,7 +20,7 @@ from config.auth import (
     TokenSettings,
     TopicPermissionSettings,
 )
-from config.settings import ListenerSettings, Settings, TlsSettings, load
+from config.settings import IngressSettings, ListenerSettings, Settings, TlsSettings, load
 from gateway.assembly import assemble
 from gateway.core.message import Address
 from gateway.protocols.mqtt.settings import Settings as MqttSettings
@@ -62,7 +65,7 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
             assert isinstance(value, dict)
             assert step in value, key
             value = value[step]
-        if key not in ("aws", "listeners", "routes"):
+        if key not in ("aws", "listeners", "routes", "ingress", "sqs", "sns"):
             assert value == (list(default) if isinstance(default, tuple) else default), key
 
 
@@ -70,7 +73,20 @@ ACCESS = [LdapGroupSettings, LdapSettings, PermissionSettings, RuleSettings, Tok
 
 
 @pytest.mark.parametrize(
-    "model", [Settings, ListenerSettings, TlsSettings, AwsSettings, MqttSettings, StompSettings, *ACCESS]
+    "model",
+    [
+        Settings,
+        ListenerSettings,
+        IngressSettings,
+        TlsSettings,
+        AwsSettings,
+        SqsSettings,
+        SnsSettings,
+        LargePayloadSettings,
+        MqttSettings,
+        StompSettings,
+        *ACCESS,
+    ],
 )
 def test_the_documentation_names_every_setting(model: type[BaseModel]) -> None:
     documentation = (FILES.parent / "docs" / "configuration.md").read_text()
