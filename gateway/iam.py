@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final, Protocol, cast
 
+from pydantic import BaseModel
+
 from adapters.aws.permissions import ANY, Grant, Scope, Use, merged
-from gateway.assembly import HOME_KIND, Assembly
+from adapters.sns.permissions import permissions as topic_permissions
+from adapters.sqs.permissions import home_permissions, ingress_permissions
+from gateway.assembly import Assembly, IngressPart, section
 from gateway.core.routes import QUEUE_KIND, QueueMatch, Routes, Rule
 from gateway.core.templates import Template
 
@@ -29,10 +34,10 @@ class Permissions(Protocol):
     def __call__(self, name: str, use: Use, scope: Scope, *, create: bool) -> Iterator[Grant]: ...
 
 
-class HomePermissions(Protocol):
-    """`home_permissions` of the adapter where queues live that no rule maps."""
+class SectionPermissions(Protocol):
+    """`section_permissions` of an adapter whose own section of the configuration needs something."""
 
-    def __call__(self, prefix: str, scope: Scope, *, create: bool) -> Iterator[Grant]: ...
+    def __call__(self, section: BaseModel, scope: Scope) -> Iterator[Grant]: ...
 
 
 def policy(assembly: Assembly, scope: Scope, *, create: bool, keys: Sequence[str] = ()) -> dict[str, object]:
@@ -42,11 +47,15 @@ def policy(assembly: Assembly, scope: Scope, *, create: bool, keys: Sequence[str
 
 
 def _grants(assembly: Assembly, scope: Scope, *, create: bool) -> Iterator[Grant]:
+    prefix = assembly.settings.prefix
     if not _maps_every_queue(assembly.routes):
-        home = cast("HomePermissions", importlib.import_module(f"adapters.{HOME_KIND}.permissions").home_permissions)
-        yield from home(assembly.settings.prefix, scope, create=create)
+        yield from home_permissions(prefix, scope, create=create)
     for rule in assembly.routes.rules:
         yield from _rule_grants(rule, scope, create=create)
+    for part in assembly.ingress:
+        yield from _ingress_grants(part, prefix, scope, create=create)
+    for kind in assembly.kinds:
+        yield from _section_grants(kind, assembly, scope)
 
 
 def _rule_grants(rule: Rule, scope: Scope, *, create: bool) -> Iterator[Grant]:
@@ -56,10 +65,30 @@ def _rule_grants(rule: Rule, scope: Scope, *, create: bool) -> Iterator[Grant]:
         if kind == QUEUE_KIND:
             continue  # a queue of the gateway lives where another rule says, or where queues live by default
         # A queue lives in its first target; the others, and those of topics and exchanges, get copies.
-        use = Use.HOME if isinstance(rule.match, QueueMatch) and not number else Use.SEND
+        home = isinstance(rule.match, QueueMatch) and not number
         name = Template.parse_name(each.target.name, captures).preview(dict.fromkeys(captures, ANY))
-        permissions = cast("Permissions", importlib.import_module(f"adapters.{kind}.permissions").permissions)
-        yield from permissions(name, use, scope, create=create)
+        permissions = cast("Permissions | None", _offered(kind, "permissions"))
+        if permissions is not None:
+            yield from permissions(name, Use.HOME if home else Use.SEND, scope, create=create)
+
+
+def _ingress_grants(part: IngressPart, prefix: str, scope: Scope, *, create: bool) -> Iterator[Grant]:
+    fifo = part.spec.arguments.get("x-fifo") is True
+    yield from topic_permissions(part.topic.name, Use.INGRESS, scope, create=create)
+    yield from ingress_permissions(prefix, part.queue, scope, fifo=fifo, create=create)
+
+
+def _section_grants(kind: str, assembly: Assembly, scope: Scope) -> Iterator[Grant]:
+    permissions = cast("SectionPermissions | None", _offered(kind, "section_permissions"))
+    own = section(kind, assembly.settings)
+    if permissions is not None and own is not None:
+        yield from permissions(own, scope)
+
+
+def _offered(kind: str, function: str) -> object:
+    """What an adapter says of permissions; None for one that needs none, as it is not in AWS."""
+    name = f"adapters.{kind}.permissions"
+    return getattr(importlib.import_module(name), function, None) if importlib.util.find_spec(name) else None
 
 
 def _maps_every_queue(routes: Routes) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
+
+from adapters.aws.names import DIGEST_LENGTH, FIFO_SUFFIX
+from adapters.aws.payloads import LargePayloadSettings
 
 ANY: Final = "*"
 """In a resource: any text. In a scope: what is not known."""
@@ -21,6 +24,8 @@ class Use(Enum):
     """Messages are sent there, and that is all."""
     HOME = auto()
     """A queue of clients lives there: it is sent to, consumed, counted and purged."""
+    INGRESS = auto()
+    """A topic that messages are taken from, or the queue that they are taken from it through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,32 @@ class Grant:
         if self.resource.endswith(ANY):
             return resource.startswith(self.resource.removesuffix(ANY))
         return resource == self.resource
+
+
+def name_pattern(name: str, limit: int) -> str:
+    """What begins as a rule's name does, where that has captures: `names.legal_name` may change how it ends.
+
+    `limit`: characters that a name may have; of the longest, all but a hash is as it was.
+    """
+    head, captured, _ = name.partition(ANY)
+    return head[: limit - len(FIFO_SUFFIX) - DIGEST_LENGTH - 1] + ANY if captured else name
+
+
+def payload_permissions(payloads: LargePayloadSettings | None, scope: Scope, *, read: bool) -> Iterator[Grant]:
+    """For the bodies that are too large for a queue or a topic. `read`: they are delivered from there, too."""
+    if payloads is None:
+        return
+    actions = {"s3:PutObject"}
+    if read:
+        actions |= {"s3:GetObject"}
+        yield from (Grant(_objects(bucket, scope), frozenset({"s3:GetObject"})) for bucket in payloads.also_read)
+    if read and payloads.remove_after_ack:
+        actions |= {"s3:DeleteObject"}
+    yield Grant(_objects(payloads.bucket, scope), frozenset(actions))
+
+
+def _objects(bucket: str, scope: Scope) -> str:
+    return f"arn:{scope.partition}:s3:::{bucket}/{ANY}"
 
 
 def merged(grants: Iterable[Grant]) -> Sequence[Grant]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
-from adapters.aws.permissions import ANY, Grant, Scope, Use
-from adapters.sqs.naming import DIGEST_LENGTH, FIFO_SUFFIX, NAME_LIMIT, QueueReference, parse_reference
+from pydantic import BaseModel
+
+from adapters.aws.permissions import ANY, Grant, Scope, Use, name_pattern, payload_permissions
+from adapters.sqs.naming import NAME_LIMIT, QueueReference, parse_reference, queue_name
+from adapters.sqs.settings import Settings
 
 # Batches have no permission of their own: "sqs:SendMessage" stands for SendMessageBatch as well (SQS guide, "Amazon SQS
 # API permissions: Actions and resource reference").
@@ -18,12 +22,18 @@ _HOME: Final = _SEND | {
     "sqs:ChangeMessageVisibility",
     "sqs:PurgeQueue",
 }
-_CREATE: Final = frozenset({"sqs:CreateQueue", "sqs:TagQueue"})
-_REMOVE: Final = frozenset({"sqs:DeleteQueue"})
+# A topic sends to it, not the gateway.
+_INGRESS: Final = _HOME - {"sqs:SendMessage", "sqs:PurgeQueue"}
 
-# Of the longest names only this much is as it was: behind it is the hash of the rest (`naming.queue_name`).
-_KEPT: Final = NAME_LIMIT - len(FIFO_SUFFIX) - DIGEST_LENGTH - 1
-_ARN_PARTITION = re.compile(r"arn:(aws[a-z-]*):")
+_CREATE: Final = frozenset({"sqs:CreateQueue", "sqs:TagQueue"})
+_CREATING: Final = {
+    Use.SEND: _CREATE,
+    Use.HOME: _CREATE | {"sqs:DeleteQueue"},
+    Use.INGRESS: _CREATE | {"sqs:SetQueueAttributes"},
+}
+_USING: Final = {Use.SEND: _SEND, Use.HOME: _HOME, Use.INGRESS: _INGRESS}
+
+_ARN = re.compile(r"arn:(aws[a-z-]*):.*:", re.DOTALL)
 
 
 def home_permissions(prefix: str, scope: Scope, *, create: bool) -> Iterator[Grant]:
@@ -31,36 +41,39 @@ def home_permissions(prefix: str, scope: Scope, *, create: bool) -> Iterator[Gra
     yield Grant(scope.arn("sqs", prefix + ANY), _actions(Use.HOME, create=create))
 
 
+def ingress_permissions(prefix: str, queue: str, scope: Scope, *, fifo: bool, create: bool) -> Iterator[Grant]:
+    """For the queue that the messages of a topic come in through, by its legacy name."""
+    name = queue_name(prefix + queue, fifo=fifo)
+    yield Grant(scope.arn("sqs", name), _actions(Use.INGRESS, create=create))
+
+
 def permissions(name: str, use: Use, scope: Scope, *, create: bool) -> Iterator[Grant]:
     """For a queue that a rule names: by name, ARN or URL, with `ANY` in place of what is captured.
 
     What is named by an ARN or a URL is somebody else's to create.
     """
-    head, captured, _ = name.partition(ANY)
     reference = parse_reference(name.replace(ANY, "0"))
-    actions = _actions(use, create=create and reference.ours)
-    yield Grant(
-        _scope(name, reference, scope).arn("sqs", _resource(reference, head) if captured else reference.name), actions
-    )
+    literal = name.rpartition("/" if reference.url else ":")[2]
+    resource = _place(name, reference, scope).arn("sqs", name_pattern(literal, NAME_LIMIT))
+    yield Grant(resource, _actions(use, create=create and reference.ours))
+
+
+def section_permissions(section: BaseModel, scope: Scope) -> Iterator[Grant]:
+    """For what the `sqs` section of the configuration says."""
+    assert isinstance(section, Settings)
+    yield from payload_permissions(section.large_payloads, scope, read=True)
 
 
 def _actions(use: Use, *, create: bool) -> frozenset[str]:
-    if use is Use.SEND:
-        return _SEND | _CREATE if create else _SEND
-    return _HOME | _CREATE | _REMOVE if create else _HOME
+    return _USING[use] | _CREATING[use] if create else _USING[use]
 
 
-def _resource(reference: QueueReference, head: str) -> str:
-    """A name that begins as the rule says. Its end is open: what was captured may make it illegal, and so changed."""
-    literal = head.rpartition("/")[2] if reference.url else head.rpartition(":")[2]
-    return literal[:_KEPT] + ANY
-
-
-def _scope(name: str, reference: QueueReference, scope: Scope) -> Scope:
-    """The place that an ARN or a URL says, as far as it does."""
-    partition = _ARN_PARTITION.match(name)
-    return Scope(
+def _place(name: str, reference: QueueReference, scope: Scope) -> Scope:
+    """What an ARN or a URL says of its place, and the rest from the scope."""
+    arn = _ARN.match(name)
+    return replace(
+        scope,
         region=reference.region or scope.region,
         account=reference.account or scope.account,
-        partition=partition[1] if partition else scope.partition,
+        partition=arn[1] if arn else scope.partition,
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
+from urllib.parse import parse_qs
 
 from tests.rig.faults import Call
 
@@ -13,12 +14,14 @@ Policy: TypeAlias = dict[str, Any]
 
 ACCOUNT = "000000000000"
 """Of everything in the emulator."""
-# Actions whose permission has another name (Service Authorization Reference, Amazon SQS).
+# Actions whose permission has another name (Service Authorization Reference).
 _BATCHES = {
     "SendMessageBatch": "SendMessage",
     "DeleteMessageBatch": "DeleteMessage",
     "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
+    "PublishBatch": "Publish",
 }
+_S3 = {"PUT": "s3:PutObject", "GET": "s3:GetObject", "DELETE": "s3:DeleteObject"}
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
 
 
@@ -38,10 +41,26 @@ def needs(call: Call) -> Iterator[tuple[str, str]]:
     region, service = scope.groups()
     if service == "sts":
         return  # "No permissions are required to perform this operation" (STS API, GetCallerIdentity)
+    if service == "s3":
+        bucket_and_key = call.path.partition("?")[0].lstrip("/")
+        yield _S3[call.method], f"arn:aws:s3:::{bucket_and_key}"
+        return
+    if service == "sns":
+        yield from _sns_needs(call, region)
+        return
     action = _BATCHES.get(call.action, call.action)
     yield f"{service}:{action}", f"arn:aws:{service}:{region}:{ACCOUNT}:{_name(service, call)}"
     if call.document.get("tags"):
         yield "sqs:TagQueue", f"arn:aws:sqs:{region}:{ACCOUNT}:{call.queue}"
+
+
+def _sns_needs(call: Call, region: str) -> Iterator[tuple[str, str]]:
+    """SNS speaks the query protocol: its requests are forms."""
+    form = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
+    resource = form.get("TopicArn") or f"arn:aws:sns:{region}:{ACCOUNT}:{form['Name']}"
+    yield f"sns:{_BATCHES.get(form['Action'], form['Action'])}", resource
+    if "Tags.member.1.Key" in form:
+        yield "sns:TagResource", resource
 
 
 def _name(service: str, call: Call) -> str:

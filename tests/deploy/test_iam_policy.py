@@ -31,7 +31,11 @@ ROUTES: list[dict[str, Any]] = [
     {"match": {"queue": "payments.{country}"}, "to": [{"sqs": "iam-test-{country}.fifo"}]},
     {"match": {"topic": "measured/#"}, "to": [{"kinesis": "iam-test-measured"}]},
     {"match": {"topic": "archived/{site}"}, "to": [{"firehose": "iam-test-archive-{site}"}]},
+    {"match": {"topic": "announced/{site}"}, "to": [{"sns": "iam-test-announced-{site}"}]},
 ]
+INGRESS = [{"sns": "iam-test-events", "topic": "events"}]
+BUCKET = "iam-test-large"
+LARGE = "x" * 300_000
 
 
 def iam_policy(path: Path, *options: str) -> Result:
@@ -237,12 +241,14 @@ def work(gateway: Gateway) -> None:
     with StompClient(gateway.port("stomp"), decide=decide) as worker, MqttPublisher(gateway.port("mqtt")) as device:
         worker.subscribe("/queue/orders", subscription="0")
         worker.subscribe("/queue/payments.eu", subscription="1")
-        for topic in ("audited/1", "tenants/acme", "measured/1", "archived/north"):
+        for topic in ("audited/1", "tenants/acme", "measured/1", "archived/north", "announced/north"):
             device.publish(topic, topic)
-        worker.send("/queue/orders", "order")
+        worker.send("/queue/orders", LARGE)
         worker.send("/queue/payments.eu", "payment")
-        device.wait_acknowledged(4)
+        device.publish("audited/2", LARGE)
+        device.wait_acknowledged(6)
         worker.wait_deliveries(4)
+        wait_for(lambda: "ingress_attached" in gateway.log, "the topic is listened to")
 
 
 @pytest.mark.parametrize("provision", ["auto", "never"])
@@ -260,10 +266,11 @@ def test_every_call_of_a_run_is_allowed(
         "routes": ROUTES,
         "provision": provision,
         "receiver": {"visibility": 3, "wait": 1},
+        "ingress": INGRESS,
+        "sqs": {"large_payloads": {"bucket": BUCKET, "threshold": 200_000, "remove_after_ack": True}},
     }
-    make_delivery_stream(
-        aws_client("firehose", ministack.url), aws_client("s3", ministack.url), "iam-test-archive-north"
-    )
+    make_archive(ministack)
+    aws_client("s3", ministack.url).create_bucket(Bucket=BUCKET)
     if provision == "never":
         make_resources(ministack, prefix)
     gateway = gateway_factory(faults.url, **settings)
@@ -278,15 +285,31 @@ def test_every_call_of_a_run_is_allowed(
     assert {need for need in needed if not allows(policy, *need)} == set()
     actions = {action for action, _ in needed}
     assert {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"} <= actions
-    assert {"kinesis:PutRecords", "firehose:PutRecordBatch"} <= actions
-    assert ("sqs:CreateQueue" in actions) is (provision == "auto")
+    assert {"kinesis:PutRecords", "firehose:PutRecordBatch", "sns:Publish"} <= actions
+    assert {"s3:PutObject", "s3:GetObject", "s3:DeleteObject"} <= actions
+    creating = {"sqs:CreateQueue", "sqs:SetQueueAttributes", "sns:CreateTopic", "sns:Subscribe"}
+    assert actions & creating == (creating if provision == "auto" else set())
+
+
+def make_archive(ministack: Ministack) -> None:
+    """The delivery stream, which a gateway never makes."""
+    firehose, s3 = aws_client("firehose", ministack.url), aws_client("s3", ministack.url)
+    if "iam-test-archive-north" not in firehose.list_delivery_streams()["DeliveryStreamNames"]:
+        make_delivery_stream(firehose, s3, "iam-test-archive-north")
 
 
 def make_resources(ministack: Ministack, prefix: str) -> None:
     """What an operator makes who does not let the gateway create anything."""
     sqs, kinesis = aws_client("sqs", ministack.url), aws_client("kinesis", ministack.url)
-    for name in (f"{prefix}orders", "iam-test-audit", "iam-test-tenant-acme"):
+    for name in (
+        f"{prefix}orders",
+        "iam-test-audit",
+        "iam-test-tenant-acme",
+        f"{prefix}mqlift-ingress-iam-test-events",
+    ):
         sqs.create_queue(QueueName=name)
+    for name in ("iam-test-announced-north", "iam-test-events"):
+        aws_client("sns", ministack.url).create_topic(Name=name)
     sqs.create_queue(QueueName="iam-test-eu.fifo", Attributes={"FifoQueue": "true"})
     if "iam-test-measured" not in kinesis.list_streams()["StreamNames"]:
         kinesis.create_stream(StreamName="iam-test-measured", ShardCount=1)
