@@ -203,7 +203,10 @@ class FifoQueue(StandardQueue):
 
     def purge(self, now: float) -> None:
         super().purge(now)
+        self._groups.clear()
         self._blocked.clear()
+        self._free.clear()
+        self._count = 0
 
     def _ready(self) -> int:
         return self._count

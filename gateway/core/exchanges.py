@@ -245,6 +245,8 @@ class Exchange:
         self.bindings: dict[BindingKey, Headers] = {}
         self.onward = 0
         """Bindings to other exchanges."""
+        if spec.arguments.get(ALTERNATE) is not None and spec.alternate is None:
+            raise InvalidArgument(ALTERNATE, "is the name of an exchange")
         deciding = spec.deciding
         self.by_headers = deciding is ExchangeType.HEADERS
         self._router: Router = _new_router(deciding, shield_dollar=shield_dollar)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from tests.bench.endpoint import ENDLESS, ActionCount, Stats
 from tests.bench.load import Published
 from tests.bench.machine import Window
-from tests.bench.stage import Stage
+from tests.bench.stage import TOPIC_ROUTES, Stage
 from tests.rig.processes import Gateway
 
 FAR_MS = 10.0
@@ -82,6 +82,21 @@ def accepted(load: Callable[[Stage, Gateway], Published], latency_ms: float = 0.
             raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
         sends = calls(stats, "SendMessageBatch", "SendMessage")
         return rates(published["window"]) | {"calls": sends / published["messages"]}
+
+    return run
+
+
+def publish_to_topic(connections: int) -> Callable[[Stage], Figures]:
+    """As `publish`, to an SNS topic."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+        with stage.gateway(TOPIC_ROUTES) as gateway:
+            published = stage.publish(gateway, connections)
+        batches = stage.endpoint.control.stats()["actions"].get("PublishBatch", NO_CALLS)
+        if batches["entries"] != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {batches['entries']} sent to SNS")
+        return rates(published["window"]) | {"calls": batches["calls"] / published["messages"]}
 
     return run
 
@@ -205,6 +220,7 @@ def operations(module: str) -> Callable[[Stage], Figures]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
+    "publish-topic": Benchmark("QoS 1 publishes to SNS, 50 connections, window 100", publish_to_topic(50)),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
     "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),

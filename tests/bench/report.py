@@ -55,6 +55,7 @@ THRESHOLDS = (
     Threshold(
         "SQS calls per publish, 50 connections", lambda runs: median(runs, "publish-50", "calls"), 0.10, decimals=2
     ),
+    Threshold("publishes a second to SNS", lambda runs: median(runs, "publish-topic", "rate"), 25_000, True),
     Threshold("publishes a second to Kinesis", lambda runs: median(runs, "kinesis", "rate"), 40_000, True),
     Threshold("Kinesis calls per publish", lambda runs: median(runs, "kinesis", "calls"), 0.01, decimals=2),
     Threshold("times one call per message", lambda runs: ratio(runs, "publish-50", "app-single"), 40, True),
