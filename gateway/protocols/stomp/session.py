@@ -369,7 +369,7 @@ class StompSession:
         # [STOMP 1.2, ERROR] "it MUST then close the connection just after sending the ERROR frame"
         frame = self._error_frame(title, detail, receipt)
         self._stop_working()
-        self._depart((frame, Close(f"{title}: {detail}", error)))
+        self._depart((frame, Close(f"{title}: {detail.rstrip()}", error)))
 
     def _leave(self, frame: bytes, close: Close) -> None:
         """Take no more frames, and end once all earlier ones have been answered."""
