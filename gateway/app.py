@@ -16,11 +16,22 @@ from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import Settings
 from gateway.admin.server import AdminServer
-from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
-from gateway.authentication import Anonymous, Nobody
+from gateway.assembly import (
+    HOME_KIND,
+    Assembly,
+    IngressPart,
+    ListenerPart,
+    assemble,
+    open_backend,
+    open_inlet,
+    open_store,
+)
+from gateway.authentication import Access
+from gateway.core.backend import Backend
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
+from gateway.core.ingress import Ingress
 from gateway.core.metrics import Metrics, ReadsMessages, Tally
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.retained import RetainedLimits
@@ -46,6 +57,7 @@ class Gateway:
         self.health = Health()
         self._metrics = metrics
         self._aws = aws
+        self._access = Access(assembly.access)
         backends = {kind: open_backend(kind, aws, settings) for kind in assembly.kinds}
         for kind, backend in backends.items():
             if isinstance(backend, ReadsMessages):
@@ -55,7 +67,8 @@ class Gateway:
             routes=assembly.routes,
             backends=backends,
             home=HOME_KIND,
-            authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
+            authenticator=self._access.authenticator,
+            authorizer=self._access.authorizer,
             sending=_sending(settings),
             receiving=_receiving(settings),
             limits=BrokerLimits(
@@ -71,6 +84,7 @@ class Gateway:
             metrics=metrics,
             health=self.health,
         )
+        self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
         self._listeners = [self._listener(listener) for listener in assembly.listeners]
         self._admin = AdminServer(settings.admin.host, settings.admin.port, metrics.registry, self.health)
@@ -88,6 +102,7 @@ class Gateway:
             for listener in self._listeners:
                 await listener.start()
             self._tasks = [asyncio.create_task(self._broker.watch()), asyncio.create_task(self._status.run())]
+            self._tasks += [asyncio.create_task(ingress.run()) for ingress in self._ingress]
             for task in self._tasks:
                 task.add_done_callback(_tell_failure)
             undo.pop_all()
@@ -99,11 +114,13 @@ class Gateway:
         for listener in self._listeners:
             listener.stop_listening()
         self._broker.stop_polling()
+        for ingress in self._ingress:
+            ingress.stop()
         try:
             async with asyncio.timeout(patience):
                 await self._broker.answered()
                 await self._close_connections(CLOSE_LIMIT)
-                await self._broker.drain()
+                await asyncio.gather(self._broker.drain(), *(ingress.drain() for ingress in self._ingress))
         except TimeoutError:
             log.warning("drain_incomplete", patience=patience)
         finally:
@@ -117,9 +134,27 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ingress in self._ingress:
+            await ingress.aclose()
         await self._broker.aclose()
         await self._aws.aclose()
         await self._admin.aclose()
+        self._access.close()
+
+    def _open_ingress(self, part: IngressPart, backend: Backend) -> Ingress:
+        queue = backend.home(part.queue, part.spec)
+        return Ingress(
+            part.rule,
+            open_inlet(part, self._aws, queue, self.settings),
+            self._broker,
+            backend,
+            queue,
+            part.spec,
+            sending=_sending(self.settings),
+            receiving=_receiving(self.settings),
+            metrics=self._metrics,
+            health=self.health,
+        )
 
     def _listener(self, part: ListenerPart) -> Listener:
         server = f"mqlift/{metadata.version('mqlift')}"
@@ -140,7 +175,7 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
     store = open_store(settings.state)
-    aws = await open_client(assembly.aws, _observer(metrics))
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.kinds)
     gateway = Gateway(assembly, aws, store, metrics)
     await gateway.start()
     stopping = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -15,6 +15,7 @@ from gateway.core.arguments import QueuePolicy
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
+from gateway.core.besteffort import BestEffort, Losses
 from gateway.core.burying import NOTHING_SKIPPED, Undertaker
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, MqliftError, Refused
@@ -135,6 +136,7 @@ class Broker:
         metrics.inflight.set_function(lambda: self._inflight.count)
         metrics.inflight_bytes.set_function(lambda: self._inflight.bytes)
         self._senders: dict[tuple[str, str], Sender] = {}
+        self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
         self._levels = Levels()
         self._store = store
@@ -369,6 +371,14 @@ class Broker:
         """Whether only this connection consumes a queue: it declared it as its own, or it is a kept session's."""
         return self._queues.is_private(queue, owner)
 
+    def is_kept_session(self, queue: str) -> bool:
+        """Whether a queue is that of a kept session, of whomever."""
+        return self._queues.is_kept_session(queue)
+
+    def shared_sources(self, queue: str) -> Collection[tuple[str, str]] | None:
+        """Exchange and pattern of what the queue of a shared subscription is bound to. None for any other queue."""
+        return self._shared.sources(queue)
+
     def disconnected(self, owner: Owner, client_id: str) -> None:
         """A connection has ended: its own queues and its claim, if it made one, end with it."""
         self._queues.disconnected(owner)
@@ -488,8 +498,20 @@ class Broker:
                 queue = self._queues.known(name, QueueSpec())
                 sinks[queue.target.kind, queue.target.name] = queue
         for target in targets:
-            if target.kind != QUEUE_KIND:
-                sinks.setdefault((target.kind, target.name), Destination(self.sender(target), target))
+            place = (target.kind, target.name)
+            # Of two rules for one resource, the one that has to be waited for counts.
+            needed = not target.best_effort and isinstance(sinks.get(place), BestEffort)
+            if target.kind != QUEUE_KIND and (needed or place not in sinks):
+                sinks[place] = self._destination(target)
+
+    def _destination(self, target: Target) -> Sink:
+        sender = self.sender(target)
+        if not target.best_effort:
+            return Destination(sender, target)
+        place = (target.kind, target.name)
+        if place not in self._losses:
+            self._losses[place] = Losses(sender, self._metrics)
+        return BestEffort(sender, target, self._losses[place])
 
     # What queues need
 

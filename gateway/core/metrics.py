@@ -135,6 +135,9 @@ class Metrics:
 
         self.entries = counter("entries", "Entries answered by the backend", "destination", "outcome")
         self.retries = counter("entry_retries", "Entries sent again", "destination")
+        self.best_effort_lost = counter(
+            "best_effort_lost", "Messages that a best-effort target has not taken", "destination"
+        )
         self.throttles = counter("throttles", "Requests or entries that the backend throttled", "destination")
         self.batch_entries = Histogram(
             "mqlift_batch_entries", "Entries in a request", ["destination"], registry=registry, buckets=BATCH_BUCKETS

@@ -130,6 +130,11 @@ class QueueTable:
             return bool(durable.spec.arguments.get(SESSION))
         return name in self._owned.get(owner, ())
 
+    def is_kept_session(self, name: str) -> bool:
+        """Whether a queue is that of a kept session, of whomever."""
+        durable = self._durable.get(name)
+        return durable is not None and bool(durable.spec.arguments.get(SESSION))
+
     def _find(self, name: str, owner: object) -> Queue:
         """Raises `UnknownQueue`, and `Locked` for somebody else's."""
         queue = self._durable.get(name) or self._virtual.get(name)

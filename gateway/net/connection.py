@@ -111,6 +111,7 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         self._session = self._open_session(shown(transport.get_extra_info("peername")), now)
         self._executor = Executor(self._session, self._broker, self, self._metrics)
+        self._executor.peer.transport = transport
         # Told as soon as a single byte stays behind: a delivery counts as written only when all of it has gone.
         # (asyncio's TLS is paused at the high mark already, not above it, and would never go on with 0. Behind it up to
         # 64 KiB of ciphertext may wait in the plain transport, which it shows to nobody: they count as written.)
@@ -377,7 +378,7 @@ class Connection(asyncio.Protocol):
 
     def _arm(self) -> None:
         """See that the timer goes off by the next deadline. A later one is left alone until then: activity is free."""
-        due = min(self._session.deadline, self._stuck_at)
+        due = min(self._session.deadline, self._stuck_at, self._executor.peer.ends_at)
         if not self._session.established:
             due = min(due, self._handshake_ends)
         if due < self._due and not self._closing:
@@ -399,6 +400,8 @@ class Connection(asyncio.Protocol):
             self._cut("the peer sends and does not read")
         elif not self._session.established and now >= self._handshake_ends:
             self._cut("the peer did not connect in time")
+        elif now >= self._executor.peer.ends_at:
+            self._cut("the proof of who the peer is has expired")
         else:
             if now >= self._session.deadline:
                 self._executor.insert(self._session.tick(now))

@@ -81,6 +81,8 @@ class Options(argparse.Namespace):
     duration: float
     watch: int
     qos: int
+    prefix: str
+    topics: int
     subscribe: bool
 
 
@@ -111,6 +113,13 @@ def topic_of(number: int) -> str:
     return f"bench/device-{number}/telemetry"
 
 
+def topics_of(options: Options, number: int) -> list[str]:
+    """The topics of one connection: with several, they are those of devices behind a concentrator."""
+    if options.topics == 1:
+        return [f"{options.prefix}/device-{number}/telemetry"]
+    return [f"{options.prefix}/device-{number:03}-{each:02}/telemetry" for each in range(options.topics)]
+
+
 async def measured(options: Options, messages: Callable[[], int]) -> Window:
     """Wait for the warm-up and the duration, and count what happened in the latter."""
     await asyncio.sleep(options.warmup)
@@ -119,20 +128,18 @@ async def measured(options: Options, messages: Callable[[], int]) -> Window:
     return start.until(Sample.take(messages(), options.watch, options.endpoint_pid))
 
 
-PUBLISHERS = (FencedPublisher, Publisher, TwofoldPublisher)
-"""By QoS."""
+def publisher_of(options: Options, number: int) -> FencedPublisher | Publisher | TwofoldPublisher:
+    """One connection, by its QoS."""
+    name, topics = f"load-{number}", topics_of(options, number)
+    if options.qos == 1:
+        return Publisher(name, topics, options.payload_bytes, options.window)
+    kind = TwofoldPublisher if options.qos else FencedPublisher
+    return kind(name, topics[0], options.payload_bytes, options.window)
 
 
 async def publish(options: Options) -> Published:
     """Publishes as fast as the window allows."""
-    kind = PUBLISHERS[options.qos]
-    publishers: Sequence[FencedPublisher | Publisher | TwofoldPublisher] = await connect(
-        options.port,
-        [
-            kind(f"load-{number}", topic_of(number), options.payload_bytes, options.window)
-            for number in range(options.connections)
-        ],
-    )
+    publishers = await connect(options.port, [publisher_of(options, number) for number in range(options.connections)])
     for publisher in publishers:
         publisher.start()
     window = await measured(options, lambda: sum(publisher.acked for publisher in publishers))
@@ -300,6 +307,8 @@ def main() -> None:
     parser.add_argument("--prefetch", type=int, default=100, help="unacknowledged deliveries of a consumer")
     parser.add_argument("--queue", default="bench")
     parser.add_argument("--qos", type=int, default=1, choices=(0, 1, 2), help="of publishes (publish, fan)")
+    parser.add_argument("--prefix", default="bench", help="first level of the topics (publish)")
+    parser.add_argument("--topics", type=int, default=1, help="of each connection, at QoS 1 (publish)")
     parser.add_argument("--subscribe", action="store_true", help="one subscription for each connection (idle)")
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds")
     parser.add_argument("--duration", type=float, default=5.0, help="seconds")

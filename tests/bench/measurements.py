@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from tests.bench.endpoint import ENDLESS, ActionCount, Stats
 from tests.bench.machine import Window
-from tests.bench.stage import Stage
+from tests.bench.stage import TOPIC_ROUTES, Stage
 
 FAR_MS = 10.0
 """An endpoint of the same region is some milliseconds away; an instant one hides what waiting costs."""
@@ -17,6 +17,9 @@ PACED_CONNECTIONS = 10
 PROBE_CONNECTIONS = 50
 CONSUMERS = 10
 SUBSCRIBERS = 50
+STREAM_CONNECTIONS = 50
+DEVICES = 20
+"""Of each connection, where each has a partition key of its own: 1,000 in all."""
 NO_CALLS: ActionCount = {"calls": 0, "entries": 0, "bytes": 0}
 
 Figures: TypeAlias = Mapping[str, float]
@@ -64,6 +67,43 @@ def publish(connections: int, latency_ms: float = 0.0, qos: int = 1) -> Callable
             raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
         sends = calls(stats, "SendMessageBatch", "SendMessage")
         return rates(published["window"]) | {"calls": sends / published["messages"]}
+
+    return run
+
+
+def publish_to_topic(connections: int) -> Callable[[Stage], Figures]:
+    """As `publish`, to an SNS topic."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+        with stage.gateway(TOPIC_ROUTES) as gateway:
+            published = stage.publish(gateway, connections)
+        batches = stage.endpoint.control.stats()["actions"].get("PublishBatch", NO_CALLS)
+        if batches["entries"] != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {batches['entries']} sent to SNS")
+        return rates(published["window"]) | {"calls": batches["calls"] / published["messages"]}
+
+    return run
+
+
+def put(action: str, prefix: str, topics: int) -> Callable[[Stage], Figures]:
+    """Publishers with a window into a stream; each acknowledged message is in a record that the endpoint accepted.
+
+    Where a record has several messages, there are as many of them as the gateway has counted.
+    """
+
+    def run(stage: Stage) -> Figures:
+        with stage.gateway() as gateway:
+            stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+            published = stage.publish(gateway, STREAM_CONNECTIONS, prefix=prefix, topics=topics)
+            accepted = gateway.metric("mqlift_entries_total")
+        stats = stage.endpoint.control.stats()
+        records = stats["actions"].get(action, NO_CALLS)["entries"]
+        if accepted != published["messages"] or (records != accepted and prefix != "aggregate"):
+            raise VoidRun(f"{published['messages']} acknowledged, {accepted:g} accepted in {records} records")
+        sends = calls(stats, action)
+        figures = {"calls": sends / published["messages"], "records": records / sends}
+        return rates(published["window"]) | figures
 
     return run
 
@@ -165,11 +205,20 @@ def operations(module: str) -> Callable[[Stage], Figures]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
+    "publish-topic": Benchmark("QoS 1 publishes to SNS, 50 connections, window 100", publish_to_topic(50)),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
     "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),
     "consume": Benchmark(f"SQS to STOMP, {CONSUMERS} consumers, client-individual acks", consume(CONSUMERS)),
     "app-receive": Benchmark("Application, aiobotocore, receive 10 and delete them", application("receive")),
+    "kinesis": Benchmark(
+        "QoS 1 publishes to Kinesis, 50 connections, 1,000 keys", put("PutRecords", "stream", DEVICES)
+    ),
+    "kinesis-50-keys": Benchmark("QoS 1 publishes to Kinesis, 50 connections, 50 keys", put("PutRecords", "stream", 1)),
+    "kinesis-aggregate": Benchmark(
+        "QoS 1 publishes to Kinesis in KPL's format, 50 connections, 50 keys", put("PutRecords", "aggregate", 1)
+    ),
+    "firehose": Benchmark("QoS 1 publishes to Firehose, 50 connections", put("PutRecordBatch", "archive", 1)),
     "latency": Benchmark("1,000 QoS 1 messages/s, instant endpoint", latency()),
     "latency-far": Benchmark(f"1,000 QoS 1 messages/s, endpoint {FAR_MS:g} ms away", latency(FAR_MS)),
     "publish-qos-0": Benchmark("QoS 0 publishes to SQS, 50 connections, fences of 100", publish(50, qos=0)),

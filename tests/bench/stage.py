@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -19,7 +19,18 @@ from tests.bench.profile import sampling
 from tests.rig.processes import ROOT, Gateway, ServerProcess, answers, clean_environment, free_port, gateway_config
 
 QUEUE = "bench"
-ROUTES = [{"match": {"topic": "bench/#"}, "to": [{"queue": QUEUE}]}]
+ROUTES: list[object] = [
+    {"match": {"topic": "bench/#"}, "to": [{"queue": QUEUE}]},
+    {"match": {"topic": "stream/{device}/#"}, "to": [{"kinesis": QUEUE, "partition_key": "{device}"}]},
+    {
+        "match": {"topic": "aggregate/{device}/#"},
+        "to": [{"kinesis": QUEUE, "partition_key": "{device}", "aggregate": True}],
+    },
+    {"match": {"topic": "archive/#"}, "to": [{"firehose": QUEUE, "delimiter": "\n"}]},
+]
+TOPIC_ROUTES: list[object] = [
+    {"match": {"topic": "bench/#"}, "to": [{"sns": "arn:aws:sns:us-east-1:000000000000:bench"}]}
+]
 PROCESS_TIMEOUT = 300.0
 
 
@@ -39,7 +50,7 @@ QUICK: Effort = {"rounds": 1, "warmup": 0.5, "duration": 1.5, "idle_connections"
 
 
 class EndpointProcess(ServerProcess):
-    """The instant SQS endpoint."""
+    """The instant endpoint."""
 
     def __init__(self, directory: Path, core: int | None = None) -> None:
         self.port = free_port()
@@ -77,9 +88,9 @@ class Stage:
             endpoint.close()
 
     @contextlib.contextmanager
-    def gateway(self) -> Iterator[Gateway]:
+    def gateway(self, routes: Sequence[object] = ROUTES) -> Iterator[Gateway]:
         """A fresh gateway; it has to end well and without a traceback."""
-        config = gateway_config(self.endpoint.url, routes=ROUTES)
+        config = gateway_config(self.endpoint.url, routes=routes)
         gateway = Gateway(config, self._directory, core=self._cores.gateway)
         gateway.start()
         try:
@@ -88,9 +99,12 @@ class Stage:
             gateway.close()
         gateway.check_log()
 
-    def publish(self, gateway: Gateway, connections: int, qos: int = 1) -> Published:
-        load = self._load("publish", gateway.port("mqtt"), gateway.pid, connections, f"--qos={qos}")
-        return cast("Published", load)
+    def publish(
+        self, gateway: Gateway, connections: int, qos: int = 1, *, prefix: str = "bench", topics: int = 1
+    ) -> Published:
+        """`prefix` is the first level of the topics, which says where a rule sends them."""
+        more = [f"--qos={qos}", f"--prefix={prefix}", f"--topics={topics}"]
+        return cast("Published", self._load("publish", gateway.port("mqtt"), gateway.pid, connections, *more))
 
     def fan(self, gateway: Gateway, subscribers: int, qos: int) -> Published:
         return cast("Published", self._load("fan", gateway.port("mqtt"), gateway.pid, subscribers, f"--qos={qos}"))

@@ -51,12 +51,12 @@ def packet_ids(data: bytes, size: int) -> list[int]:
 
 
 def started(window: int = 3) -> tuple[Publisher, Wire, int]:
-    publisher, wire = Publisher("load", "t", 100, window), Wire()
+    publisher, wire = Publisher("load", ["t"], 100, window), Wire()
     publisher.connection_made(wire)
     wire.take()
     publisher.data_received(CONNACK_ACCEPTED)
     publisher.start()
-    return publisher, wire, publish_packets("t", 100)[1]
+    return publisher, wire, publish_packets(["t"], 100)[1]
 
 
 @pytest.mark.parametrize(("length", "encoded"), [(0, "00"), (127, "7f"), (128, "8001"), (16384, "808001")])
@@ -80,6 +80,11 @@ async def test_the_window_is_kept_full_and_acks_are_counted() -> None:
         publisher.data_received(bytes([byte]))
     assert packet_ids(wire.take(), size) == [6]
     assert publisher.acked == 3
+
+
+def test_topics_take_turns() -> None:
+    packets, size = publish_packets(["a/1", "a/2"], 100)
+    assert [packets[at + 4 : at + 7] for at in range(0, 4 * size, size)] == [b"a/2", b"a/1", b"a/2", b"a/1"]
 
 
 async def test_packet_ids_start_again() -> None:
@@ -112,7 +117,7 @@ async def test_acks_that_are_wrong(answer: bytes) -> None:
 
 
 async def test_a_refused_connection() -> None:
-    publisher = Publisher("load", "t", 100, 3)
+    publisher = Publisher("load", ["t"], 100, 3)
     publisher.connection_made(Wire())
     publisher.data_received(b"\x20\x02\x00\x05")
     for waiter in (publisher.established, publisher.ended):

@@ -47,6 +47,8 @@ def test_every_promise_can_be_measured() -> None:
     names = [
         "publish-10",
         "publish-50",
+        "publish-topic",
+        "kinesis",
         "app-single",
         "app-batch",
         "consume",

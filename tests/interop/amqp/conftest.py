@@ -1,0 +1,124 @@
+"""The brokers that scenarios are played against, and what was observed. Another broker is one more fixture."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.conftest import finish
+from tests.interop.amqp.aio_pika_client import AioPikaClient
+from tests.interop.amqp.amqp_tools_client import AmqpToolsClient
+from tests.interop.amqp.amqplib_client import AmqplibClient, install
+from tests.interop.amqp.amqpstorm_client import AmqpstormClient
+from tests.interop.amqp.client import Client
+from tests.interop.amqp.cutting import Proxy
+from tests.interop.amqp.pika_client import PikaAsyncioClient, PikaBlockingClient
+from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
+from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
+from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
+from tests.rig.rabbitmq import RabbitMQ
+
+PROTOCOL = "amqp091"
+NOT_THERE = "mqlift has no AMQP 0-9-1 listener yet"
+
+CLIENTS: dict[str, Callable[[int], Client]] = {
+    "pika-blocking": PikaBlockingClient,
+    "pika-asyncio": PikaAsyncioClient,
+    "aio-pika": AioPikaClient,
+    "amqpstorm": AmqpstormClient,
+    "py-amqp": PyAmqpClient,
+    "kombu": KombuClient,
+    "amqp-tools": AmqpToolsClient,
+}
+"""Clients by their names; amqplib needs more than a port."""
+
+_numbers = itertools.count(1)
+
+TARGETS = [pytest.param("rabbitmq"), pytest.param("mqlift", marks=pytest.mark.skip(reason=NOT_THERE))]
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_target(rabbitmq: RabbitMQ) -> Target:
+    return Target("rabbitmq", rabbitmq.port)
+
+
+@pytest.fixture(scope="session")
+def mqlift_target(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A gateway with queues in SQS."""
+    port = free_port()
+    config = gateway_config(
+        ministack.url,
+        listeners=[{"protocol": PROTOCOL, "host": HOST, "port": port}],
+        receiver={"wait": 1},
+        prefix="interop-amqp-",
+    )
+    gateway = Gateway(config, tmp_path_factory.mktemp("gateway"))
+    gateway.start()
+    yield Target("mqlift", port)
+    finish(gateway)
+
+
+@pytest.fixture(scope="session", params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    found: Target = request.getfixturevalue(f"{request.param}_target")
+    return found
+
+
+@pytest.fixture(scope="session")
+def observations(request: pytest.FixtureRequest, target: Target) -> Iterator[Observations]:
+    """What the scenarios of this test session come to. The first are compared while others still go on."""
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted: list[Scenario] = list(dict.fromkeys(params["scenario"] for params in calls if "scenario" in params))
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        futures: dict[Scenario, Future[list[str]]] = {each: threads.submit(each.observe, target) for each in wanted}
+        yield lambda scenario: futures[scenario].result()
+        for future in futures.values():
+            future.cancel()
+
+
+class Connect(Protocol):
+    """Connects a client of a name, through a proxy of its own that can cut it."""
+
+    async def __call__(self, name: str) -> tuple[Client, Proxy]: ...
+
+
+@pytest.fixture(scope="session")
+def amqplib_folder(request: pytest.FixtureRequest) -> Path:
+    """Where amqplib is. Skips the test on a machine that has no Node."""
+    for command in ("node", "npm"):
+        if shutil.which(command) is None:
+            pytest.skip(f"amqplib needs {command}, which is not installed")
+    folder = request.config.cache.mkdir("amqplib")
+    install(folder)
+    return Path(folder)
+
+
+@pytest.fixture
+async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+    """Connect clients; what is left of them is closed at the end."""
+    async with AsyncExitStack() as connected:
+
+        async def start(name: str) -> tuple[Client, Proxy]:
+            proxy = await connected.enter_async_context(Proxy(target.port))
+            if name == "amqplib":
+                client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
+            elif name == "amqp-tools" and shutil.which("amqp-publish") is None:
+                pytest.skip("Debian's package amqp-tools is not installed")
+            else:
+                client = CLIENTS[name](proxy.port)
+            return await connected.enter_async_context(client), proxy
+
+        yield start
+
+
+@pytest.fixture
+def queue() -> str:
+    """The name of a queue that no other test uses."""
+    return f"interop-{next(_numbers)}"
