@@ -18,7 +18,7 @@ from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
 from gateway.core.deadletter import DeadLettering, Reason, circles, copies_of, dead_letter
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, MqliftError, Refused
+from gateway.core.errors import BackendError, InvalidArgument, MqliftError, Refused
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.flow import Watermark
@@ -26,6 +26,7 @@ from gateway.core.health import Health
 from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
+from gateway.core.priority import PriorityBackend, level_count
 from gateway.core.queues import Destination, Sink
 from gateway.core.queuetable import QueueTable
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
@@ -137,6 +138,8 @@ class Broker:
         self._senders: dict[tuple[str, str], Sender] = {}
         self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
+        self._levels: dict[tuple[str, str], PriorityBackend] = {}
+        """The queues with priorities."""
         self._store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
@@ -441,8 +444,15 @@ class Broker:
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
         # What ended only when its dead letter was stored elsewhere.
         await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
+        await asyncio.gather(*(self._give_back(levels) for levels in list(self._levels.values())))
         await self._queues.finish_deletions()
         await self._writer.drain()
+
+    async def _give_back(self, levels: PriorityBackend) -> None:
+        try:
+            await levels.drain()
+        except BackendError as error:
+            log.warning("messages_not_given_back", problem=str(error))  # they come back when their visibility ends
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
@@ -452,6 +462,8 @@ class Broker:
         await self._sessions.aclose()
         await self._writer.drain()
         await self._store.aclose()
+        for levels in self._levels.values():
+            await levels.aclose()
         for backend in self._backends.values():
             await backend.aclose()
 
@@ -540,8 +552,37 @@ class Broker:
 
     # What queues need
 
-    def backend(self, target: Target) -> Backend:
-        return self._backends[target.kind]
+    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
+        """What a queue lives in: its backend, or for one with priorities several queues of that.
+
+        Raises `InvalidArgument`.
+        """
+        backend = self._made_for(target, policy)
+        if isinstance(backend, PriorityBackend):
+            self._levels[target.kind, target.name] = backend
+        return backend
+
+    def _made_for(self, target: Target, policy: QueuePolicy) -> Backend:
+        backend = self._backend_of(target)
+        if policy.max_priority and not isinstance(backend, PriorityBackend):
+            return self._with_levels(target, policy.max_priority)
+        return backend
+
+    def _backend_of(self, target: Target) -> Backend:
+        return self._levels.get((target.kind, target.name)) or self._backends[target.kind]
+
+    def _with_levels(self, target: Target, max_priority: int) -> PriorityBackend:
+        backend = self._backends[target.kind]
+        if target.name.endswith(".fifo"):
+            raise InvalidArgument("x-max-priority", "a FIFO queue has one order")
+        levels = [target]
+        for level in range(1, level_count(max_priority)):
+            if self._routes.home(target.queue) is None:
+                name = backend.home(f"{target.queue}-p{level}", QueueSpec()).name
+            else:
+                name = f"{target.name}-p{level}"
+            levels.append(replace(target, name=name))
+        return PriorityBackend(backend, levels, max_priority)
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`."""
@@ -550,7 +591,7 @@ class Broker:
 
     def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
         """What polls a queue."""
-        backend = self._backends[target.kind]
+        backend = self._backend_of(target)
         return Receiver(
             backend,
             target,
@@ -568,7 +609,10 @@ class Broker:
         if sender is not None:
             await sender.drain()  # an entry that came later than the deletion would make the queue anew
             await sender.aclose()
-        await self._backends[target.kind].remove(target)
+        await self._backend_of(target).remove(target)
+        levels = self._levels.pop((target.kind, target.name), None)
+        if levels is not None:
+            await levels.aclose()
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)
@@ -596,7 +640,7 @@ class Broker:
                     f"{target.kind} '{target.name}': {limit} destinations are in use, the limit of this gateway"
                 )
             sender = self._senders[key] = Sender(
-                self._backends[target.kind],
+                self._backend_of(target),
                 target,
                 policy=self._sending,
                 inflight=self._inflight,
@@ -605,13 +649,14 @@ class Broker:
             )
         return sender
 
-    async def ensure(self, target: Target, spec: QueueSpec) -> None:
-        """Find or create a resource, trying again while that may help."""
+    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
+        """Find or create a queue, trying again while that may help."""
+        backend = self._made_for(target, policy)
         deadline = self._loop.time() + self._sending.timeout
         attempt = 0
         while True:
             try:
-                return await self._backends[target.kind].ensure(target, spec)
+                return await backend.ensure(target, spec)
             except BackendError as error:
                 attempt += 1
                 delay = self._sending.backoff(attempt)
