@@ -28,8 +28,9 @@ class Settings(BaseModel):
     What other protocols see has no prefix."""
     vhost_users: dict[str, frozenset[str]] = Field(default_factory=dict)
     """Who may open a virtual host; one that is not named here is open to everybody who may connect."""
-    mechanisms: tuple[Mechanism, ...] = Field(default=("PLAIN", "AMQPLAIN", "EXTERNAL"), min_length=1)
-    """Ways to log in that are offered."""
+    mechanisms: tuple[Mechanism, ...] = Field(default=("PLAIN", "AMQPLAIN"), min_length=1)
+    """Ways to log in that are offered. EXTERNAL (a client's certificate) has to be asked for, as in RabbitMQ: some
+    clients use it wherever it is offered, whether they have a certificate or not."""
     cluster_name: str = Field(default="mqlift", max_length=255)
     """What clients show as the name of the server."""
 

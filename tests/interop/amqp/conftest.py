@@ -25,8 +25,11 @@ from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
 from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 from tests.rig.rabbitmq import FORBIDDEN_VHOST, LIMITED_USER, OTHER_VHOST, PASSWORD, USER, VHOST, RabbitMQ
+from tests.rig.streams import aws_client
 
 PROTOCOL = "amqp091"
+BUCKET = "interop-amqp"
+"""For bodies that SQS does not take."""
 VHOSTS = {VHOST: "", OTHER_VHOST: "other.", FORBIDDEN_VHOST: "forbidden."}
 EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
 NOTHING = {"configure": "^$", "write": "^$", "read": "^$"}
@@ -56,6 +59,7 @@ def rabbitmq_target(rabbitmq: RabbitMQ) -> Target:
 def mqlift_target(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A gateway with queues in SQS, and with the users and virtual hosts that the RabbitMQ has."""
     directory = tmp_path_factory.mktemp("gateway")
+    aws_client("s3", ministack.url).create_bucket(Bucket=BUCKET)
     users = directory / "users"
     users.write_text("".join(f"{name}:{quick_hash(PASSWORD)}\n" for name in (USER, LIMITED_USER)))
     port = free_port()
@@ -68,6 +72,7 @@ def mqlift_target(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory
             "permissions": [{"user": USER} | EVERYTHING, {"user": LIMITED_USER} | NOTHING],
         },
         receiver={"wait": 1},
+        sqs={"large_payloads": {"bucket": BUCKET}},
         prefix="interop-amqp-",
     )
     gateway = Gateway(config, directory)
