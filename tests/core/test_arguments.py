@@ -105,7 +105,7 @@ def test_a_quorum_queue_stays(flags: dict[str, bool]) -> None:
             "1",
             "true",
         ),
-        (spec({"x-queue-type": "quorum"}), spec(), "x-queue-type", "none", "quorum"),
+        (spec({"x-queue-type": "quorum"}), spec({}), "x-queue-type", "none", "quorum"),
     ],
 )
 def test_the_first_difference_is_named(
@@ -127,5 +127,5 @@ def test_what_makes_no_difference() -> None:
     check_equivalent(
         "orders",
         spec({"x-max-length": 5, "x-queue-mode": "lazy"}),
-        spec({"x-max-length": Decimal(5), "x-queue-version": 2}),
+        spec({"x-max-length": Decimal(5), "x-queue-version": 2, "x-queue-type": "classic", "x-unknown": ["a"]}),
     )

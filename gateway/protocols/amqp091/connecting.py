@@ -163,7 +163,13 @@ class Handshake:
             login = MECHANISMS[self._mechanism](response)
         except ConnectionException as error:
             raise SilentEnd(str(error)) from None
-        return Credentials(protocol=PROTOCOL, client_id=client_id, username=login.user or None, password=login.password)
+        return Credentials(
+            protocol=PROTOCOL,
+            client_id=client_id,
+            username=login.user or None,
+            password=login.password,
+            mechanism=self._mechanism,
+        )
 
     def _login_refusal(self, answer: Result) -> ConnectionException:
         if isinstance(answer.error, NotAuthorized) and self.understands("authentication_failure_close"):

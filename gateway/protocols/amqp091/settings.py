@@ -62,7 +62,7 @@ class Settings(BaseModel):
     max_transaction_messages: int = Field(default=10_000, ge=1)
     """Publishes that a channel keeps until `tx.commit`."""
     max_transaction_bytes: int = Field(default=64 * MIB, ge=1)
-    """Of their bodies."""
+    """Of their bodies, properties and headers."""
 
     @model_validator(mode="after")
     def _check_vhost_users(self) -> Self:

@@ -83,7 +83,8 @@ class TestLogin:
         peer = started()
         peer.send(0, peer.start_ok(mechanism="EXTERNAL", response=""))
         (authenticate,) = peer.take(Authenticate)
-        assert (authenticate.credentials.username, authenticate.credentials.password) == (None, None)
+        credentials = authenticate.credentials
+        assert (credentials.mechanism, credentials.username, credentials.password) == ("EXTERNAL", None, None)
 
     def test_a_client_that_understands_is_told_that_it_is_refused(self) -> None:
         peer = started()

@@ -209,7 +209,8 @@ class Channels(RuleBasedStateMachine):
         if isinstance(method, Channel.Close):
             assert method.reply_code == 404
             assert not side.closing or side.expected
-            del self.sides[channel]
+            if not side.closing:  # or the answer to its own comes as well
+                del self.sides[channel]
             self.send(channel, Channel.CloseOk())
         elif isinstance(method, Channel.CloseOk):
             assert side.closing
