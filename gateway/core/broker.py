@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -16,9 +16,9 @@ from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
-from gateway.core.deadletter import DeadLettering, Reason, circles, copies_of, dead_letter
+from gateway.core.burying import NOTHING_SKIPPED, Undertaker
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, InvalidArgument, MqliftError, Refused
+from gateway.core.errors import BackendError, MqliftError, Refused
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.flow import Watermark
@@ -26,7 +26,7 @@ from gateway.core.health import Health
 from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
-from gateway.core.priority import PriorityBackend, level_count
+from gateway.core.priority import Levels, PriorityBackend, with_levels
 from gateway.core.queues import Destination, Sink
 from gateway.core.queuetable import QueueTable
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
@@ -138,8 +138,7 @@ class Broker:
         self._senders: dict[tuple[str, str], Sender] = {}
         self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
-        self._levels: dict[tuple[str, str], PriorityBackend] = {}
-        """The queues with priorities."""
+        self._levels = Levels()
         self._store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
@@ -153,7 +152,7 @@ class Broker:
             durable=self._durable,
             shared=self._shared,
             resources=self,
-            bury=self._bury,
+            bury=Undertaker(topology, self, metrics).bury,
             nobody=_NOBODY,
             metrics=metrics,
             limit=limits.durable_queues,
@@ -277,9 +276,10 @@ class Broker:
             except MqliftError as error:
                 publisher.answer(token, Result(Outcome.REJECTED, error))
                 return
-        self._put(message, plan, publisher, token)
+        self.put(message, plan, publisher, token)
 
-    def _put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
+    def put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
+        """Hand a message to all places of its plan; `publisher.answer(token, …)` follows once."""
         address = message.address
         if self._topology.delaying and address.exchange in self._topology.delaying:
             message = self._delayed(message)
@@ -448,15 +448,9 @@ class Broker:
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
         # What ended only when its dead letter was stored elsewhere.
         await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
-        await asyncio.gather(*(self._give_back(levels) for levels in list(self._levels.values())))
+        await self._levels.drain()
         await self._queues.finish_deletions()
         await self._writer.drain()
-
-    async def _give_back(self, levels: PriorityBackend) -> None:
-        try:
-            await levels.drain()
-        except BackendError as error:
-            log.warning("messages_not_given_back", problem=str(error))  # they come back when their visibility ends
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
@@ -466,15 +460,14 @@ class Broker:
         await self._sessions.aclose()
         await self._writer.drain()
         await self._store.aclose()
-        for levels in self._levels.values():
-            await levels.aclose()
+        await self._levels.aclose()
         for backend in self._backends.values():
             await backend.aclose()
 
     def _plan(self, message: Message, also: Sequence[str]) -> tuple[Sink, ...]:
         """Where a message goes: each place once, bound queues first. Raises `UnknownExchange`, `Refused`, `Invalid`."""
         address = message.address
-        plan = self._sinks(message, also, frozenset())
+        plan = self.sinks(message, also, NOTHING_SKIPPED)
         if also or self._topology.routes_by_headers(address.exchange):
             return plan
         if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
@@ -484,8 +477,11 @@ class Broker:
         self._plans[address] = plan
         return plan
 
-    def _sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
-        """`skipped`: queues that are not to have it, though it is routed to them."""
+    def sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
+        """Where a message goes; `skipped` are queues that are not to have it, though it is routed to them.
+
+        Raises `UnknownExchange`, `Refused`, `Invalid`.
+        """
         sinks: dict[object, Sink] = {}
         for key in (message.address.routing_key, *also):
             address = Address(message.address.exchange, key)
@@ -521,39 +517,6 @@ class Broker:
             self._losses[place] = Losses(sender, self._metrics)
         return BestEffort(sender, target, self._losses[place])
 
-    def _bury(self, queue: DeadLettering, message: Message, reason: Reason, done: Callable[[Result], None]) -> None:
-        """Send what a queue gave up to its dead-letter exchange; without one it ends here, as in RabbitMQ."""
-        self._metrics.dead_letters.labels(reason.value).inc()
-        policy = queue.policy
-        exchange = policy.dead_letter_exchange
-        if exchange is None:
-            done(ACCEPTED)
-            return
-        letter = dead_letter(message, queue.name, reason, time.time(), exchange, policy.dead_letter_routing_key)
-        try:
-            plan = self._way_of_the_dead(letter, reason)
-        except UnknownExchange:
-            plan = ()
-        except MqliftError as error:
-            done(Result(Outcome.REJECTED, error))
-            return
-        if not plan:
-            self._metrics.dead_letters_dropped.inc()
-            done(ACCEPTED)
-            return
-        self._put(letter, plan, Burial(done), None)
-
-    def _way_of_the_dead(self, letter: Message, reason: Reason) -> Sequence[Sink]:
-        """Dead letters may go to internal exchanges, and do not go round in circles. Raises as `_plan`."""
-        also = copies_of(letter.headers)
-        skipped: AbstractSet[str] = frozenset()
-        if reason is not Reason.REJECTED:
-            exchange, key = letter.address
-            skipped = circles(
-                letter, (name for each in (key, *also) for name in self._topology.route(exchange, each, letter.headers))
-            )
-        return self._sinks(letter, also, skipped)
-
     # What queues need
 
     def backend(self, target: Target, policy: QueuePolicy) -> Backend:
@@ -561,32 +524,17 @@ class Broker:
 
         Raises `InvalidArgument`.
         """
-        backend = self._made_for(target, policy)
-        if isinstance(backend, PriorityBackend):
-            self._levels[target.kind, target.name] = backend
-        return backend
+        return self._levels.keep(target, self._made_for(target, policy))
 
     def _made_for(self, target: Target, policy: QueuePolicy) -> Backend:
         backend = self._backend_of(target)
-        if policy.max_priority and not isinstance(backend, PriorityBackend):
-            return self._with_levels(target, policy.max_priority)
-        return backend
+        if not policy.max_priority or isinstance(backend, PriorityBackend):
+            return backend
+        ruled = self._routes.home(target.queue) is not None
+        return with_levels(backend, target, policy.max_priority, by_name=ruled)
 
     def _backend_of(self, target: Target) -> Backend:
-        return self._levels.get((target.kind, target.name)) or self._backends[target.kind]
-
-    def _with_levels(self, target: Target, max_priority: int) -> PriorityBackend:
-        backend = self._backends[target.kind]
-        if target.name.endswith(".fifo"):
-            raise InvalidArgument("x-max-priority", "a FIFO queue has one order")
-        levels = [target]
-        for level in range(1, level_count(max_priority)):
-            if self._routes.home(target.queue) is None:
-                name = backend.home(f"{target.queue}-p{level}", QueueSpec()).name
-            else:
-                name = f"{target.name}-p{level}"
-            levels.append(replace(target, name=name))
-        return PriorityBackend(backend, levels, max_priority)
+        return self._levels.find(target) or self._backends[target.kind]
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`."""
@@ -614,9 +562,7 @@ class Broker:
             await sender.drain()  # an entry that came later than the deletion would make the queue anew
             await sender.aclose()
         await self._backend_of(target).remove(target)
-        levels = self._levels.pop((target.kind, target.name), None)
-        if levels is not None:
-            await levels.aclose()
+        await self._levels.forget(target)
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)
@@ -667,24 +613,6 @@ class Broker:
                 if not error.retriable or self._loop.time() + delay >= deadline:
                     raise
             await asyncio.sleep(delay)
-
-
-class Burial:
-    """Publishes a dead letter, and tells what became of it; it cannot be made to wait."""
-
-    __slots__ = ("_done",)
-
-    def __init__(self, done: Callable[[Result], None]) -> None:
-        self._done = done
-
-    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - there is one
-        self._done(result)
-
-    def pause(self, reason: object) -> None:
-        """Dead letters are no more than consumers hold."""
-
-    def resume(self, reason: object) -> None:
-        """Nothing was paused."""
 
 
 class _Nobody:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
+import structlog
+
 from gateway.core.backend import Backend, Depth, Entry, QueueSpec, Received, Target
-from gateway.core.errors import BackendError
+from gateway.core.errors import BackendError, InvalidArgument
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
 
 LEVELS: Final = 5
 """Queues of one queue with priorities, at most: each is polled, and each poll costs."""
+
+log = structlog.get_logger("mqlift.queues")
 
 T = TypeVar("T")
 
@@ -229,6 +234,61 @@ class PriorityBackend:
         for poll in polls:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
+
+
+class Levels:
+    """The queues with priorities that this gateway uses."""
+
+    def __init__(self) -> None:
+        self._queues: dict[tuple[str, str], PriorityBackend] = {}
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def find(self, target: Target) -> PriorityBackend | None:
+        return self._queues.get((target.kind, target.name))
+
+    def keep(self, target: Target, backend: Backend) -> Backend:
+        """Remember what a queue lives in, if it has levels; gives it back."""
+        if isinstance(backend, PriorityBackend):
+            self._queues[target.kind, target.name] = backend
+        return backend
+
+    async def forget(self, target: Target) -> None:
+        """The queue is gone."""
+        queue = self._queues.pop((target.kind, target.name), None)
+        if queue is not None:
+            await queue.aclose()
+
+    async def drain(self) -> None:
+        """Wait for the polls of all, and give back what nobody takes any more."""
+        await asyncio.gather(*map(_give_back, list(self._queues.values())))
+
+    async def aclose(self) -> None:
+        for queue in self._queues.values():
+            await queue.aclose()
+
+
+async def _give_back(queue: PriorityBackend) -> None:
+    try:
+        await queue.drain()
+    except BackendError as error:
+        log.warning("messages_not_given_back", problem=str(error))  # they come back when their visibility ends
+
+
+def with_levels(backend: Backend, target: Target, max_priority: int, *, by_name: bool) -> PriorityBackend:
+    """A queue with priorities whose lowest level is `target`.
+
+    The other levels have names of their own in the hub, `<queue>-p1` and so on, as far as the backend makes names of
+    those; `by_name`: the name in the service is extended, as a rule has given it. Raises `InvalidArgument`, `Invalid`.
+    """
+    if target.name.endswith(".fifo"):
+        raise InvalidArgument("x-max-priority", "a FIFO queue has one order")
+    levels = [target]
+    for level in range(1, level_count(max_priority)):
+        home = backend.home(f"{target.queue}-p{level}", QueueSpec())
+        levels.append(replace(target, name=f"{target.name}-p{level}" if by_name else home.name))
+    return PriorityBackend(backend, levels, max_priority)
 
 
 def _marked(level: int, received: Received) -> Received:
