@@ -40,6 +40,7 @@ from gateway.core.store import StateStore
 from gateway.core.topology import Topology
 from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
+from gateway.notify import READY, STOPPING, notify
 from gateway.status import StatusTopics
 
 log = structlog.get_logger("mqlift.app")
@@ -191,9 +192,11 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     log.info("started", version=metadata.version("mqlift"))
+    notify(READY, "serving")
     if ready is not None:
         ready(gateway)
     await stopping.wait()
+    notify(STOPPING, "draining")
     stop = asyncio.create_task(gateway.stop(settings.drain_timeout))
     with suppress(asyncio.CancelledError):
         await stop

@@ -359,6 +359,15 @@ class Broker:
         self._topology.unbind(destination, exchange, pattern, arguments)
         return self._durable.written()
 
+    def rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> Awaitable[None] | None:
+        """Let a queue have these bindings and no others. As `bind`; where one is impossible, nothing is undone."""
+        for exchange, pattern in bindings:
+            self._topology.bind(queue, exchange, pattern)
+        for binding in self._topology.bindings(queue):
+            if (binding.source, binding.pattern) not in bindings or binding.arguments:
+                self._topology.unbind(queue, binding.source, binding.pattern, binding.arguments)
+        return self._durable.written()
+
     def consume(self, command: Consume, consumer: Owner) -> Subscription:
         """Deliver a queue's messages to a consumer. Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
         return self._queues.consume(command, consumer, consumer)
