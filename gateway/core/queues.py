@@ -7,6 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -113,6 +114,8 @@ class BackendQueue:
         """Whether messages that expire may be in it."""
         self._depth: Depth | None = None
         self._depth_at = float("-inf")
+        self._put_since = False
+        """Messages were put into it since it was last counted."""
 
     # Publishing
 
@@ -131,6 +134,7 @@ class BackendQueue:
         if message.properties.expiration is not None and not self._expiring:
             self._expiring = True
             self.watch_expiry()
+        self._put_since = True
         self._sender.put(self.target, message, publisher, waiter, token)
 
     # Consuming
@@ -269,12 +273,21 @@ class BackendQueue:
     # Counts
 
     async def depth(self, *, fresh: bool = False) -> Depth:
-        """Approximate counts, not older than a second. Raises `BackendError`."""
+        """Approximate counts, not older than a second or the last publish. Raises `BackendError`."""
         now = asyncio.get_running_loop().time()
-        if self._depth is None or fresh or now - self._depth_at > DEPTH_SECONDS:
+        if self._depth is None or fresh or self._put_since or now - self._depth_at > DEPTH_SECONDS:
+            self._put_since = False
             self._depth = await self._backend.depth(self.target)
             self._depth_at = now
         return self._depth
+
+    async def remaining(self) -> int:
+        """Messages that are ready after one was taken with `get`, approximately. Raises `BackendError`."""
+        depth = self._depth
+        if depth is not None and asyncio.get_running_loop().time() - self._depth_at <= DEPTH_SECONDS:
+            self._depth = replace(depth, ready=max(depth.ready - 1, 0))
+            return self._depth.ready
+        return (await self.depth()).ready
 
     async def purge(self) -> int:
         """Drop the messages that nobody holds; how many there were. Raises `BackendError`.

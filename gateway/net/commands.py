@@ -323,12 +323,14 @@ def _delete_exchange(peer: Peer, command: DeleteExchange) -> Awaitable[None] | N
 
 def _bind(peer: Peer, command: Bind) -> Awaitable[None] | None:
     _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.bind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
 def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
     if not peer.owns(command.queue):
         _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
 
 

@@ -201,6 +201,10 @@ class Handshake:
         prefix = self._link.settings.vhosts.get(name)
         if prefix is None:
             raise _not_opened(ReplyCode.NOT_ALLOWED, f"vhost {name} not found")
+        allowed = self._link.settings.vhost_users.get(name)
+        if allowed is not None and self._link.origin.user not in allowed:
+            problem = f"access to vhost '{name}' refused for user '{self._link.user}'"
+            raise _not_opened(ReplyCode.NOT_ALLOWED, problem)
         host = self._link.host = VirtualHost(name, prefix)
         if prefix:  # the hub has those without a prefix from the start
             for exchange, spec in _PREDECLARED.items():
