@@ -112,7 +112,8 @@ class ConnectionLimitSettings(Section):
     consumers: Count = 5_000
     """Of queues; one more is refused."""
     unacknowledged: Unlimited = 0
-    """Deliveries that the client holds, whatever its prefetch allows, before it gets no more. 0: any number."""
+    """Deliveries that the client holds, whatever its prefetch allows, before it gets no more. 0: any number. Channels
+    of AMQP have `max_unacknowledged` in its place."""
     write_timeout: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 300.0
     """A client that was sent something and has not taken a byte of it for so long is cut off. 0: never."""
 

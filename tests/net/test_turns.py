@@ -184,9 +184,7 @@ async def test_writing_is_passed_on() -> None:
 
 
 @given(
-    steps=st.lists(
-        st.one_of(st.integers(1, 5 * TURN_BYTES), st.sampled_from(["pause", "resume", "turn"])), max_size=30
-    )
+    steps=st.lists(st.one_of(st.integers(1, 5 * TURN_BYTES), st.sampled_from(["pause", "resume", "turn"])), max_size=30)
 )
 @on_clock
 async def test_nothing_is_lost_or_moved_whatever_happens(steps: list[int | str]) -> None:
