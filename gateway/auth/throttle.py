@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
+
+from gateway.core.addresses import site
 
 MAX_COUNTED: Final = 20_000
 """Addresses, and users, that are counted at once; those that failed longest ago are forgotten first."""
@@ -15,9 +16,6 @@ MAX_TRUSTED: Final = 20_000
 
 MAX_NAME_LENGTH: Final = 256
 """Characters of a user's name that are counted by: a peer may give one of any length."""
-
-_IPV6_SITE: Final = 64
-"""Bits of an IPv6 address that stand for one peer: it chooses the others itself (RFC 6177)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +104,3 @@ class _Failures:
 
 def _counted(user: str) -> str:
     return user[:MAX_NAME_LENGTH]
-
-
-def site(peer: str) -> str:
-    """An address, or the network of an IPv6 one. What is no address stands for itself."""
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return peer
-    if address.version == 4:
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address), _IPV6_SITE), strict=False))

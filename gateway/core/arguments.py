@@ -74,6 +74,12 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
         raise NotSupported("x-queue-type: streams are not implemented")
     if values.get("dead_letter_routing_key") is not None and values.get("dead_letter_exchange") is None:
         raise InvalidArgument("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined")
+    if values.get("max_length_bytes") is not None and not spec.virtual:
+        raise InvalidArgument(
+            "x-max-length-bytes", "a queue in AWS does not know its bytes; x-max-length counts messages"
+        )
+    if values.get("max_priority") and spec.arguments.get("x-fifo") in (True, "true"):
+        raise InvalidArgument("x-max-priority", "a FIFO queue has one order")
     if kind == "quorum":
         _check_quorum(spec)
         values["quorum"] = True

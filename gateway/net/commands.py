@@ -45,6 +45,7 @@ from gateway.core.session import (
     OpenSession,
     Presence,
     PurgeQueue,
+    Rebind,
     Retain,
     SendRetained,
     Unbind,
@@ -55,6 +56,8 @@ from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
 from gateway.core.topology import UnknownQueue
 from gateway.net.guard import Guard
+from gateway.net.limits import ConnectionLimits
+from gateway.net.quotas import Seat
 from gateway.net.transports import address
 
 log = structlog.get_logger("mqlift.connection")
@@ -69,14 +72,18 @@ class Peer:
         "broker",
         "client_id",
         "ends_at",
+        "full",
         "guard",
+        "held",
         "identity",
         "kept_queue",
+        "limits",
         "owner",
+        "seat",
         "transport",
     )
 
-    def __init__(self, broker: Broker, owner: Owner) -> None:
+    def __init__(self, broker: Broker, owner: Owner, limits: ConnectionLimits, seat: Seat) -> None:
         self.broker = broker
         self.owner = owner
         self.client_id = ""
@@ -91,6 +98,12 @@ class Peer:
         self.transport: asyncio.BaseTransport | None = None
         self.blocked = False
         """Whether it does not read what it was sent."""
+        self.limits = limits
+        self.seat = seat
+        self.held = 0
+        """Deliveries that it has not settled."""
+        self.full = False
+        """Whether these are as many as it may hold."""
         self._subscriptions: dict[str, Subscription] | None = None  # most connections have none
 
     def owns(self, queue: str) -> bool:
@@ -100,13 +113,15 @@ class Peer:
         return self.broker.is_private(queue, self.owner)
 
     def subscribe(self, command: Consume) -> None:
-        """Raises `Refused` for a tag that is in use, and what `Broker.consume` raises."""
+        """Raises `Refused` for a tag that is in use and for one too many, and what `Broker.consume` raises."""
         if self._subscriptions is None:
             self._subscriptions = {}
         if command.tag in self._subscriptions:
             raise Refused(f"there is a consumer '{command.tag}' already")
+        if len(self._subscriptions) >= self.limits.consumers:
+            raise Refused(f"there are {self.limits.consumers} consumers already")
         subscription = self.broker.consume(command, self.owner)
-        if self.blocked:
+        if self.blocked or self.full:
             subscription.blocked = True
         self._subscriptions[command.tag] = subscription
 
@@ -125,19 +140,41 @@ class Peer:
     def block(self) -> None:
         """No more deliveries, until the peer has read what it was sent."""
         self.blocked = True
-        for subscription in self._consuming():
-            subscription.blocked = True
+        self._hold_back()
 
     def unblock(self) -> None:
         self.blocked = False
-        for subscription in self._consuming():
-            subscription.unblock()
+        self._go_on()
+
+    def hold(self) -> None:
+        """One more delivery is the peer's, until it settles it."""
+        self.held += 1
+        if self.held == self.limits.unacknowledged:
+            self.full = True
+            self._hold_back()
+
+    def settled(self, count: int) -> None:
+        """The peer has settled so many."""
+        self.held -= count
+        if self.full and self.held < self.limits.unacknowledged:
+            self.full = False
+            self._go_on()
 
     def leave(self) -> None:
         """Take part in nothing any more: no deliveries, no claim, and no queues of its own. Idempotent."""
         for subscription in self._consuming():
             subscription.cancel()
         self.broker.disconnected(self.owner, self.client_id)
+
+    def _hold_back(self) -> None:
+        for subscription in self._consuming():
+            subscription.blocked = True
+
+    def _go_on(self) -> None:
+        for subscription in self._consuming():
+            if self.blocked or self.full:  # by what one of them was given
+                return
+            subscription.unblock()
 
     def _consuming(self) -> list[Subscription]:
         return list(self._subscriptions.values()) if self._subscriptions else []
@@ -149,7 +186,9 @@ class Peer:
 async def _authenticate(peer: Peer, command: Authenticate) -> Result:
     """A peer that is in may prove again who it is, as the same user: it stays for as long as the new proof is good."""
     identity = await peer.broker.authenticate(_with_proofs(command.credentials, peer.transport))
-    peer.identity = identity if peer.identity is None else renewed(peer.identity, identity)
+    identity = identity if peer.identity is None else renewed(peer.identity, identity)
+    peer.seat.belongs_to(identity.user)
+    peer.identity = identity
     now = asyncio.get_running_loop().time()
     peer.ends_at = math.inf if identity.expires_at is None else now + identity.expires_at - time.time()
     if peer.guard is not None:
@@ -293,6 +332,13 @@ def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
+def _rebind(peer: Peer, command: Rebind) -> Awaitable[None] | None:
+    if peer.guard is not None:
+        for exchange, pattern in command.bindings:
+            peer.guard.check_subscribing(exchange, pattern)
+    return peer.broker.rebind(command.queue, command.bindings)
+
+
 def _bind_exchange(peer: Peer, command: BindExchange) -> Awaitable[None] | None:
     _check_exchange_binding(peer, command)
     return peer.broker.bind(ToExchange(command.destination), command.source, command.pattern, command.arguments)
@@ -376,6 +422,7 @@ IMMEDIATE: Final[Mapping[type[object], Do]] = {
     UnbindExchange: _unbind_exchange,
     Bind: _bind,
     Unbind: _unbind,
+    Rebind: _rebind,
     Consume: _consume,
     Cancel: _cancel,
 }

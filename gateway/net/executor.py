@@ -43,7 +43,9 @@ from gateway.net.commands import (
     end_session,
     result_of,
 )
+from gateway.net.limits import ConnectionLimits
 from gateway.net.metrics import ConnectionMetrics
+from gateway.net.quotas import Seat
 
 log = structlog.get_logger("mqlift.connection")
 
@@ -98,8 +100,16 @@ class Executor:
         "peer",
     )
 
-    def __init__(self, session: Session, broker: Broker, host: Host, metrics: ConnectionMetrics) -> None:
-        self.peer = Peer(broker, host)
+    def __init__(
+        self,
+        session: Session,
+        broker: Broker,
+        host: Host,
+        metrics: ConnectionMetrics,
+        limits: ConnectionLimits,
+        seat: Seat,
+    ) -> None:
+        self.peer = Peer(broker, host, limits, seat)
         self._session = session
         self._host = host
         self._metrics = metrics
@@ -171,6 +181,7 @@ class Executor:
             if isinstance(command, Settle):
                 for delivery in command.deliveries:
                     delivery.source.settle(delivery, command.outcome)
+                self.peer.settled(len(command.deliveries))
             elif isinstance(command, Publish):
                 if not self._left or command.token is None:
                     self._host.publish(command)
@@ -256,6 +267,8 @@ class Executor:
             if isinstance(result, Got) and result.delivery is not None:
                 result.delivery.source.settle(result.delivery, Outcome.RELEASED)
             return
+        if isinstance(result, Got) and result.delivery is not None:
+            self.peer.hold()
         self.insert(self._answer(command.token, result))
         self._host.flush_soon()
 

@@ -236,7 +236,7 @@ class Channel:
             self._advance(procedure, result)
         except ChannelException as error:
             self.fail(error)
-        while self._held and (self._procedure is None or self.closing):
+        while self._held and self._procedure is None:
             frame = self._held.popleft()
             self._link.held -= _weight(frame)
             self._handle(frame)
@@ -250,6 +250,8 @@ class Channel:
 
     def published(self, token: int, result: Result) -> None:
         """The hub's result of a publish. Raises `ConnectionException`."""
+        if self.closing:
+            return
         try:
             result_of_all = self.publishing.answered(token, result)
         except ChannelException as error:
@@ -264,7 +266,7 @@ class Channel:
         """Close the channel, and say why."""
         if self.closing:
             return
-        self._end()
+        held = self._end()
         self._link.write(
             self.number,
             ChannelClose(
@@ -274,16 +276,18 @@ class Channel:
                 method_id=error.method_id,
             ),
         )
-        held, self._held = self._held, deque()
-        for frame in held:
-            self._link.held -= _weight(frame)
-            self._handle_closing(frame)
+        if any(isinstance(frame, MethodFrame) and isinstance(frame.method, ChannelClose) for frame in held):
+            self._link.write(self.number, ChannelCloseOk())  # both sides have closed it
 
-    def _end(self) -> None:
+    def _end(self) -> deque[ChannelFrame]:
+        """Stop everything. Returns the frames that nobody looks at any more."""
         self.closing = True
+        held, self._held = self._held, deque()
+        self._link.held -= sum(map(_weight, held))
         self._drop_content()
         self.publishing.end()
         self.consuming.end()
+        return held
 
     def _close(self, _: ChannelClose) -> None:
         self._end()

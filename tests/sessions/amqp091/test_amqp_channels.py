@@ -10,7 +10,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic, Channel, Confirm, Connection, Queue
 from pamqp.header import ContentHeader
 
-from gateway.core.outcome import Outcome
+from gateway.core.outcome import UNROUTED, Outcome
 from gateway.core.session import Cancel, DeclareQueue, Get, Got, Publish
 from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.fuzz.footprint import footprint
@@ -76,6 +76,17 @@ class TestErrors:
         peer.closed_channel(404, NOT_FOUND, Queue.Declare)
         assert not peer.publishes
         assert len(peer.take(DeclareQueue)) == 1
+
+    def test_nothing_is_confirmed_on_a_channel_that_was_closed(self) -> None:
+        peer = connected(1)
+        peer.send(1, Confirm.Select())
+        peer.received()
+        peer.feed(published(1, exchange="x") + published(1, mandatory=True))
+        first, second = peer.publishes
+        peer.answer(first, NO_EXCHANGE)
+        assert [type(each) for each in peer.methods()] == [Channel.Close]
+        peer.answer(second, UNROUTED)
+        assert not peer.received()
 
     def test_both_sides_close_at_once(self) -> None:
         peer = connected(1)

@@ -247,7 +247,7 @@ class TestGet:
 
 
 def _recover_async() -> Basic.RecoverAsync:
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         return Basic.RecoverAsync(requeue=True)
 
 
