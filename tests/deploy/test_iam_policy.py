@@ -219,6 +219,15 @@ def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("account", ["", "1", "11112222333x", "1111-2222-3333"])
+def test_what_is_no_account_is_refused(account: str, tmp_path: Path) -> None:
+    config = {"aws": {"region": "eu-west-1"}, "listeners": [{"protocol": "mqtt", "port": 1883}]}
+    result = iam_policy(write(tmp_path, config), "--account", account)
+    assert result.exit_code == 2
+    assert "12 digits" in result.stderr
+    assert result.stdout == ""
+
+
 # --- a gateway with these permissions can do its work
 
 
