@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
-from config.settings import Settings
+from config.settings import ListenerSettings, Settings
 from gateway.admin.server import AdminServer
 from gateway.assembly import (
     HOME_KIND,
@@ -40,6 +40,8 @@ from gateway.core.store import StateStore
 from gateway.core.topology import Topology
 from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
+from gateway.net.pace import PublishRate
+from gateway.net.quotas import QuotaLimits, Quotas
 from gateway.notify import READY, STOPPING, notify
 from gateway.status import StatusTopics
 
@@ -87,6 +89,7 @@ class Gateway:
         )
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
+        self._quotas = Quotas(_quota_limits(settings))
         self._listeners = [self._listener(listener) for listener in assembly.listeners]
         self._admin = AdminServer(settings.admin.host, settings.admin.port, metrics.registry, self.health)
         self._tasks: list[asyncio.Task[None]] = []
@@ -165,7 +168,7 @@ class Gateway:
             context = SessionContext(peer=peer, server=server, settings=part.protocol_settings, discarded=discarded)
             return part.open_session(context, now)
 
-        return Listener(_listener_options(part, self.settings), open_session, self._broker, self._metrics)
+        return Listener(_listener_options(part, self.settings), open_session, self._broker, self._metrics, self._quotas)
 
 
 async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None = None) -> int:
@@ -234,14 +237,34 @@ def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions
         host=listener.host,
         port=listener.port,
         max_connections=listener.max_connections,
-        limits=ConnectionLimits(
-            connect_timeout=listener.connect_timeout,
-            inflight=settings.limits.connection.inflight_messages,
-            inflight_bytes=settings.limits.connection.inflight_bytes,
-        ),
+        limits=_connection_limits(listener, settings),
         tls=part.tls,
         websocket=part.websocket,
         proxy_protocol=listener.proxy_protocol,
+    )
+
+
+def _connection_limits(listener: ListenerSettings, settings: Settings) -> ConnectionLimits:
+    limits = listener.connection_limits(settings.limits.connection)
+    return ConnectionLimits(
+        connect_timeout=listener.connect_timeout,
+        inflight=limits.inflight_messages,
+        inflight_bytes=limits.inflight_bytes,
+        publish_rate=PublishRate(messages=limits.publish_rate, bytes=limits.publish_bytes_rate),
+        consumers=limits.consumers,
+        unacknowledged=limits.unacknowledged,
+        write_timeout=limits.write_timeout,
+    )
+
+
+def _quota_limits(settings: Settings) -> QuotaLimits:
+    limits = settings.limits
+    return QuotaLimits(
+        connections=limits.gateway.connections,
+        address_connections=limits.address.connections,
+        address_attempts=limits.address.attempts,
+        user_connections=limits.user.connections,
+        user_rate=PublishRate(messages=limits.user.publish_rate, bytes=limits.user.publish_bytes_rate),
     )
 
 

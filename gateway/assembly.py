@@ -58,7 +58,7 @@ from gateway.core.store import StateStore
 from gateway.core.templates import Template
 from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
 from gateway.core.transform import Transform
-from gateway.net.tls import ServerTls, TlsOptions
+from gateway.net.tls import NamedCertificate, ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
 
 TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[str]], Target]
@@ -301,14 +301,30 @@ def _tls(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> S
     options = TlsOptions(
         certificate=tls.certificate,
         key=tls.key,
+        named=tuple(
+            NamedCertificate(names=each.names, certificate=each.certificate, key=each.key) for each in tls.server_names
+        ),
         client_ca=tls.client_ca,
+        client_crl=tls.client_crl,
         client_certificates=tls.client_certificates,
+        oldest=tls.min_version,
+        ciphers=tls.ciphers or "",
+        alpn=tls.alpn or _alpn(settings),
     )
     try:
         return ServerTls(options)
     except ConfigError as error:
         mistakes.append(under(key, error))
         return None
+
+
+def _alpn(settings: ListenerSettings) -> tuple[str, ...]:
+    """What TLS clients of the protocol may ask for (`ALPN` of its settings). WebSockets begin as HTTP."""
+    if settings.transport == "websocket":
+        return ("http/1.1",)
+    module = importlib.import_module(f"gateway.protocols.{settings.protocol}.settings")
+    names: tuple[str, ...] = getattr(module, "ALPN", ())
+    return names
 
 
 def _websocket(

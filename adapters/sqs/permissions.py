@@ -20,10 +20,9 @@ _HOME: Final = _SEND | {
     "sqs:ReceiveMessage",
     "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibility",
-    "sqs:PurgeQueue",
 }
 # A topic sends to it, not the gateway.
-_INGRESS: Final = _HOME - {"sqs:SendMessage", "sqs:PurgeQueue"}
+_INGRESS: Final = _HOME - {"sqs:SendMessage"}
 
 _CREATE: Final = frozenset({"sqs:CreateQueue", "sqs:TagQueue"})
 _CREATING: Final = {

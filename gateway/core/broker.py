@@ -376,6 +376,10 @@ class Broker:
         """Take one message, if there is one. Raises `UnknownQueue`, `Locked`, `BackendError`."""
         return await self._queues.get(queue, owner)
 
+    def check_owner(self, queue: str, owner: Owner) -> None:
+        """Raises `Locked` for another connection's exclusive queue."""
+        self._queues.check_owner(queue, owner)
+
     def is_private(self, queue: str, owner: Owner) -> bool:
         """Whether only this connection consumes a queue: it declared it as its own, or it is a kept session's."""
         return self._queues.is_private(queue, owner)

@@ -140,9 +140,13 @@ class QueueTable:
         queue = self._durable.get(name) or self._virtual.get(name)
         if queue is None:
             raise UnknownQueue(name)
+        self.check_owner(name, owner)
+        return queue
+
+    def check_owner(self, name: str, owner: object) -> None:
+        """Raises `Locked` for somebody else's queue."""
         if self._owners.get(name, owner) is not owner:
             raise Locked(name)
-        return queue
 
     # Declaring
 
@@ -422,7 +426,7 @@ class QueueTable:
 
     async def _remaining(self, queue: BackendQueue, delivery: Delivery) -> int:
         try:
-            return (await queue.depth()).ready
+            return await queue.remaining()
         except BackendError as error:
             log.debug("depth_unknown", queue=queue.name, problem=str(error), attempt=delivery.attempt)
             return 0  # the message is what was asked for

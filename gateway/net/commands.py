@@ -43,6 +43,7 @@ from gateway.core.session import (
     KeepSession,
     Opened,
     OpenSession,
+    Prefetch,
     Presence,
     PurgeQueue,
     Rebind,
@@ -72,9 +73,8 @@ class Peer:
         "broker",
         "client_id",
         "ends_at",
-        "full",
         "guard",
-        "held",
+        "holding",
         "identity",
         "kept_queue",
         "limits",
@@ -100,10 +100,8 @@ class Peer:
         """Whether it does not read what it was sent."""
         self.limits = limits
         self.seat = seat
-        self.held = 0
-        """Deliveries that it has not settled."""
-        self.full = False
-        """Whether these are as many as it may hold."""
+        self.holding = Prefetch(limits.unacknowledged) if limits.unacknowledged else None
+        """What its consumers hold together."""
         self._subscriptions: dict[str, Subscription] | None = None  # most connections have none
 
     def owns(self, queue: str) -> bool:
@@ -120,8 +118,10 @@ class Peer:
             raise Refused(f"there is a consumer '{command.tag}' already")
         if len(self._subscriptions) >= self.limits.consumers:
             raise Refused(f"there are {self.limits.consumers} consumers already")
+        if command.shared is None and self.holding is not None:
+            command = replace(command, shared=self.holding)
         subscription = self.broker.consume(command, self.owner)
-        if self.blocked or self.full:
+        if self.blocked:
             subscription.blocked = True
         self._subscriptions[command.tag] = subscription
 
@@ -140,41 +140,19 @@ class Peer:
     def block(self) -> None:
         """No more deliveries, until the peer has read what it was sent."""
         self.blocked = True
-        self._hold_back()
+        for subscription in self._consuming():
+            subscription.blocked = True
 
     def unblock(self) -> None:
         self.blocked = False
-        self._go_on()
-
-    def hold(self) -> None:
-        """One more delivery is the peer's, until it settles it."""
-        self.held += 1
-        if self.held == self.limits.unacknowledged:
-            self.full = True
-            self._hold_back()
-
-    def settled(self, count: int) -> None:
-        """The peer has settled so many."""
-        self.held -= count
-        if self.full and self.held < self.limits.unacknowledged:
-            self.full = False
-            self._go_on()
+        for subscription in self._consuming():
+            subscription.unblock()
 
     def leave(self) -> None:
         """Take part in nothing any more: no deliveries, no claim, and no queues of its own. Idempotent."""
         for subscription in self._consuming():
             subscription.cancel()
         self.broker.disconnected(self.owner, self.client_id)
-
-    def _hold_back(self) -> None:
-        for subscription in self._consuming():
-            subscription.blocked = True
-
-    def _go_on(self) -> None:
-        for subscription in self._consuming():
-            if self.blocked or self.full:  # by what one of them was given
-                return
-            subscription.unblock()
 
     def _consuming(self) -> list[Subscription]:
         return list(self._subscriptions.values()) if self._subscriptions else []
@@ -323,12 +301,14 @@ def _delete_exchange(peer: Peer, command: DeleteExchange) -> Awaitable[None] | N
 
 def _bind(peer: Peer, command: Bind) -> Awaitable[None] | None:
     _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.bind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
 def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
     if not peer.owns(command.queue):
         _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
 
 

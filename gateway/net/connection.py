@@ -38,6 +38,9 @@ at the first byte that waits; but its acknowledgements are still taken, or both 
 STUCK: Final = 60.0
 """Seconds after which a peer that sends and never reads its answers is cut off."""
 
+SHORTEST_REST: Final = 0.001
+"""Seconds; a peer that published too much for less than that goes on, and owes it."""
+
 _UNSENT: Final = "the peer does not read"
 _CONGESTED: Final = "the session holds back too much"
 _SHUTDOWN: Final = "the gateway stops"
@@ -237,9 +240,7 @@ class Connection(asyncio.Protocol):
             delivery.source.settle(delivery, Outcome.RELEASED)
             self.abort()
             return
-        if held:
-            peer.hold()
-        else:
+        if not held:
             if self._unwritten is None:
                 self._unwritten = []
             self._unwritten.append(delivery)
@@ -321,7 +322,7 @@ class Connection(asyncio.Protocol):
         """Count what was published, and let the peer rest when that was too much."""
         now = self._loop.time()
         rest = max(pace.spend(size, now) for pace in self.seat.paces)
-        if rest > 0:
+        if rest > SHORTEST_REST:
             self._rested_at = now + rest
             self.pause(_TOO_FAST)
 

@@ -181,7 +181,6 @@ class Executor:
             if isinstance(command, Settle):
                 for delivery in command.deliveries:
                     delivery.source.settle(delivery, command.outcome)
-                self.peer.settled(len(command.deliveries))
             elif isinstance(command, Publish):
                 if not self._left or command.token is None:
                     self._host.publish(command)
@@ -267,8 +266,6 @@ class Executor:
             if isinstance(result, Got) and result.delivery is not None:
                 result.delivery.source.settle(result.delivery, Outcome.RELEASED)
             return
-        if isinstance(result, Got) and result.delivery is not None:
-            self.peer.hold()
         self.insert(self._answer(command.token, result))
         self._host.flush_soon()
 

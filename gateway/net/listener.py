@@ -27,7 +27,7 @@ from gateway.net.websocket import WebSocket, WebSocketOptions
 log = structlog.get_logger("mqlift.listener")
 
 TELL_INTERVAL: Final = 10.0
-"""Seconds between two lines about connections that were refused for one reason: a flood is counted, not written down."""
+"""Seconds between two lines about connections that were refused for one reason: a flood is counted, not told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

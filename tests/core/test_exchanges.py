@@ -25,7 +25,7 @@ def headers_exchange(arguments: Headers) -> Exchange:
         ({"x-match": "any", "a": 1, "b": "x"}, {"b": "x"}, True),
         ({"x-match": "any", "a": 1, "b": "x"}, {"a": 2, "b": "y"}, False),
         ({"a": 1}, {"a": True}, False),
-        ({"a": 1}, {"a": 1.0}, False),
+        ({"a": 1}, {"a": 1.0}, True),
         ({"a": 1}, {"a": "1"}, False),
         ({"a": None}, {"a": "anything"}, True),
         ({"a": None}, {}, False),

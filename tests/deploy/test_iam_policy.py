@@ -74,7 +74,6 @@ def test_without_rules_it_is_the_queues_that_clients_name(tmp_path: Path) -> Non
                     "sqs:DeleteMessage",
                     "sqs:GetQueueAttributes",
                     "sqs:GetQueueUrl",
-                    "sqs:PurgeQueue",
                     "sqs:ReceiveMessage",
                     "sqs:SendMessage",
                 ],

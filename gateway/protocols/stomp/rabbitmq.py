@@ -206,7 +206,7 @@ def _is_true(text: str | None) -> bool:
 
 
 def _reply_to(reply_to: str) -> str:
-    return reply_to if reply_to.startswith(tuple(_FORMS)) else f"/reply-queue/{reply_to}"
+    return reply_to if reply_to.startswith(_PREFIXES) else f"/reply-queue/{reply_to}"
 
 
 def _parse(destination: str, command: str) -> tuple[_Kind, Address]:
@@ -216,7 +216,7 @@ def _parse(destination: str, command: str) -> tuple[_Kind, Address]:
         return _parse_form(destination, prefix, command)
     if "/" in destination:
         raise BadDestination(
-            f"{shown(destination)} is not a valid destination.\nValid destination types are: {', '.join(_SHOWN)}.\n"
+            f"{shown(destination)} is not a valid destination.\nValid destination types are: {_OFFERED}.\n"
         )
     # A name alone is a queue's.
     return _Kind.QUEUE, Address(DEFAULT_EXCHANGE, _words(destination, [destination], "queue")[0])
@@ -245,7 +245,8 @@ _FORMS = {
     "/reply-queue": ("reply_queue", _Kind.EXISTING_QUEUE, DEFAULT_EXCHANGE),
 }
 """What the plugin calls each form in its errors, and what it is. That of an exchange names it."""
-_SHOWN = (*[form for form in _FORMS if form != "/reply-queue"], "/reply-queue/")
+_PREFIXES = tuple(_FORMS)
+_OFFERED = "/temp-queue, /exchange, /topic, /queue, /amq/queue, /reply-queue/"
 
 
 def _words(rest: str, words: Sequence[str], title: str) -> Sequence[str]:
