@@ -269,6 +269,10 @@ class Consuming:
         consumer = self._consumers.get(method.consumer_tag)
         if consumer is not None:
             yield Cancel(consumer.hub_tag, self._token)
+            if consumer is self._replies:  # who replies after cancel-ok is told that nobody is there
+                self._replies = None
+                self._publishing.reply_to = None
+                yield DeleteQueue(self._link.host.queue(consumer.queue), self._token)
             self._remove(consumer)
         if not method.no_wait:
             self._link.write(self._channel, BasicCancelOk(consumer_tag=method.consumer_tag))
