@@ -80,8 +80,10 @@ _REJECTED_AGAIN = Difference(
     reason=_AGAIN,
     instead={
         "2.1 basic.deliver consumer_tag='c' delivery_tag=3 redelivered=True exchange='' routing_key='q' body='one'": (
-            "2.1 basic.deliver consumer_tag='c' delivery_tag=3 redelivered=True exchange='' routing_key='q' body='one' "
-            "headers={x-delivery-count: 2}",
+            (
+                "2.1 basic.deliver consumer_tag='c' delivery_tag=3 redelivered=True exchange='' routing_key='q' body='one' "
+                "headers={x-delivery-count: 2}"
+            ),
         )
     },
     rewritten=(_SECOND_TIME,),
@@ -121,13 +123,17 @@ _OF_DURABLE_QUEUES: Mapping[str, Difference] = {
         instead={
             "1.1 basic.get-ok delivery_tag=4 redelivered=False exchange='' routing_key='q' message_count=1 "
             "body='priority 1' priority=1": (
-                "1.1 basic.get-ok delivery_tag=4 redelivered=False exchange='' routing_key='q' message_count=1 "
-                "body='priority None'",
+                (
+                    "1.1 basic.get-ok delivery_tag=4 redelivered=False exchange='' routing_key='q' message_count=1 "
+                    "body='priority None'"
+                ),
             ),
             "1.1 basic.get-ok delivery_tag=5 redelivered=False exchange='' routing_key='q' message_count=0 "
             "body='priority None'": (
-                "1.1 basic.get-ok delivery_tag=5 redelivered=False exchange='' routing_key='q' message_count=0 "
-                "body='priority 1' priority=1",
+                (
+                    "1.1 basic.get-ok delivery_tag=5 redelivered=False exchange='' routing_key='q' message_count=0 "
+                    "body='priority 1' priority=1"
+                ),
             ),
         },
         any_order=True,
