@@ -279,12 +279,19 @@ class BackendQueue:
             self._put_since = False
             self._depth = await self._backend.depth(self.target)
             self._depth_at = now
+            self._see_whether_full(self._depth.ready)
         return self._depth
+
+    def _see_whether_full(self, ready: int) -> None:
+        most = self.policy.max_length
+        if most is not None and self.policy.overflow is not Overflow.DROP_HEAD:
+            self.full = ready >= most
 
     async def remaining(self) -> int:
         """Messages that are ready after one was taken with `get`, approximately. Raises `BackendError`."""
         depth = self._depth
-        if depth is not None and asyncio.get_running_loop().time() - self._depth_at <= DEPTH_SECONDS:
+        recent = asyncio.get_running_loop().time() - self._depth_at <= DEPTH_SECONDS
+        if depth is not None and recent and not self._put_since:
             self._depth = replace(depth, ready=max(depth.ready - 1, 0))
             return self._depth.ready
         return (await self.depth()).ready
@@ -330,11 +337,11 @@ class BackendQueue:
             return
         over = (await self.depth()).ready - most
         if self.policy.overflow is not Overflow.DROP_HEAD:
-            self.full = over >= 0
             return
         receiver = self._receiving()
         for _ in range(min(over, TRIMMED)):
             delivery = await receiver.get()
+            self._depth = None
             if delivery is None:
                 break
             self._give_up(delivery, Reason.MAXLEN)

@@ -353,7 +353,9 @@ class _Ready:
         self._count += 1
 
     def put_first(self, delivery: Delivery) -> None:
-        self._line(delivery).released.appendleft(delivery)
+        """Undo a `pop`: what will be given back before the next one still is ahead of what nobody has had."""
+        line = self._line(delivery)
+        (line.released if delivery.redelivered else line.waiting).appendleft(delivery)
         self._count += 1
 
     def head(self) -> Delivery:

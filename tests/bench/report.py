@@ -63,6 +63,9 @@ THRESHOLDS = (
     Threshold("deliveries a second", lambda runs: median(runs, "consume", "rate"), 12_000, True),
     Threshold("deliveries a second, an ACK for 50", lambda runs: median(runs, "consume-50", "rate"), 15_000, True),
     Threshold("SENDs a second", lambda runs: median(runs, "send", "rate"), 20_000, True),
+    Threshold("AMQP publishes a second", lambda runs: median(runs, "amqp-publish", "rate"), 20_000, True),
+    Threshold("AMQP deliveries a second", lambda runs: median(runs, "amqp-consume", "rate"), 12_000, True),
+    Threshold("AMQP call and its reply, median, ms", lambda runs: median(runs, "amqp-call", "median"), 1),
     Threshold("SQS calls per delivery", lambda runs: median(runs, "consume", "calls"), 0.20, decimals=2),
     Threshold("added latency, median, ms", lambda runs: median(runs, "latency", "added_median"), 2),
     Threshold("added latency, 99th percentile, ms", lambda runs: median(runs, "latency", "added_p99"), 10),
@@ -77,6 +80,8 @@ RATIOS = (
     ("publish-50", "app-single"),
     ("publish-50", "app-batch"),
     ("consume", "app-receive"),
+    ("amqp-publish", "rabbitmq-publish"),
+    ("amqp-consume", "rabbitmq-consume"),
 )
 
 COLUMNS = (
@@ -212,7 +217,7 @@ def report(runs: Runs, effort: Effort, profiles: Mapping[str, str]) -> str:
         ("Promises", thresholds_table(runs)),
         ("Throughput", figures_table(runs, COLUMNS)),
         ("Ratios", ratios_table(runs)),
-        ("Latency (ms, from PUBLISH to PUBACK)", figures_table(runs, LATENCY_COLUMNS)),
+        ("Latency (ms, from PUBLISH to PUBACK, or from a call to its reply)", figures_table(runs, LATENCY_COLUMNS)),
         ("Codecs (the fastest of many rounds)", codecs_table(runs)),
         ("Topic trie", figures_table(runs, TRIE_COLUMNS)),
         ("Memory", figures_table(runs, IDLE_COLUMNS)),
