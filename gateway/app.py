@@ -42,6 +42,7 @@ from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
 from gateway.net.pace import PublishRate
 from gateway.net.quotas import QuotaLimits, Quotas
+from gateway.notify import READY, STOPPING, notify
 from gateway.status import StatusTopics
 
 log = structlog.get_logger("mqlift.app")
@@ -194,9 +195,11 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     log.info("started", version=metadata.version("mqlift"))
+    notify(READY, "serving")
     if ready is not None:
         ready(gateway)
     await stopping.wait()
+    notify(STOPPING, "draining")
     stop = asyncio.create_task(gateway.stop(settings.drain_timeout))
     with suppress(asyncio.CancelledError):
         await stop

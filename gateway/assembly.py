@@ -165,10 +165,15 @@ def assemble(settings: Settings) -> Assembly:
 def open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
     """The backend of an adapter. Nothing is called yet; the client stays the caller's to close."""
     module = importlib.import_module(f"adapters.{kind}.backend")
-    section = _section(kind, settings, [])
-    own = {} if section is None else {"settings": section}
+    own_section = section(kind, settings)
+    own = {} if own_section is None else {"settings": own_section}
     backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision, **own)
     return backend
+
+
+def section(kind: str, settings: Settings) -> BaseModel | None:
+    """An adapter's own section, which `assemble` has checked; None for an adapter that has none."""
+    return _section(kind, settings, [])
 
 
 def open_inlet(part: IngressPart, aws: AwsClient, queue: Target, settings: Settings) -> Inlet:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO, TypeVar
 
 import typer
 
-from gateway import accounts
+from gateway import accounts, iam_command
 from gateway.core.errors import ConfigError, MqliftError
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 accounts.add_commands(app, _one_line_errors)
+iam_command.add_commands(app, _one_line_errors)
 
 
 def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

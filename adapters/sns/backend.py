@@ -190,9 +190,6 @@ class SnsBackend:
     async def remove(self, target: Target) -> None:
         raise _keeps_nothing(f"sns topic {target.name}")
 
-    async def purge(self, target: Target) -> None:
-        raise _keeps_nothing(f"sns topic {target.name}")
-
     async def depth(self, target: Target) -> Depth:
         raise _keeps_nothing(f"sns topic {target.name}")
 

@@ -252,11 +252,6 @@ class SqsBackend:
             return  # there is none, as was wished
         queue.forget()
 
-    async def purge(self, target: Target) -> None:
-        queue = self._queues.find(target)
-        url = await self._queues.url(queue, target, create=False)
-        await self._call(queue, "PurgeQueue", orjson.dumps({"QueueUrl": url}))
-
     async def depth(self, target: Target) -> Depth:
         queue = self._queues.find(target)
         return depth(await self._attributes(queue, await self._queues.url(queue, target, create=False), COUNTS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -16,7 +16,7 @@ from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
-from gateway.core.deadletter import DeadLettering, Reason, circles, copies_of, dead_letter
+from gateway.core.burying import NOTHING_SKIPPED, Undertaker
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, MqliftError, Refused
 from gateway.core.exchanges import Destination as Bound
@@ -26,6 +26,7 @@ from gateway.core.health import Health
 from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
+from gateway.core.priority import Levels, PriorityBackend, with_levels
 from gateway.core.queues import Destination, Sink
 from gateway.core.queuetable import QueueTable
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
@@ -137,6 +138,7 @@ class Broker:
         self._senders: dict[tuple[str, str], Sender] = {}
         self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
+        self._levels = Levels()
         self._store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
@@ -150,7 +152,7 @@ class Broker:
             durable=self._durable,
             shared=self._shared,
             resources=self,
-            bury=self._bury,
+            bury=Undertaker(topology, self, metrics).bury,
             nobody=_NOBODY,
             metrics=metrics,
             limit=limits.durable_queues,
@@ -274,9 +276,10 @@ class Broker:
             except MqliftError as error:
                 publisher.answer(token, Result(Outcome.REJECTED, error))
                 return
-        self._put(message, plan, publisher, token)
+        self.put(message, plan, publisher, token)
 
-    def _put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
+    def put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
+        """Hand a message to all places of its plan; `publisher.answer(token, …)` follows once."""
         address = message.address
         if self._topology.delaying and address.exchange in self._topology.delaying:
             message = self._delayed(message)
@@ -356,6 +359,15 @@ class Broker:
         self._topology.unbind(destination, exchange, pattern, arguments)
         return self._durable.written()
 
+    def rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> Awaitable[None] | None:
+        """Let a queue have these bindings and no others. As `bind`; where one is impossible, nothing is undone."""
+        for exchange, pattern in bindings:
+            self._topology.bind(queue, exchange, pattern)
+        for binding in self._topology.bindings(queue):
+            if (binding.source, binding.pattern) not in bindings or binding.arguments:
+                self._topology.unbind(queue, binding.source, binding.pattern, binding.arguments)
+        return self._durable.written()
+
     def consume(self, command: Consume, consumer: Owner) -> Subscription:
         """Deliver a queue's messages to a consumer. Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
         return self._queues.consume(command, consumer, consumer)
@@ -363,6 +375,10 @@ class Broker:
     async def get(self, queue: str, owner: Owner) -> Got:
         """Take one message, if there is one. Raises `UnknownQueue`, `Locked`, `BackendError`."""
         return await self._queues.get(queue, owner)
+
+    def check_owner(self, queue: str, owner: Owner) -> None:
+        """Raises `Locked` for another connection's exclusive queue."""
+        self._queues.check_owner(queue, owner)
 
     def is_private(self, queue: str, owner: Owner) -> bool:
         """Whether only this connection consumes a queue: it declared it as its own, or it is a kept session's."""
@@ -441,6 +457,7 @@ class Broker:
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
         # What ended only when its dead letter was stored elsewhere.
         await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
+        await self._levels.drain()
         await self._queues.finish_deletions()
         await self._writer.drain()
 
@@ -452,13 +469,14 @@ class Broker:
         await self._sessions.aclose()
         await self._writer.drain()
         await self._store.aclose()
+        await self._levels.aclose()
         for backend in self._backends.values():
             await backend.aclose()
 
     def _plan(self, message: Message, also: Sequence[str]) -> tuple[Sink, ...]:
         """Where a message goes: each place once, bound queues first. Raises `UnknownExchange`, `Refused`, `Invalid`."""
         address = message.address
-        plan = self._sinks(message, also, frozenset())
+        plan = self.sinks(message, also, NOTHING_SKIPPED)
         if also or self._topology.routes_by_headers(address.exchange):
             return plan
         if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
@@ -468,8 +486,11 @@ class Broker:
         self._plans[address] = plan
         return plan
 
-    def _sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
-        """`skipped`: queues that are not to have it, though it is routed to them."""
+    def sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
+        """Where a message goes; `skipped` are queues that are not to have it, though it is routed to them.
+
+        Raises `UnknownExchange`, `Refused`, `Invalid`.
+        """
         sinks: dict[object, Sink] = {}
         for key in (message.address.routing_key, *also):
             address = Address(message.address.exchange, key)
@@ -505,43 +526,24 @@ class Broker:
             self._losses[place] = Losses(sender, self._metrics)
         return BestEffort(sender, target, self._losses[place])
 
-    def _bury(self, queue: DeadLettering, message: Message, reason: Reason, done: Callable[[Result], None]) -> None:
-        """Send what a queue gave up to its dead-letter exchange; without one it ends here, as in RabbitMQ."""
-        self._metrics.dead_letters.labels(reason.value).inc()
-        policy = queue.policy
-        exchange = policy.dead_letter_exchange
-        if exchange is None:
-            done(ACCEPTED)
-            return
-        letter = dead_letter(message, queue.name, reason, time.time(), exchange, policy.dead_letter_routing_key)
-        try:
-            plan = self._way_of_the_dead(letter, reason)
-        except UnknownExchange:
-            plan = ()
-        except MqliftError as error:
-            done(Result(Outcome.REJECTED, error))
-            return
-        if not plan:
-            self._metrics.dead_letters_dropped.inc()
-            done(ACCEPTED)
-            return
-        self._put(letter, plan, Burial(done), None)
-
-    def _way_of_the_dead(self, letter: Message, reason: Reason) -> Sequence[Sink]:
-        """Dead letters may go to internal exchanges, and do not go round in circles. Raises as `_plan`."""
-        also = copies_of(letter.headers)
-        skipped: AbstractSet[str] = frozenset()
-        if reason is not Reason.REJECTED:
-            exchange, key = letter.address
-            skipped = circles(
-                letter, (name for each in (key, *also) for name in self._topology.route(exchange, each, letter.headers))
-            )
-        return self._sinks(letter, also, skipped)
-
     # What queues need
 
-    def backend(self, target: Target) -> Backend:
-        return self._backends[target.kind]
+    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
+        """What a queue lives in: its backend, or for one with priorities several queues of that.
+
+        Raises `InvalidArgument`.
+        """
+        return self._levels.keep(target, self._made_for(target, policy))
+
+    def _made_for(self, target: Target, policy: QueuePolicy) -> Backend:
+        backend = self._backend_of(target)
+        if not policy.max_priority or isinstance(backend, PriorityBackend):
+            return backend
+        ruled = self._routes.home(target.queue) is not None
+        return with_levels(backend, target, policy.max_priority, by_name=ruled)
+
+    def _backend_of(self, target: Target) -> Backend:
+        return self._levels.find(target) or self._backends[target.kind]
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`."""
@@ -550,7 +552,7 @@ class Broker:
 
     def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
         """What polls a queue."""
-        backend = self._backends[target.kind]
+        backend = self._backend_of(target)
         return Receiver(
             backend,
             target,
@@ -568,7 +570,8 @@ class Broker:
         if sender is not None:
             await sender.drain()  # an entry that came later than the deletion would make the queue anew
             await sender.aclose()
-        await self._backends[target.kind].remove(target)
+        await self._backend_of(target).remove(target)
+        await self._levels.forget(target)
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)
@@ -596,7 +599,7 @@ class Broker:
                     f"{target.kind} '{target.name}': {limit} destinations are in use, the limit of this gateway"
                 )
             sender = self._senders[key] = Sender(
-                self._backends[target.kind],
+                self._backend_of(target),
                 target,
                 policy=self._sending,
                 inflight=self._inflight,
@@ -605,37 +608,20 @@ class Broker:
             )
         return sender
 
-    async def ensure(self, target: Target, spec: QueueSpec) -> None:
-        """Find or create a resource, trying again while that may help."""
+    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
+        """Find or create a queue, trying again while that may help."""
+        backend = self._made_for(target, policy)
         deadline = self._loop.time() + self._sending.timeout
         attempt = 0
         while True:
             try:
-                return await self._backends[target.kind].ensure(target, spec)
+                return await backend.ensure(target, spec)
             except BackendError as error:
                 attempt += 1
                 delay = self._sending.backoff(attempt)
                 if not error.retriable or self._loop.time() + delay >= deadline:
                     raise
             await asyncio.sleep(delay)
-
-
-class Burial:
-    """Publishes a dead letter, and tells what became of it; it cannot be made to wait."""
-
-    __slots__ = ("_done",)
-
-    def __init__(self, done: Callable[[Result], None]) -> None:
-        self._done = done
-
-    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - there is one
-        self._done(result)
-
-    def pause(self, reason: object) -> None:
-        """Dead letters are no more than consumers hold."""
-
-    def resume(self, reason: object) -> None:
-        """Nothing was paused."""
 
 
 class _Nobody:

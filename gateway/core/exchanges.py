@@ -212,8 +212,8 @@ class _HeadersMatch:
 
 
 def _equal(wanted: HeaderValue, given: HeaderValue) -> bool:
-    """A binding without a value asks for the header's presence; types count, as for RabbitMQ: 1 is not true."""
-    return wanted is None or (type(wanted) is type(given) and wanted == given)
+    """A binding without a value asks for the header's presence; as for RabbitMQ, 1 equals 1.0 and not true."""
+    return wanted is None or (isinstance(wanted, bool) is isinstance(given, bool) and wanted == given)
 
 
 class _Headers:

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -17,7 +18,7 @@ from gateway.core.deadletter import Bury, Reason
 from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
-from gateway.core.receiver import Keeper, Receiver
+from gateway.core.receiver import GET_WAIT, Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription
@@ -35,6 +36,15 @@ EARLY: Final = 0.5
 
 LET_GO: Final = 60.0
 """Seconds before the longest hold of the service at which a message is given back."""
+
+PURGING_POLLS: Final = 8
+"""Requests of a purge under way at once: some thousand messages a second."""
+
+PURGING_VISIBILITY: Final = 30.0
+"""Seconds that a message stays hidden which a purge has received and could not delete."""
+
+CLOCKS_APART: Final = 1.0
+"""Seconds by which the service's clock may be ahead of ours, before a purge spares what was sent before it."""
 
 TRIMMED: Final = 1_000
 """Messages that one look at a queue over its length takes out, at most."""
@@ -104,6 +114,8 @@ class BackendQueue:
         """Whether messages that expire may be in it."""
         self._depth: Depth | None = None
         self._depth_at = float("-inf")
+        self._put_since = False
+        """Messages were put into it since it was last counted."""
 
     # Publishing
 
@@ -122,6 +134,7 @@ class BackendQueue:
         if message.properties.expiration is not None and not self._expiring:
             self._expiring = True
             self.watch_expiry()
+        self._put_since = True
         self._sender.put(self.target, message, publisher, waiter, token)
 
     # Consuming
@@ -260,18 +273,54 @@ class BackendQueue:
     # Counts
 
     async def depth(self, *, fresh: bool = False) -> Depth:
-        """Approximate counts, not older than a second. Raises `BackendError`."""
+        """Approximate counts, not older than a second or the last publish. Raises `BackendError`."""
         now = asyncio.get_running_loop().time()
-        if self._depth is None or fresh or now - self._depth_at > DEPTH_SECONDS:
+        if self._depth is None or fresh or self._put_since or now - self._depth_at > DEPTH_SECONDS:
+            self._put_since = False
             self._depth = await self._backend.depth(self.target)
             self._depth_at = now
         return self._depth
 
+    async def remaining(self) -> int:
+        """Messages that are ready after one was taken with `get`, approximately. Raises `BackendError`."""
+        depth = self._depth
+        if depth is not None and asyncio.get_running_loop().time() - self._depth_at <= DEPTH_SECONDS:
+            self._depth = replace(depth, ready=max(depth.ready - 1, 0))
+            return self._depth.ready
+        return (await self.depth()).ready
+
     async def purge(self) -> int:
-        """Drop its messages; how many there were, approximately. Raises `BackendError`."""
-        count = (await self.depth()).ready
-        await self._backend.purge(self.target)
+        """Drop the messages that nobody holds; how many there were. Raises `BackendError`.
+
+        They are received and deleted: SQS's own PurgeQueue also drops what is sent within the next minute.
+        """
+        count = 0
+        while self._waiting is not None and (delivery := self._waiting.take()) is not None:
+            delivery.source.settle(delivery, Outcome.ACCEPTED)
+            count += 1
+        began = self._wall()
+        purges = [self._purge(began) for _ in range(PURGING_POLLS)]
+        results = await asyncio.gather(*purges, return_exceptions=True)
         self._depth = None
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            count += result
+        return count
+
+    async def _purge(self, began: float) -> int:
+        """Delete until nothing comes, or only what was sent later."""
+        most = self._backend.limits.receive_entries
+        count = 0
+        while received := await self._backend.receive(self.target, most, GET_WAIT, PURGING_VISIBILITY):
+            old = [each.receipt for each in received if each.stored_at <= began + CLOCKS_APART]
+            young = [each.receipt for each in received if each.stored_at > began + CLOCKS_APART]
+            if old:
+                results = await self._backend.settle(self.target, old, Outcome.ACCEPTED)
+                count += sum(result.outcome is Outcome.ACCEPTED for result in results)
+            if young:
+                await self._backend.settle(self.target, young, Outcome.RELEASED)
+                break
         return count
 
     async def check_length(self) -> None:

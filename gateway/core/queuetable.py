@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
 
-from gateway.core.arguments import QueuePolicy, check_equivalent, read_policy
+from gateway.core.arguments import NO_POLICY, QueuePolicy, check_equivalent, read_policy
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.deadletter import Bury
 from gateway.core.durable import DurableTopology
@@ -25,13 +25,16 @@ from gateway.core.virtual import VirtualQueue
 
 log = structlog.get_logger("mqlift.queues")
 
+T = TypeVar("T")
+
 Queue: TypeAlias = BackendQueue | VirtualQueue
 
 
 class Resources(Protocol):
     """What queues need of the broker."""
 
-    def backend(self, target: Target) -> Backend: ...
+    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
+        """What a queue lives in. Raises `InvalidArgument` for what it cannot have there."""
 
     def sender(self, target: Target) -> Sender:
         """Raises `Refused` at a limit."""
@@ -41,7 +44,7 @@ class Resources(Protocol):
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`."""
 
-    async def ensure(self, target: Target, spec: QueueSpec) -> None:
+    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
         """Find or create it, trying again while that may help. Raises `BackendError`."""
 
     async def remove(self, target: Target) -> None:
@@ -106,7 +109,7 @@ class QueueTable:
         self._owners: dict[str, object] = {}
         self._owned: dict[object, set[str]] = {}
         self._alone: dict[str, _Alone] = {}
-        self._deletions: set[asyncio.Task[None]] = set()
+        self._deletions: set[asyncio.Task[Any]] = set()
         metrics.virtual_ready.set_function(lambda: sum(queue.ready for queue in self._virtual.values()))
 
     # Looking
@@ -137,9 +140,13 @@ class QueueTable:
         queue = self._durable.get(name) or self._virtual.get(name)
         if queue is None:
             raise UnknownQueue(name)
+        self.check_owner(name, owner)
+        return queue
+
+    def check_owner(self, name: str, owner: object) -> None:
+        """Raises `Locked` for somebody else's queue."""
         if self._owners.get(name, owner) is not owner:
             raise Locked(name)
-        return queue
 
     # Declaring
 
@@ -177,7 +184,11 @@ class QueueTable:
                 check_equivalent(name, queue.spec, spec)
             return queue
         if presence is Presence.EQUIVALENT:
-            if not queue.declared and self._resources.home(name, spec) == queue.target:
+            if (
+                not queue.declared
+                and not spec.arguments.get("x-max-priority")
+                and self._resources.home(name, spec) == queue.target
+            ):
                 check_equivalent(name, QueueSpec(arguments=spec.arguments), spec)
                 return None
             check_equivalent(name, queue.spec, spec)
@@ -203,9 +214,9 @@ class QueueTable:
             self._check_room(name)
         elif known.declared:
             spec = known.spec
-        read_policy(spec)  # before anything is created
+        policy = read_policy(spec)  # before anything is created
         target = known.target if known is not None else self._resources.home(name, spec)
-        await self._resources.ensure(target, spec)
+        await self._resources.ensure(target, spec, policy)
         queue = self.known(name, spec)
         if not queue.declared:
             queue.redefine(spec)
@@ -227,7 +238,7 @@ class QueueTable:
         """A queue that nobody has declared here may be there all the same: made by another gateway, or in AWS."""
         target = self._resources.home(name, QueueSpec())
         try:
-            await self._resources.backend(target).probe(target)
+            await self._resources.backend(target, NO_POLICY).probe(target)
         except NotFound:
             raise UnknownQueue(name) from None
         queue = self.known(name, QueueSpec())
@@ -253,7 +264,7 @@ class QueueTable:
         queue = BackendQueue(
             target,
             spec,
-            self._resources.backend(target),
+            self._resources.backend(target, read_policy(spec)),
             open_sender=self._resources.sender,
             open_receiver=self._resources.receiver,
             bury=self._bury,
@@ -285,7 +296,19 @@ class QueueTable:
     # Deleting
 
     async def delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
-        """`Counted` also when there was none. Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`."""
+        """`Counted` also when there was none. Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`, `StoreError`.
+
+        Whoever asks for it may vanish: it is done all the same, and nobody declares the queue anew before it is.
+        """
+        return await self._in_any_case(self._delete(name, owner, if_unused=if_unused, if_empty=if_empty))
+
+    async def _in_any_case(self, deletion: Coroutine[Any, Any, T]) -> T:
+        task = self._loop.create_task(deletion)
+        self._deletions.add(task)
+        task.add_done_callback(self._deletions.discard)
+        return await asyncio.shield(task)
+
+    async def _delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
         async with self._one_at_a_time(name):
             try:
                 queue = self._find(name, owner)
@@ -301,15 +324,8 @@ class QueueTable:
             if isinstance(queue, VirtualQueue):
                 self._drop(name)
             else:
-                # Whoever asked for it may vanish: what has been begun is done all the same.
-                await asyncio.shield(self._start_deletion(queue))
+                await self._delete_durable(queue)
         return Counted(count)
-
-    def _start_deletion(self, queue: BackendQueue) -> asyncio.Task[None]:
-        deletion = self._loop.create_task(self._delete_durable(queue))
-        self._deletions.add(deletion)
-        deletion.add_done_callback(self._deletions.discard)
-        return deletion
 
     async def finish_deletions(self) -> None:
         """Wait until what is being deleted is gone."""
@@ -410,7 +426,7 @@ class QueueTable:
 
     async def _remaining(self, queue: BackendQueue, delivery: Delivery) -> int:
         try:
-            return (await queue.depth()).ready
+            return await queue.remaining()
         except BackendError as error:
             log.debug("depth_unknown", queue=queue.name, problem=str(error), attempt=delivery.attempt)
             return 0  # the message is what was asked for
@@ -434,13 +450,13 @@ class QueueTable:
             if isinstance(queue, VirtualQueue):
                 self._drop(queue.name)
             else:
-                await self._expire(queue)
+                await self._in_any_case(self._expire(queue))
 
     async def _expire(self, queue: BackendQueue) -> None:
         async with self._one_at_a_time(queue.name):
             try:
                 if not queue.consumers:
-                    await asyncio.shield(self._start_deletion(queue))
+                    await self._delete_durable(queue)
             except MqliftError as error:
                 log.warning("queue_not_deleted", queue=queue.name, problem=str(error))  # and is tried again
 

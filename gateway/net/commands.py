@@ -46,6 +46,7 @@ from gateway.core.session import (
     Prefetch,
     Presence,
     PurgeQueue,
+    Rebind,
     Retain,
     SendRetained,
     Unbind,
@@ -300,13 +301,22 @@ def _delete_exchange(peer: Peer, command: DeleteExchange) -> Awaitable[None] | N
 
 def _bind(peer: Peer, command: Bind) -> Awaitable[None] | None:
     _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.bind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
 def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
     if not peer.owns(command.queue):
         _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
+
+
+def _rebind(peer: Peer, command: Rebind) -> Awaitable[None] | None:
+    if peer.guard is not None:
+        for exchange, pattern in command.bindings:
+            peer.guard.check_subscribing(exchange, pattern)
+    return peer.broker.rebind(command.queue, command.bindings)
 
 
 def _bind_exchange(peer: Peer, command: BindExchange) -> Awaitable[None] | None:
@@ -392,6 +402,7 @@ IMMEDIATE: Final[Mapping[type[object], Do]] = {
     UnbindExchange: _unbind_exchange,
     Bind: _bind,
     Unbind: _unbind,
+    Rebind: _rebind,
     Consume: _consume,
     Cancel: _cancel,
 }

@@ -115,8 +115,13 @@ class Stage:
     def probe(self, connections: int) -> Latency:
         return cast("Latency", self._load("probe", self.endpoint.port, self.endpoint.pid, connections))
 
-    def consume(self, gateway: Gateway, connections: int) -> Consumed:
-        return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections))
+    def send(self, gateway: Gateway, connections: int) -> Published:
+        return cast("Published", self._load("send", gateway.port("stomp"), gateway.pid, connections))
+
+    def consume(self, gateway: Gateway, connections: int, *, together: int = 1) -> Consumed:
+        """`together`: how many messages each ACK is for; consumers hold several times that."""
+        more = [f"--together={together}", f"--prefetch={max(100, 4 * together)}"]
+        return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections, *more))
 
     def idle(self, gateway: Gateway, *, subscribe: bool = False) -> Idle:
         more = ["--subscribe"] if subscribe else []

@@ -52,6 +52,8 @@ def test_every_promise_can_be_measured() -> None:
         "app-single",
         "app-batch",
         "consume",
+        "consume-50",
+        "send",
         "latency",
         "idle",
         "idle-subscribed",

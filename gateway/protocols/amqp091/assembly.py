@@ -12,7 +12,7 @@ from gateway.protocols.amqp091.refusals import connection_error
 class Assembly:
     """What has come of a message, from its method on."""
 
-    __slots__ = ("_missing", "_pieces", "content", "method", "size")
+    __slots__ = ("_body", "_missing", "content", "method", "size")
 
     def __init__(self, method: BasicPublish) -> None:
         self.method = method
@@ -21,7 +21,7 @@ class Assembly:
         self.size = 0
         """Bytes that the header has announced."""
         self._missing = 0
-        self._pieces: list[bytes] = []
+        self._body = bytearray()  # not a list of pieces: those may be tiny, or empty, and many
 
     def begin(self, header: HeaderFrame) -> None:
         """The header has come."""
@@ -33,14 +33,14 @@ class Assembly:
         self._missing -= len(frame.payload)
         if self._missing < 0:
             raise self.unexpected()
-        self._pieces.append(frame.payload)
+        self._body += frame.payload
 
     @property
     def complete(self) -> bool:
         return self.content is not None and not self._missing
 
     def body(self) -> bytes:
-        return b"".join(self._pieces)
+        return bytes(self._body)
 
     def unexpected(self) -> ConnectionException:
         """What came is not what has to come next (spec §4.2.6: content is not mixed with other frames)."""

@@ -11,8 +11,10 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from gateway.core.outcome import Outcome, Result
 from gateway.core.session import Aside, Delivery, Get, Got
+from gateway.protocols.amqp091.arguments import method_payload
 from gateway.protocols.amqp091.assembly import Assembly
 from gateway.protocols.amqp091.consuming import Consuming
+from gateway.protocols.amqp091.content import write_content
 from gateway.protocols.amqp091.errors import AmqpError, ChannelException, ConnectionException, ReplyCode
 from gateway.protocols.amqp091.frames import BodyFrame, HeaderFrame, MethodFrame, Publication
 from gateway.protocols.amqp091.link import Link
@@ -52,7 +54,7 @@ from gateway.protocols.amqp091.refusals import channel_error, connection_error
 from gateway.protocols.amqp091.topology import Topology
 
 HELD_FRAME_BYTES: Final = 512
-"""What a frame that waits costs, besides the bytes of a body: more than any method without long names."""
+"""What a frame that waits costs, besides its bytes on the wire."""
 
 ChannelFrame: TypeAlias = Publication | MethodFrame | HeaderFrame | BodyFrame
 
@@ -95,7 +97,8 @@ class Channel:
         self.closing = False
         """`channel.close` was sent: nothing counts but its answer (spec §1.5.2.5)."""
         self._procedure: Procedure | None = None
-        self._held: deque[ChannelFrame] = deque()
+        self._held: deque[tuple[ChannelFrame, int]] = deque()
+        """Frames that wait, and what each costs."""
         self._assembly: Assembly | None = None
 
     # Frames
@@ -117,8 +120,9 @@ class Channel:
             self._handle(frame)
 
     def _hold(self, frame: ChannelFrame) -> None:
-        self._held.append(frame)
-        self._link.held += _weight(frame)
+        weight = _weight(frame)
+        self._held.append((frame, weight))
+        self._link.held += weight
 
     def _handle(self, frame: ChannelFrame) -> None:
         if self.closing:
@@ -236,9 +240,9 @@ class Channel:
             self._advance(procedure, result)
         except ChannelException as error:
             self.fail(error)
-        while self._held and (self._procedure is None or self.closing):
-            frame = self._held.popleft()
-            self._link.held -= _weight(frame)
+        while self._held and self._procedure is None:
+            frame, weight = self._held.popleft()
+            self._link.held -= weight
             self._handle(frame)
 
     def _abandon(self, procedure: Procedure, result: Result) -> None:
@@ -250,6 +254,8 @@ class Channel:
 
     def published(self, token: int, result: Result) -> None:
         """The hub's result of a publish. Raises `ConnectionException`."""
+        if self.closing:
+            return
         try:
             result_of_all = self.publishing.answered(token, result)
         except ChannelException as error:
@@ -264,7 +270,7 @@ class Channel:
         """Close the channel, and say why."""
         if self.closing:
             return
-        self._end()
+        held = self._end()
         self._link.write(
             self.number,
             ChannelClose(
@@ -274,16 +280,19 @@ class Channel:
                 method_id=error.method_id,
             ),
         )
-        held, self._held = self._held, deque()
-        for frame in held:
-            self._link.held -= _weight(frame)
-            self._handle_closing(frame)
+        if any(isinstance(frame, MethodFrame) and isinstance(frame.method, ChannelClose) for frame in held):
+            self._link.write(self.number, ChannelCloseOk())  # both sides have closed it
 
-    def _end(self) -> None:
+    def _end(self) -> list[ChannelFrame]:
+        """Stop everything. Returns the frames that nobody looks at any more."""
         self.closing = True
+        held = [frame for frame, _ in self._held]
+        self._link.held -= sum(weight for _, weight in self._held)
+        self._held.clear()
         self._drop_content()
         self.publishing.end()
         self.consuming.end()
+        return held
 
     def _close(self, _: ChannelClose) -> None:
         self._end()
@@ -304,11 +313,16 @@ class Channel:
 
 
 def _weight(frame: ChannelFrame) -> int:
-    if isinstance(frame, Publication):
-        return HELD_FRAME_BYTES + len(frame.body)
-    if isinstance(frame, BodyFrame):
-        return HELD_FRAME_BYTES + len(frame.payload)
-    return HELD_FRAME_BYTES
+    """What a frame costs that waits."""
+    match frame:
+        case Publication(content=content, body=body):
+            return HELD_FRAME_BYTES + len(body) + len(write_content(content.properties, content.headers))
+        case HeaderFrame(content=content):
+            return HELD_FRAME_BYTES + len(write_content(content.properties, content.headers))
+        case BodyFrame(payload=payload):
+            return HELD_FRAME_BYTES + len(payload)
+        case MethodFrame(method=method):
+            return HELD_FRAME_BYTES + len(method_payload(method))
 
 
 _Handler: TypeAlias = Callable[[Channel, Any], Procedure | None]

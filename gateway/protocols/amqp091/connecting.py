@@ -163,7 +163,13 @@ class Handshake:
             login = MECHANISMS[self._mechanism](response)
         except ConnectionException as error:
             raise SilentEnd(str(error)) from None
-        return Credentials(protocol=PROTOCOL, client_id=client_id, username=login.user or None, password=login.password)
+        return Credentials(
+            protocol=PROTOCOL,
+            client_id=client_id,
+            username=login.user or None,
+            password=login.password,
+            mechanism=self._mechanism,
+        )
 
     def _login_refusal(self, answer: Result) -> ConnectionException:
         if isinstance(answer.error, NotAuthorized) and self.understands("authentication_failure_close"):
@@ -195,6 +201,10 @@ class Handshake:
         prefix = self._link.settings.vhosts.get(name)
         if prefix is None:
             raise _not_opened(ReplyCode.NOT_ALLOWED, f"vhost {name} not found")
+        allowed = self._link.settings.vhost_users.get(name)
+        if allowed is not None and self._link.origin.user not in allowed:
+            problem = f"access to vhost '{name}' refused for user '{self._link.user}'"
+            raise _not_opened(ReplyCode.NOT_ALLOWED, problem)
         host = self._link.host = VirtualHost(name, prefix)
         if prefix:  # the hub has those without a prefix from the start
             for exchange, spec in _PREDECLARED.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Final
 
 from gateway.core.backend import QueueSpec
@@ -71,11 +72,11 @@ class Consumer:
     __slots__ = (
         "_begun",
         "_channel",
+        "_ended",
         "_link",
         "_no_wait",
         "_tag_field",
         "_unacknowledged",
-        "ended",
         "hub_tag",
         "no_ack",
         "queue",
@@ -83,12 +84,19 @@ class Consumer:
     )
 
     def __init__(
-        self, link: Link, channel: int, unacknowledged: Unacknowledged, method: BasicConsume, tag: str, queue: str
+        self,
+        link: Link,
+        channel: int,
+        unacknowledged: Unacknowledged,
+        method: BasicConsume,
+        tag: str,
+        queue: str,
+        ended: Callable[[Consumer], None],
     ) -> None:
+        """`ended`: called when its queue is gone, and it with it."""
         self.tag = tag
         self.queue = queue
         self.no_ack = method.no_ack
-        self.ended = False
         self.hub_tag = f"{channel}.{next(_numbers)}"
         self._link = link
         self._channel = channel
@@ -96,6 +104,7 @@ class Consumer:
         self._tag_field = write_short_string(tag)
         self._no_wait = method.no_wait
         self._begun = False
+        self._ended = ended
 
     def begin(self) -> None:
         """Say that it consumes: before its first delivery, which may come before the hub's answer."""
@@ -135,7 +144,7 @@ class Consumer:
 
     def cancelled(self) -> None:
         """The queue is gone (https://www.rabbitmq.com/docs/consumer-cancel)."""
-        self.ended = True
+        self._ended(self)
         if self._link.tells_cancel:
             self._link.write(self._channel, BasicCancel(consumer_tag=self.tag, no_wait=True))
 
@@ -185,7 +194,6 @@ class Consuming:
 
     def consume(self, method: BasicConsume) -> Procedure:
         tag = method.consumer_tag or new_consumer_tag()
-        self._forget_ended()
         if tag in self._consumers:
             raise connection_error(ReplyCode.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'", BasicConsume)
         self._check_room(BasicConsume)
@@ -241,7 +249,12 @@ class Consuming:
         if self._publishing.reply_to is not None:
             raise channel_error(ReplyCode.PRECONDITION_FAILED, "reply consumer already set", BasicConsume)
         name = new_reply_name()
-        declared = yield DeclareQueue(self._link.host.queue(name), _REPLIES, self._token)
+        queue = self._link.host.queue(name)
+        try:
+            declared = yield DeclareQueue(queue, _REPLIES, self._token)
+        except GeneratorExit:  # the channel has ended meanwhile, and nobody will remove it
+            self._link.ask(DeleteQueue(queue, UNWAITED))
+            raise
         if declared.outcome is not _ACCEPTED:
             raise self._refusal(declared, BasicConsume, REPLY_TO)
         self._publishing.reply_to = name
@@ -261,7 +274,7 @@ class Consuming:
             self._link.write(self._channel, BasicCancelOk(consumer_tag=method.consumer_tag))
 
     def _add(self, method: BasicConsume, tag: str, queue: str) -> Consumer:
-        consumer = Consumer(self._link, self._channel, self._unacknowledged, method, tag, queue)
+        consumer = Consumer(self._link, self._channel, self._unacknowledged, method, tag, queue, self._remove)
         self._consumers[tag] = self._link.consumers[consumer.hub_tag] = consumer
         return consumer
 
@@ -272,10 +285,6 @@ class Consuming:
             self._replies = None
             self._publishing.reply_to = None
             self._link.ask(DeleteQueue(self._link.host.queue(consumer.queue), UNWAITED))
-
-    def _forget_ended(self) -> None:
-        for consumer in [each for each in self._consumers.values() if each.ended]:
-            self._remove(consumer)
 
     def _check_room(self, method: type[Method]) -> None:
         settings = self._link.settings
@@ -365,8 +374,7 @@ class Consuming:
     def end(self) -> None:
         """The channel ends: its consumers stop, and what they hold goes back."""
         for consumer in list(self._consumers.values()):
-            if not consumer.ended:
-                self._link.ask(Cancel(consumer.hub_tag, UNWAITED))
+            self._link.ask(Cancel(consumer.hub_tag, UNWAITED))
             self._remove(consumer)
         transaction = self._publishing.transaction
         if transaction is not None:

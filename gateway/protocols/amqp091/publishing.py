@@ -61,7 +61,6 @@ class Publishing:
 
     __slots__ = (
         "_address",
-        "_also",
         "_base",
         "_committing",
         "_confirms",
@@ -97,7 +96,6 @@ class Publishing:
         self._properties = NO_PROPERTIES
         self._headers = NO_HEADERS
         self._copies: tuple[str, ...] = ()
-        self._also: tuple[str, ...] = ()
         self._mandatory: dict[int, tuple[BasicPublish, Message]] = {}
         self._confirms: Confirms | None = None
         self._gathering = False
@@ -277,6 +275,7 @@ class Publishing:
         """Returns the acknowledgements that do not count."""
         transaction = self._transaction(TxRollback)
         transaction.forget_publishes()
+        self._known.clear()
         self._link.write(self.channel, TxRollbackOk())
         return transaction.take_settlements()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.protocols.amqp091.frames import MIN_FRAME_MAX
 
@@ -26,8 +26,11 @@ class Settings(BaseModel):
     vhosts: dict[str, str] = Field(default={"/": ""}, min_length=1)
     """Virtual hosts that clients may open, and what the names of their queues and exchanges begin with in the gateway.
     What other protocols see has no prefix."""
-    mechanisms: tuple[Mechanism, ...] = Field(default=("PLAIN", "AMQPLAIN", "EXTERNAL"), min_length=1)
-    """Ways to log in that are offered."""
+    vhost_users: dict[str, frozenset[str]] = Field(default_factory=dict)
+    """Who may open a virtual host; one that is not named here is open to everybody who may connect."""
+    mechanisms: tuple[Mechanism, ...] = Field(default=("PLAIN", "AMQPLAIN"), min_length=1)
+    """Ways to log in that are offered. EXTERNAL (a client's certificate) has to be asked for, as in RabbitMQ: some
+    clients use it wherever it is offered, whether they have a certificate or not."""
     cluster_name: str = Field(default="mqlift", max_length=255)
     """What clients show as the name of the server."""
 
@@ -59,4 +62,11 @@ class Settings(BaseModel):
     max_transaction_messages: int = Field(default=10_000, ge=1)
     """Publishes that a channel keeps until `tx.commit`."""
     max_transaction_bytes: int = Field(default=64 * MIB, ge=1)
-    """Of their bodies."""
+    """Of their bodies, properties and headers."""
+
+    @model_validator(mode="after")
+    def _check_vhost_users(self) -> Self:
+        unknown = sorted(self.vhost_users.keys() - self.vhosts.keys())
+        if unknown:
+            raise ValueError(f"vhost_users: {', '.join(map(repr, unknown))} is not in vhosts; add it there")
+        return self

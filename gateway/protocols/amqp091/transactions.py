@@ -9,6 +9,7 @@ from __future__ import annotations
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result, worse
 from gateway.core.session import Delivery
+from gateway.protocols.amqp091.content import write_content
 from gateway.protocols.amqp091.errors import ReplyCode
 from gateway.protocols.amqp091.methods import BasicPublish
 from gateway.protocols.amqp091.refusals import channel_error
@@ -51,7 +52,8 @@ class Transaction:
 
     def add(self, pending: Pending) -> None:
         """Keep a publish. Raises `ChannelException` over a limit."""
-        self._bytes += len(pending.message.body)
+        message = pending.message
+        self._bytes += len(message.body) + len(write_content(message.properties, message.headers))
         settings = self._settings
         if len(self.publishes) >= settings.max_transaction_messages or self._bytes > settings.max_transaction_bytes:
             problem = (

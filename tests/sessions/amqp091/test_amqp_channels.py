@@ -10,7 +10,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic, Channel, Confirm, Connection, Queue
 from pamqp.header import ContentHeader
 
-from gateway.core.outcome import Outcome
+from gateway.core.outcome import UNROUTED, Outcome
 from gateway.core.session import Cancel, DeclareQueue, Get, Got, Publish
 from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.fuzz.footprint import footprint
@@ -76,6 +76,17 @@ class TestErrors:
         peer.closed_channel(404, NOT_FOUND, Queue.Declare)
         assert not peer.publishes
         assert len(peer.take(DeclareQueue)) == 1
+
+    def test_nothing_is_confirmed_on_a_channel_that_was_closed(self) -> None:
+        peer = connected(1)
+        peer.send(1, Confirm.Select())
+        peer.received()
+        peer.feed(published(1, exchange="x") + published(1, mandatory=True))
+        first, second = peer.publishes
+        peer.answer(first, NO_EXCHANGE)
+        assert [type(each) for each in peer.methods()] == [Channel.Close]
+        peer.answer(second, UNROUTED)
+        assert not peer.received()
 
     def test_both_sides_close_at_once(self) -> None:
         peer = connected(1)
@@ -152,6 +163,13 @@ class TestOrder:
         peer.release()
         assert not peer.session.congested
         assert len(peer.publishes) == 2
+
+    def test_headers_that_wait_count_too(self) -> None:
+        peer = connected(1, max_held_bytes=10_000)
+        peer.hold = (DeclareQueue,)
+        peer.send(1, Queue.Declare(queue="q"))
+        peer.publish(1, body=b"", headers={"x": "y" * 10_000})
+        assert peer.session.congested
 
     def test_frames_of_a_failed_channel_are_not_held_any_more(self) -> None:
         peer = connected(1, max_held_bytes=0)
@@ -275,6 +293,15 @@ class TestSizes:
         peer = connected(1, max_message_size=10)
         peer.publish(1, body=b"x" * 10, pieces=2)
         assert len(peer.publishes) == 1
+
+    def test_pieces_that_hold_nothing_keep_nothing(self) -> None:
+        peer = connected(1)
+        begun = [Basic.Publish(routing_key="q"), ContentHeader(body_size=6)]
+        peer.feed(b"".join(pamqp_frame.marshal(each, 1) for each in begun))
+        before = footprint(peer.session)
+        peer.feed(pamqp_frame.marshal(ContentBody(b""), 1) * 1000)
+        assert footprint(peer.session) - before < 2000
+        assert not peer.publishes
 
     def test_all_that_is_unfinished_together(self) -> None:
         peer = connected(1, 2, 3, max_unfinished_bytes=10)

@@ -24,7 +24,7 @@ from gateway.core.session import (
     Publish,
     Settle,
 )
-from gateway.core.topology import UnknownQueue
+from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.sessions.amqp091.peer import CAPABILITIES, Peer, connected, delivery, refused
 
 ACCEPTED, RELEASED, REJECTED = Outcome.ACCEPTED, Outcome.RELEASED, Outcome.REJECTED
@@ -247,7 +247,7 @@ class TestGet:
 
 
 def _recover_async() -> Basic.RecoverAsync:
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         return Basic.RecoverAsync(requeue=True)
 
 
@@ -371,6 +371,17 @@ class TestDirectReplyTo:
         peer, _, queue = self.consuming()
         peer.send(1, Channel.Close(200, "bye", 0, 0))
         assert [each.queue for each in peer.take(DeleteQueue)] == [queue]
+
+    def test_nor_is_a_queue_left_when_the_channel_ends_before_it_was_there(self) -> None:
+        peer = connected(1)
+        peer.hold = (DeclareQueue,)
+        peer.publish(exchange="x")
+        peer.send(1, Basic.Consume(queue="amq.rabbitmq.reply-to", no_ack=True))
+        peer.settle_publishes(refused(UnknownExchange("x")))
+        (declare,) = peer.held
+        peer.release()
+        assert isinstance(declare, DeclareQueue)
+        assert [each.queue for each in peer.take(DeleteQueue)] == [declare.queue]
 
     def test_a_reply_that_comes_too_late(self) -> None:
         peer, _, queue = self.consuming()

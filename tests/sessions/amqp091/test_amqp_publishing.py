@@ -325,7 +325,7 @@ class TestTransactions:
         peer.answer(own)
         peer.only(Tx.CommitOk)
 
-    @pytest.mark.parametrize("limits", [{"max_transaction_messages": 2}, {"max_transaction_bytes": 4}])
+    @pytest.mark.parametrize("limits", [{"max_transaction_messages": 2}, {"max_transaction_bytes": 8}])
     def test_no_more_than_there_is_room_for(self, limits: dict[str, int]) -> None:
         peer = self.selected(**limits)
         peer.feed(published() * 2)
