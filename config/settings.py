@@ -68,6 +68,11 @@ class TlsSettings(Section):
     alpn: tuple[Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]+$")], ...] = ()
     """Protocols to agree on. Empty: those of the protocol."""
 
+    @field_validator("min_version", mode="before")
+    @classmethod
+    def _version_may_look_like_a_number(cls, version: object) -> object:
+        return str(version) if isinstance(version, float) else version
+
     @field_validator("server_names")
     @classmethod
     def _names_have_one_certificate(
