@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gateway.core.errors import InUse, MqliftError, NotAuthorized, Refused
+from gateway.core.errors import InUse, NotAuthorized, Refused
 from gateway.core.exchanges import (
     BindingKey,
     Destination,
@@ -28,7 +28,7 @@ PREDECLARED: Final = frozenset({DEFAULT_EXCHANGE, *predeclared()})
 _DEFAULT_SPEC: Final = ExchangeSpec(type=ExchangeType.DIRECT, durable=True)
 
 
-class UnknownExchange(MqliftError):
+class UnknownExchange(Refused):
     """There is no exchange of this name (AMQP: 404 NOT_FOUND)."""
 
     def __init__(self, exchange: str) -> None:
@@ -36,7 +36,7 @@ class UnknownExchange(MqliftError):
         self.exchange = exchange
 
 
-class UnknownQueue(MqliftError):
+class UnknownQueue(Refused):
     """There is no queue of this name (AMQP: 404 NOT_FOUND)."""
 
     def __init__(self, queue: str) -> None:

@@ -217,7 +217,7 @@ def test_websockets_are_as_the_protocol_has_them(read: Read) -> None:
     )
     assert stomp.websocket == WebSocketOptions(
         paths=("/a", "/b/c"),
-        subprotocols=("v12.stomp",),
+        subprotocols=("v12.stomp", "v11.stomp", "v10.stomp"),
         subprotocol_required=False,
         text=True,
         max_packet=7000,

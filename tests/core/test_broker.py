@@ -22,13 +22,14 @@ from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import QUEUE_KIND, Pattern, QueueMatch, Routes, Rule, RuleTarget, TopicMatch
-from gateway.core.session import SessionRecord
+from gateway.core.session import Consume, SessionRecord
 from gateway.core.subscription import Subscription
 from gateway.core.topology import Topology, UnknownExchange
 from tests.rig.clock import at_end, on_clock, settle_down, until
 from tests.rig.scripted import Consumer, ScriptedBackend, message, never, new_metrics, raising
 
 LIVE = QueueSpec(durable=False, exclusive=True)
+LIVE_AUTO_DELETE = QueueSpec(durable=False, exclusive=True, auto_delete=True)
 DURABLE = QueueSpec()
 
 
@@ -169,7 +170,7 @@ async def test_live_subscribers_and_a_rule_both_get_it_and_the_worst_is_told() -
     rig = Rig(topic_rule("a/#", place("orders", QUEUE_KIND)))
     await rig.broker.declare_queue("live", LIVE, rig.client)
     rig.broker.bind("live", TOPIC_EXCHANGE, "a.*")
-    rig.broker.consume("tag", "live", rig.client, 10)
+    rig.broker.consume(Consume("tag", "live", 10, None), rig.client)
     rig.backend.on_send = raising(AccessDenied("may not"))
     result = await rig.publish(on_topic("a.b"))
     assert rig.client.bodies == [b"hello"]
@@ -181,7 +182,7 @@ async def test_live_subscribers_and_a_rule_both_get_it_and_the_worst_is_told() -
 async def test_bindings_count_from_the_next_publish_on() -> None:
     rig = Rig()
     await rig.broker.declare_queue("live", LIVE, rig.client)
-    rig.broker.consume("tag", "live", rig.client, 10)
+    rig.broker.consume(Consume("tag", "live", 10, None), rig.client)
     assert await rig.publish(on_topic("a.b")) is UNROUTED
     rig.broker.bind("live", TOPIC_EXCHANGE, "a.b")
     assert await rig.publish(on_topic("a.b", b"bound")) is ACCEPTED
@@ -235,7 +236,7 @@ async def test_declaring_tries_again_while_it_may_help_and_tells_when_it_does_no
         await rig.broker.declare_queue("other", DURABLE, rig.client)
     assert await rig.publish(message(key="other")) is UNROUTED, "it is not there"
     with pytest.raises(Refused):
-        rig.broker.consume("tag", "other", rig.client, 1)
+        rig.broker.consume(Consume("tag", "other", 1, None), rig.client)
 
     errors.extend(Unavailable("no answer") for _ in range(1_000))
     start = asyncio.get_running_loop().time()
@@ -279,7 +280,7 @@ async def test_two_that_declare_one_queue_at_once_share_it() -> None:
     gate.set()
     await asyncio.gather(*declares)
     assert await rig.publish(message()) is ACCEPTED
-    assert len(rig.broker._durable) == 1
+    assert len(rig.broker._queues._durable) == 1
 
 
 @on_clock
@@ -313,41 +314,54 @@ async def test_a_virtual_queue_ends_with_its_owner_and_takes_its_bindings_along(
     rig.broker.disconnected(owner, "")
     assert await rig.publish(on_topic("a.b")) is UNROUTED
     assert not rig.topology.has_queue("live-2")
-    assert not rig.broker._virtual
-    assert not rig.broker._owned
+    assert not rig.broker._queues._virtual
+    assert not rig.broker._queues._owned
 
 
 @on_clock
 async def test_an_auto_delete_queue_ends_with_its_last_consumer() -> None:
     rig = Rig()
     owner = Consumer()
-    await rig.broker.declare_queue("live", QueueSpec(durable=False, exclusive=True, auto_delete=True), owner)
+    await rig.broker.declare_queue("live", LIVE_AUTO_DELETE, owner)
     rig.broker.bind("live", TOPIC_EXCHANGE, "#")
-    first = rig.broker.consume("1", "live", owner, 10)
-    second = rig.broker.consume("2", "live", owner, 10)
+    first = rig.broker.consume(Consume("1", "live", 10, None), owner)
+    second = rig.broker.consume(Consume("2", "live", 10, None), owner)
     first.cancel()
     assert await rig.publish(on_topic("a")) is ACCEPTED
     second.cancel()
     assert await rig.publish(on_topic("a")) is UNROUTED
-    assert not rig.broker._virtual
-    assert not rig.broker._owned
+    assert not rig.broker._queues._virtual
+    assert not rig.broker._queues._owned
     rig.broker.disconnected(owner, "")
 
 
 @on_clock
-async def test_a_guest_that_leaves_an_auto_delete_queue_after_its_owner_ends_nothing_else() -> None:
+async def test_a_shared_auto_delete_queue_outlives_its_declarer_and_ends_with_its_last_consumer() -> (
+    None
+):
     rig = Rig()
-    owner, guest, successor = Consumer(), Consumer(), Consumer()
-    spec = QueueSpec(durable=False, auto_delete=True)
-    await rig.broker.declare_queue("live", spec, owner)
-    subscription = rig.broker.consume("tag", "live", guest, 5)
+    owner, guest = Consumer(), Consumer()
+    await rig.broker.declare_queue("live", QueueSpec(durable=False, auto_delete=True), owner)
+    assert await rig.publish(message(b"a", key="live")) is ACCEPTED, "there before its first consumer"
     rig.broker.disconnected(owner, "")
-    await rig.broker.declare_queue("live", spec, successor)
+    subscription = rig.broker.consume(Consume("tag", "live", 5, None), guest)
+    await settle_down()
+    assert guest.bodies == [b"a"]
+    subscription.cancel()
+    assert await rig.publish(message(key="live")) is UNROUTED
+
+
+@on_clock
+async def test_a_consumer_that_leaves_a_queue_which_has_ended_ends_no_other_of_that_name() -> None:
+    rig = Rig()
+    owner, successor = Consumer(), Consumer()
+    await rig.broker.declare_queue("live", LIVE_AUTO_DELETE, owner)
+    subscription = rig.broker.consume(Consume("tag", "live", 5, None), owner)
+    await rig.broker.delete_queue("live", owner)
+    await rig.broker.declare_queue("live", LIVE_AUTO_DELETE, successor)
     subscription.cancel()
     assert await rig.publish(message(key="live")) is ACCEPTED
-    assert not guest.deliveries
-    rig.broker.consume("tag", "live", successor, 5).cancel()
-    assert await rig.publish(message(key="live")) is UNROUTED
+    assert not owner.deliveries
 
 
 @on_clock
@@ -356,11 +370,11 @@ async def test_a_virtual_queue_that_the_topology_refuses_is_not_half_there() -> 
     rig.topology._max_queues = 0
     with pytest.raises(Refused):
         await rig.broker.declare_queue("live", LIVE, rig.client)
-    assert not rig.broker._virtual
+    assert not rig.broker._queues._virtual
     with pytest.raises(Refused):
         await rig.broker.declare_queue("orders", DURABLE, rig.client)
     with pytest.raises(Refused):
-        rig.broker.consume("tag", "orders", rig.client, 1)
+        rig.broker.consume(Consume("tag", "orders", 1, None), rig.client)
 
 
 @on_clock
@@ -410,7 +424,7 @@ async def test_too_much_in_flight_pauses_publishers_whichever_destination() -> N
 async def test_draining_answers_publishes_and_settlements_and_waits_for_polls() -> None:
     rig = Rig()
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
-    rig.broker.consume("tag", "orders", rig.client, 10)
+    rig.broker.consume(Consume("tag", "orders", 10, None), rig.client)
     rig.backend.arrive(b"a")
     await settle_down()
     rig.broker.publish(message(b"b"), rig.client, 1)
@@ -442,7 +456,7 @@ async def test_watching_lets_an_idle_destination_recover() -> None:
 async def test_with_the_memory_backend_a_message_comes_round_and_back_after_a_refusal() -> None:
     rig = Rig(backends={"memory": MemoryBackend()})
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
-    subscription = rig.broker.consume("tag", "orders", rig.client, 10)
+    subscription = rig.broker.consume(Consume("tag", "orders", 10, None), rig.client)
     assert await rig.publish(message(b"a")) is ACCEPTED
     await until(lambda: rig.client.deliveries, "the delivery")
     assert [delivery.attempt for delivery in rig.client.deliveries] == [1]
@@ -476,7 +490,7 @@ class Crowd:
 
     def join(self, prefetch: int) -> None:
         consumer = Consumer()
-        self.members.append((self.broker.consume("tag", "orders", consumer, prefetch), consumer))
+        self.members.append((self.broker.consume(Consume("tag", "orders", prefetch, None), consumer), consumer))
 
     def accept(self, consumer: Consumer) -> None:
         self.accepted += consumer.bodies
@@ -549,7 +563,7 @@ async def test_a_session_that_another_connection_goes_on_with_is_not_ended_by_th
     await rig.broker.open_session("device", second, clean=False)
     await rig.broker.declare_queue("live", LIVE, second)
     rig.broker.bind("live", TOPIC_EXCHANGE, "last.words")
-    rig.broker.consume("tag", "live", second, 10)
+    rig.broker.consume(Consume("tag", "live", 10, None), second)
     rig.broker.end_session("device", first, 0.0, on_topic("last.words"), 0.0)
     assert rig.broker.kept_sessions == 1
     assert len(second.deliveries) == 1

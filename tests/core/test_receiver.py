@@ -15,6 +15,7 @@ from gateway.core.errors import AccessDenied, BackendError, CredentialsInvalid, 
 from gateway.core.health import Health
 from gateway.core.outcome import Outcome, Result
 from gateway.core.receiver import ReceivePolicy, Receiver
+from gateway.core.session import Consume, Delivery
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription
 from tests.rig.clock import at_end, on_clock, settle_down, until
@@ -33,18 +34,36 @@ class Rig:
         self.backend = ScriptedBackend(limits)
         self.metrics = new_metrics()
         self.health = Health()
+        self.times_idle = 0
         self.settler = Settler(self.backend, TARGET, policy=BatchPolicy(timeout=5.0), metrics=self.metrics)
         self.receiver = Receiver(
-            self.backend, TARGET, self.settler, policy=policy, metrics=self.metrics, health=self.health
+            self.backend,
+            TARGET,
+            self.settler,
+            policy=policy,
+            metrics=self.metrics,
+            health=self.health,
+            keeper=self,
         )
         at_end(self.settler.aclose)
         at_end(self.receiver.aclose)
 
     def subscribe(self, prefetch: int) -> tuple[Subscription, Consumer]:
         consumer = Consumer()
-        subscription = Subscription("tag", self.receiver, consumer, prefetch)
+        subscription = Subscription(Consume("tag", TARGET.queue, prefetch, None), self.receiver, consumer)
         self.receiver.subscribe(subscription)
         return subscription, consumer
+
+    # The queue's part
+
+    def screen(self, delivery: Delivery) -> bool:
+        return False
+
+    def end(self, delivery: Delivery, outcome: Outcome) -> None:
+        self.settler.settle(delivery, outcome)
+
+    def idle(self) -> None:
+        self.times_idle += 1
 
     def gauge(self, name: str) -> float:
         return self.metrics.registry.get_sample_value(f"mqlift_{name}", {"queue": "orders"}) or 0.0
@@ -207,7 +226,7 @@ async def test_a_consumer_may_settle_at_once_while_it_is_handed_the_delivery() -
             super().deliver(subscription, delivery)  # type: ignore[arg-type]
             self.settle()
 
-    subscription = Subscription("tag", rig.receiver, Eager(), 1)
+    subscription = Subscription(Consume("tag", TARGET.queue, 1, None), rig.receiver, Eager())
     rig.backend.arrive(b"a", b"b", b"c")
     rig.receiver.subscribe(subscription)
     await settle_down(60)

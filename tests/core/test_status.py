@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.core.backend import QueueSpec
 from gateway.core.message import RETAINED, TOPIC_EXCHANGE
+from gateway.core.session import Consume
 from gateway.status import StatusTopics
 from tests.core.test_broker import Rig
 from tests.rig.clock import on_clock, until
@@ -15,7 +16,7 @@ TREE = "$SYS.broker.#"
 async def subscribed(rig: Rig, pattern: str) -> None:
     await rig.broker.declare_queue("live", LIVE, rig.client)
     rig.broker.bind("live", TOPIC_EXCHANGE, pattern)
-    rig.broker.consume("live", "live", rig.client, 1_000)
+    rig.broker.consume(Consume("live", "live", 1_000, None), rig.client)
 
 
 def figures(rig: Rig) -> dict[str, str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.core.backend import Received
 from gateway.core.outcome import Outcome
-from gateway.core.session import Delivery
+from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Subscription, Turns
 from tests.rig.scripted import Consumer, message
 
@@ -37,7 +37,7 @@ class Queue:
 
     def subscribe(self, prefetch: int) -> tuple[Subscription, Consumer]:
         consumer = Consumer()
-        subscription = Subscription("tag", self, consumer, prefetch)
+        subscription = Subscription(Consume("tag", self.name, prefetch, None), self, consumer)
         self.turns.add(subscription)
         return subscription, consumer
 
@@ -115,9 +115,10 @@ def test_one_delivery_costs_the_same_whoever_else_has_no_credit() -> None:
         queue.subscribe(1)
     assert queue.hand(1_000) == 1_000
     queue.subscribe(1)
-    assert len(queue.turns._line) == 1, "only who has credit stands in the line"
+    ((_, line),) = queue.turns._lines
+    assert len(line) == 1, "only who has credit stands in the line"
     assert queue.hand() == 1
-    assert not queue.turns._line
+    assert not line
 
 
 @given(

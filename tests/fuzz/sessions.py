@@ -49,7 +49,13 @@ NARROW_STOMP: Final = StompSettings(
     default_prefetch=3,
     max_prefetch=5,
     max_unanswered=20,
+    max_transactions=1,
+    max_transaction_actions=5,
+    max_transaction_bytes=4096,
+    transaction_timeout=30,
 )
+ACTIVEMQ: Final = "activemq"
+"""The option of a case whose listener has ActiveMQ's dialect."""
 
 STEPS: Final = {
     FEED: 10.0,
@@ -133,13 +139,18 @@ class StompSession:
             return stomp_frames.damage(rng, wire, maker.send())
 
         steps = conversation(rng, maker.connect(), maker.client_frame, damage)
-        return Case(target=self.name, options={NARROW: rng.randint(0, 1)}, steps=steps)
+        options = {NARROW: rng.randint(0, 1), ACTIVEMQ: rng.randint(0, 1)}
+        return Case(target=self.name, options=options, steps=steps)
 
     def run(self, case: Case) -> None:
         settings = NARROW_STOMP if case.options[NARROW] else StompSettings()
+        if case.options.get(ACTIVEMQ):
+            settings = settings.model_copy(update={"dialect": "activemq"})
         limits = FrameLimits(
             settings.max_headers, settings.max_header_line, settings.max_header_section, settings.max_body
         )
         session = stomp_session.open_session(_context(settings), START)
         with Deadline():
-            Hub(session, StompClient(limits), START, _state_bytes(case)).run(case.steps)
+            Hub(
+                session, StompClient(limits, early_receipts=settings.dialect == ACTIVEMQ), START, _state_bytes(case)
+            ).run(case.steps)

@@ -19,7 +19,9 @@ WIDE: Final = FrameLimits(1000, 1 << 24, 1 << 24, 1 << 24)
 class StompClient:
     """Implements `hub.Client`. Requests are read with the codec, whatever damage they have taken on their way."""
 
-    def __init__(self, limits: FrameLimits) -> None:
+    def __init__(self, limits: FrameLimits, *, early_receipts: bool = False) -> None:
+        """`early_receipts`: whether what is part of a transaction is answered before its COMMIT."""
+        self._early_receipts = early_receipts
         self.accepted_by_client: float = 0
         self._requests = FrameParser(limits)
         self._answers = FrameParser(WIDE)
@@ -35,7 +37,12 @@ class StompClient:
         self._control_receipts = 0
         """Asked for by other frames than SEND, ever."""
         self._given = 0
-        self._unacknowledged: list[str] = []
+        self._unacknowledged: list[tuple[str, str]] = []
+        """(header, value) that name a message in an ACK."""
+        self._modes: dict[str, str] = {}
+        """How each subscription acknowledges, by its id."""
+        self._transactions: dict[str, Counter[str]] = {}
+        """Receipts that come only after a COMMIT."""
 
     # What is sent
 
@@ -57,11 +64,29 @@ class StompClient:
             return
         receipt = frame.headers.get("receipt")
         if receipt is not None:
+            self._note_receipt(frame, receipt)
+        match frame.command:
+            case "ACK":
+                self.accepted_by_client = math.inf  # one may speak for many
+            case "SUBSCRIBE":
+                self._modes[frame.headers.get("id", "")] = frame.headers.get("ack", "auto")
+            case "BEGIN":
+                self._transactions[frame.headers.get("transaction", "")] = Counter()
+            case "COMMIT":
+                self._receipts += self._transactions.pop(frame.headers.get("transaction", ""), Counter())
+            case "ABORT":
+                self._transactions.pop(frame.headers.get("transaction", ""), None)
+            case "DISCONNECT":
+                self._left = True
+
+    def _note_receipt(self, frame: Frame, receipt: str) -> None:
+        transaction = frame.headers.get("transaction")
+        part = transaction in self._transactions and frame.command in ("SEND", "ACK", "NACK")
+        if part and transaction is not None and not self._early_receipts:
+            self._transactions[transaction][receipt] += 1
+        else:
             self._receipts[receipt] += 1
-            self._control_receipts += frame.command != "SEND"
-        if frame.command == "ACK":
-            self.accepted_by_client = math.inf  # one may speak for many
-        self._left = frame.command == "DISCONNECT"
+        self._control_receipts += frame.command != "SEND" or part
 
     # What is received
 
@@ -86,8 +111,7 @@ class StompClient:
             case "RECEIPT":
                 self._receive_receipt(frame.headers["receipt-id"])
             case "MESSAGE":
-                if "ack" in frame.headers:
-                    self._unacknowledged.append(frame.headers["ack"])
+                self._receive_message(frame)
             case "ERROR":
                 self._error = True
             case _:
@@ -101,6 +125,13 @@ class StompClient:
         self._connected = True
         self._connecting = False
         self._read_requests()
+
+    def _receive_message(self, frame: Frame) -> None:
+        if self._version is V1_2:
+            if "ack" in frame.headers:
+                self._unacknowledged.append(("id", frame.headers["ack"]))
+        elif self._modes.get(frame.headers.get("subscription", ""), "auto") != "auto":
+            self._unacknowledged.append(("message-id", frame.headers["message-id"]))
 
     def _receive_receipt(self, receipt: str) -> None:
         if not self._receipts[receipt]:
@@ -122,7 +153,7 @@ class StompClient:
             unacknowledged = unacknowledged[-1:]
         more = [("receipt", "acknowledged")] if choice % 16 >= 8 else []
         version = self._version if self._connected else UNESCAPED
-        return b"".join(encode_frame(command, [("id", each), *more], version) for each in unacknowledged)
+        return b"".join(encode_frame(command, [each, *more], version) for each in unacknowledged)
 
     # What has to be so
 

@@ -21,6 +21,10 @@ DESTINATIONS: Final = (
     "/amq/queue/q",
     "/reply-queue/a/b",
     "/temp-queue/t",
+    "/temp-topic/t",
+    "/queue/q,/topic/a.b",
+    "/topic/a.>",
+    "/queue/Consumer.A.VirtualTopic.T",
     "/queue/",
     "/queue/%ff",
     "queue",
@@ -34,6 +38,10 @@ HEADERS: Final = (
     "priority:4",
     "correlation-id:c",
     "reply-to:/queue/r",
+    "reply-to:/temp-queue/t",
+    "amq-msg-type:text",
+    "expires:1700000000000",
+    "AMQ_SCHEDULED_DELAY:1000",
     "expiration:60000",
     "timestamp:1",
     "own:value",
@@ -47,12 +55,24 @@ REFUSED_HEADERS: Final = (
     "user-id:u",
     "x-message-ttl:1",
     "durable:false",
-    "selector:a = 1",
-    "transaction:t",
+    "transaction:unknown",
     "message-id:m",
     "expiration:-1",
     ":",
     "bad\\t:x",
+)
+
+
+SUBSCRIBE_HEADERS: Final = (
+    "selector:own = 'value'",
+    "selector:own LIKE '%a_' AND NOT (a > 1)",
+    "durable:true",
+    "auto-delete:false",
+    "x-queue-name:n",
+    "x-expires:60000",
+    "x-priority:1",
+    "activemq.subscriptionName:n",
+    "activemq.prefetchSize:1",
 )
 
 
@@ -68,16 +88,19 @@ class FrameMaker:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._line_end = often(rng, {"\n": 4, "\r\n": 1})
+        self._begun: set[str] = set()
 
     def connect(self) -> bytes:
         rng = self._rng
-        versions = often(rng, {"1.2": 10, "1.0,1.1,1.2": 4, "1.1": 1, "1.0": 1, "2.0": 0.3})
+        versions = often(rng, {"1.2": 6, "1.0,1.1,1.2": 4, "1.1": 3, "1.0": 3, "2.0": 0.3})
         headers = [f"accept-version:{versions}", "host:h"]
         if rng.random() < 0.3:
             beats = rng.choice(("0,0", "1000,1000", "5000,0", "0,2000", "1,1", "4000000000,1", "x,y", "1"))
             headers.append(f"heart-beat:{beats}")
         if rng.random() < 0.3:
             headers += ["login:u", "passcode:p"]
+        if rng.random() < 0.3:
+            headers.append("client-id:c")
         return self._frame(rng.choice(("CONNECT", "STOMP")), headers)
 
     def client_frame(self) -> bytes:
@@ -92,6 +115,8 @@ class FrameMaker:
     def send(self) -> bytes:
         body = self._body()
         headers = [f"destination:{self._destination()}", *self._receipt(0.6), *self._more()]
+        if self._begun and self._rng.random() < 0.5:
+            headers.append(f"transaction:{self._rng.choice(sorted(self._begun))}")
         if b"\0" in body or self._rng.random() < 0.5:
             headers.append(f"content-length:{len(body)}")
         return self._frame("SEND", headers, body)
@@ -102,6 +127,8 @@ class FrameMaker:
         headers.append(f"ack:{rng.choice(('auto', 'client', 'client-individual'))}")
         if rng.random() < 0.3:
             headers.append(f"prefetch-count:{rng.choice((0, 1, 2, 50, 99999))}")
+        if rng.random() < 0.1:
+            headers += rng.choices(SUBSCRIBE_HEADERS, k=2)
         return self._frame("SUBSCRIBE", headers)
 
     def unsubscribe(self) -> bytes:
@@ -114,7 +141,15 @@ class FrameMaker:
         return self._frame(rng.choice(("ACK", "NACK")), [f"id:{ack}", *self._receipt(0.3)])
 
     def transaction(self) -> bytes:
-        return self._frame(self._rng.choice(("BEGIN", "COMMIT", "ABORT")), ["transaction:t", *self._receipt(0.5)])
+        """One that makes sense, as far as its maker knows."""
+        name = self._rng.choice(("t", "u"))
+        if name in self._begun:
+            command = self._rng.choice(("COMMIT", "COMMIT", "ABORT"))
+            self._begun.discard(name)
+        else:
+            command = "BEGIN"
+            self._begun.add(name)
+        return self._frame(command, [f"transaction:{name}", *self._receipt(0.5)])
 
     def disconnect(self) -> bytes:
         return self._frame("DISCONNECT", self._receipt(0.7))
@@ -147,7 +182,7 @@ _CLIENT_FRAMES: Final[Mapping[Callable[[FrameMaker], bytes], float]] = {
     FrameMaker.unsubscribe: 1,
     FrameMaker.heart_beat: 1,
     FrameMaker.settle: 0.1,
-    FrameMaker.transaction: 0.05,
+    FrameMaker.transaction: 1,
     FrameMaker.disconnect: 0.15,
     FrameMaker.any_frame: 0.05,
 }

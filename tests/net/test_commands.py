@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from gateway.core.session import Close, Command, EndSession, Publish, Settle
+from gateway.core.session import Aside, ChangePrefetch, Close, Command, ControlCommand, EndSession, Publish, Settle
 from gateway.net.commands import AT_THE_END, CONCURRENT, IMMEDIATE, WAITING, Peer
 
 TABLES = (WAITING, CONCURRENT, IMMEDIATE)
@@ -15,10 +15,17 @@ EVERY_LINE = [(kind, function) for table in TABLES for kind, function in table.i
 
 
 def test_every_command_is_executed_in_one_way() -> None:
-    in_no_table = [Publish, Settle, EndSession, Close]
+    in_no_table = [Publish, Settle, EndSession, Close, Aside, ChangePrefetch]
     known = [kind for kind, _ in EVERY_LINE] + in_no_table
     assert len(known) == len(set(known))
     assert set(known) == set(typing.get_args(Command))
+
+
+def test_a_control_command_is_answered_when_it_was_waited_for() -> None:
+    """`Aside` takes any of them, and interrupts it at the end: so none may go on beside what follows by itself."""
+    control = set(typing.get_args(ControlCommand))
+    assert control <= {*WAITING, *IMMEDIATE}
+    assert not control & {*CONCURRENT, *AT_THE_END}
 
 
 def test_what_counts_at_the_end_waits_for_nothing() -> None:

@@ -366,7 +366,7 @@ async def test_a_connection_lost_while_a_queue_is_declared_leaves_no_queue_and_n
     await settle_down()
     assert peer.gone
     assert not rig.open
-    assert not rig.broker._durable
+    assert not rig.broker._queues._durable
     assert len(asyncio.all_tasks()) == 1
 
 
@@ -377,7 +377,7 @@ async def test_a_virtual_queue_whose_declaration_was_about_to_run_does_not_outli
     peer.connection.data_received(b"data")
     peer.connection.connection_lost(None)
     await settle_down()
-    assert not rig.broker._virtual
+    assert not rig.broker._queues._virtual
 
 
 # Deliveries

@@ -1,1 +1,1 @@
-"""STOMP: version 1.2 in RabbitMQ's dialect of destinations and headers."""
+"""STOMP: versions 1.0, 1.1 and 1.2, in the dialects of RabbitMQ and ActiveMQ."""

@@ -249,6 +249,7 @@ def _without_carriage_returns(text: str) -> str:
 
 def _parse_headers(section: str, version: Version) -> dict[str, str]:
     escaped = "\\" in section
+    trims = version.trims
     headers: dict[str, str] = {}
     for line in section.split("\n"):
         # A colon in a value is read as it stands: clients of version 1.0 write them.
@@ -258,6 +259,8 @@ def _parse_headers(section: str, version: Version) -> dict[str, str]:
         if escaped:
             name = version.unescape(name)
             value = version.unescape(value)
+        if trims:
+            value = value.lstrip(" ")
         if name not in headers:  # [STOMP 1.2, Repeated Header Entries]
             headers[name] = value
     return headers

@@ -19,8 +19,6 @@ class StompError(ProtocolError):
     """The root of what is answered with an ERROR frame and the end of the connection."""
 
     title = "Protocol error"
-    headers: Sequence[tuple[str, str]] = ()
-    """More headers of the ERROR frame."""
 
 
 class MalformedFrame(StompError):
@@ -44,7 +42,19 @@ class BadCommand(StompError):
 class BadHeader(StompError):
     """A header that is missing, or whose value cannot be."""
 
-    title = "Bad header"
+    title = "Invalid header"
+
+
+class MissingHeader(BadHeader):
+    """A header that the frame cannot be without."""
+
+    title = "Missing header"
+
+
+class MissingTransaction(MissingHeader):
+    """A BEGIN, COMMIT or ABORT of nothing."""
+
+    title = "Missing transaction"
 
 
 class BadDestination(StompError):
@@ -53,21 +63,55 @@ class BadDestination(StompError):
     title = "Unknown destination"
 
 
+class InvalidDestination(BadDestination):
+    """A destination of a kind that is known, with a name that cannot be, or where it cannot be used."""
+
+    title = "Invalid destination"
+
+
+class DuplicateSubscription(BadHeader):
+    """A SUBSCRIBE with an id that is in use."""
+
+    title = "Duplicated subscription identifier"
+
+
+class UnknownSubscription(BadHeader):
+    """An UNSUBSCRIBE of what is not subscribed."""
+
+    title = "No subscription found"
+
+
+class BadTransaction(StompError):
+    """A transaction that was begun already, or never, or that lasts too long."""
+
+    title = "Bad transaction"
+
+
+class BadSelector(StompError):
+    """A selector that is none."""
+
+    title = "Invalid selector"
+
+
+class SubscriptionCancelled(StompError):
+    """The queue of a subscription was deleted."""
+
+    title = "Server cancelled subscription"
+
+
 class VersionMismatch(StompError):
     """The peer speaks none of the versions offered."""
 
     title = "Version mismatch"
 
     def __init__(self, offered: Sequence[str]) -> None:
-        super().__init__(f"the versions that are spoken here: {', '.join(offered)}")
-        # [STOMP 1.2, Protocol Negotiation]
-        self.headers = (("version", ",".join(offered)),)
+        super().__init__(f"Supported versions are {','.join(offered)}")
 
 
 class UnknownMessage(StompError):
     """An ACK or NACK of a message that this connection does not hold."""
 
-    title = "Message not found"
+    title = "Subscription not found"
 
 
 class Silence(StompError):

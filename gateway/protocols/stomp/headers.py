@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from gateway.protocols.stomp.codec import Frame
-from gateway.protocols.stomp.errors import BadHeader
+from gateway.protocols.stomp.errors import BadHeader, MissingHeader
 
 # `int` is quadratic in the digits: nothing longer can be within any limit.
 _MAX_DIGITS = 19
 
 
 def required(frame: Frame, name: str) -> str:
-    """A header that the frame cannot be without. Raises `BadHeader`."""
+    """A header that the frame cannot be without. Raises `MissingHeader`."""
     value = frame.headers.get(name)
     if not value:
-        raise BadHeader(f"{frame.command} has no header {name}")
+        raise MissingHeader(f"{frame.command} has no header {name}")
     return value
 
 
@@ -22,4 +22,12 @@ def parse_number(name: str, text: str, most: int) -> int:
     text = text.strip()
     if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS or int(text) > most:
         raise BadHeader(f"{name} is not a whole number from 0 to {most}")
+    return int(text)
+
+
+def parse_integer(name: str, text: str) -> int:
+    """A header that is a 32-bit number, perhaps negative. Raises `BadHeader`."""
+    digits = text.strip().removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(2**31)):
+        raise BadHeader(f"{name} is not a whole number")
     return int(text)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from gateway.core.auth import Credentials
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.errors import VersionMismatch
-from gateway.protocols.stomp.heartbeat import Intervals, negotiate
-from gateway.protocols.stomp.versions import OFFERED, Version
+from gateway.protocols.stomp.heartbeat import NO_HEART_BEATS, Intervals, negotiate
+from gateway.protocols.stomp.versions import OFFERED, V1_0, Version
 
 PROTOCOL = "stomp"
 
@@ -24,17 +24,21 @@ class ConnectRequest(NamedTuple):
 def read_connect(frame: Frame, heart_beat_floor: int) -> ConnectRequest:
     """`heart_beat_floor` in milliseconds. Raises `VersionMismatch` or `BadHeader`."""
     headers = frame.headers
+    # [STOMP 1.2, Protocol Negotiation] without the header, a client speaks 1.0 only.
+    version = _negotiate_version(headers.get("accept-version", "1.0"))
+    if version.trims:
+        headers = {name: value.lstrip(" ") for name, value in headers.items()}
     passcode = headers.get("passcode")
     return ConnectRequest(
-        # [STOMP 1.2, Protocol Negotiation] without the header, a client speaks 1.0 only.
-        _negotiate_version(headers.get("accept-version", "1.0")),
+        version,
         Credentials(
             protocol=PROTOCOL,
             client_id=headers.get("client-id", ""),
             username=headers.get("login"),
             password=None if passcode is None else passcode.encode(),
         ),
-        negotiate(headers.get("heart-beat", "0,0"), heart_beat_floor),
+        # Version 1.0 has no heart-beats: its line ends outside of frames mean nothing to its clients.
+        NO_HEART_BEATS if version is V1_0 else negotiate(headers.get("heart-beat", "0,0"), heart_beat_floor),
     )
 
 

@@ -11,10 +11,10 @@ MIB = 1024 * KIB
 
 WEBSOCKET_PATHS: Final = ("/stomp", "/ws")
 """ActiveMQ's and Spring's, and RabbitMQ's."""
-WEBSOCKET_SUBPROTOCOLS: Final = ("v12.stomp",)
+WEBSOCKET_SUBPROTOCOLS: Final = ("v12.stomp", "v11.stomp", "v10.stomp")
 """Of the versions that are offered."""
 WEBSOCKET_SUBPROTOCOL_REQUIRED: Final = False
-"""A client that offers none, or older ones, is told in CONNECTED or ERROR which versions there are."""
+"""A client that offers none, or others, is told in CONNECTED or ERROR which versions there are."""
 WEBSOCKET_TEXT: Final = True
 """Clients in browsers expect text frames, and send them."""
 
@@ -24,7 +24,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dialect: Literal["rabbitmq"] = "rabbitmq"
+    dialect: Literal["rabbitmq", "activemq"] = "rabbitmq"
     """Whose destinations and headers clients use."""
 
     max_headers: int = Field(default=200, ge=10)
@@ -45,6 +45,15 @@ class Settings(BaseModel):
     """What a larger `prefetch-count`, or 0 for unlimited, becomes. SQS allows 120,000 in flight for a whole queue."""
     max_unanswered: int = Field(default=65_536, ge=1)
     """SENDs without a result. Only protection: connections stop reading far below it."""
+
+    max_transactions: int = Field(default=16, ge=1)
+    """Of a connection, begun and not ended; as in RabbitMQ's plugin."""
+    max_transaction_actions: int = Field(default=1024, ge=1)
+    """SENDs, ACKs and NACKs of a transaction; as in RabbitMQ's plugin."""
+    max_transaction_bytes: int = Field(default=8 * MIB, ge=KIB)
+    """Headers and bodies that all transactions of a connection hold together."""
+    transaction_timeout: float = Field(default=300.0, gt=0.0)
+    """Seconds from BEGIN to COMMIT or ABORT."""
 
     heart_beat_floor_ms: int = Field(default=1000, ge=10)
     """The most frequent heart-beats that are agreed to, in both directions."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from gateway.core.message import Address
+from gateway.core.message import DEFAULT_EXCHANGE, Address
 from gateway.core.session import Delivery
 from gateway.protocols.stomp.codec import NUL, Frame
-from gateway.protocols.stomp.convert import message_headers
-from gateway.protocols.stomp.dialects import Dialect
+from gateway.protocols.stomp.dialect import NOBODY, Dialect, Owner, Source
 from gateway.protocols.stomp.errors import BadHeader
 from gateway.protocols.stomp.ledger import NOTHING, CumulativeLedger, IndividualLedger, Ledger
 from gateway.protocols.stomp.versions import Version
@@ -42,40 +41,56 @@ def _ledger(mode: AckMode) -> Ledger | None:
 
 
 class Subscription:
-    """A consumer of one queue. `binding` is what has to be undone when it ends, of a live subscription.
+    """What one SUBSCRIBE asked for. `sources` are its queues, by the tags that name its consumers towards the hub.
 
-    `tag` names it towards the hub and begins the ids of its messages. It holds the session's id, so that an ACK that
-    was meant for an earlier connection of the same client settles nothing here.
+    `tag` is the first of these, and begins the ids of all messages. It holds the session's id, so that an ACK that was
+    meant for an earlier connection of the same client settles nothing here.
     """
 
     __slots__ = (
+        "_acks",
         "_address",
         "_destination_line",
         "_dialect",
         "_head",
         "_ledger",
         "_number",
+        "_owner",
         "_version",
+        "_written_tag",
         "active",
-        "binding",
         "id",
         "queue",
+        "sources",
         "tag",
     )
 
     def __init__(
-        self, subscription_id: str, tag: str, queue: str, mode: AckMode, dialect: Dialect, version: Version
+        self,
+        subscription_id: str | None,
+        tag: str,
+        queue: str,
+        mode: AckMode,
+        dialect: Dialect,
+        version: Version,
+        owner: Owner = NOBODY,
     ) -> None:
+        """`subscription_id` is None for a client that gave none; `queue` is the first of them."""
         self.id = subscription_id
         self.tag = tag
         self.queue = queue
-        self.binding: Address | None = None
+        self.sources: dict[str, Source] = {}
         self.active = True
         self._ledger = _ledger(mode)
+        # [STOMP 1.2, MESSAGE] Earlier versions acknowledge by the message-id.
+        self._acks = self._ledger is not None and version.ack_header == "id"
         self._number = 0
         self._dialect = dialect
         self._version = version
-        self._head = f"MESSAGE\nsubscription:{version.escape(subscription_id)}\n"
+        self._owner = owner
+        self._written_tag = version.escape(tag) + ACK_SEPARATOR
+        subscription = "" if subscription_id is None else f"subscription:{version.escape(subscription_id)}\n"
+        self._head = f"MESSAGE\n{subscription}"
         self._address: Address | None = None
         self._destination_line = ""
 
@@ -85,20 +100,15 @@ class Subscription:
         if message.address != self._address:
             self._locate(message.address)
         self._number = number = self._number + 1
-        message_id = f"{self.tag}{ACK_SEPARATOR}{number}"
+        message_id = f"{self._written_tag}{number}"
         ledger = self._ledger
-        ack = ""
         if ledger is not None:
             ledger.hold(number, delivery)
-            ack = f"ack:{message_id}\n"
+        ack = f"ack:{message_id}\n" if self._acks else ""
         redelivered = "true" if delivery.redelivered else "false"
-        lines = message_headers(message, self._dialect, self._version)
-        body = message.body
-        head = (
-            f"{self._head}{self._destination_line}message-id:{message_id}\n{ack}redelivered:{redelivered}\n"
-            f"{lines}content-length:{len(body)}\n\n"
-        )
-        out += (head.encode(errors="replace"), body, NUL)
+        lines = self._dialect.message_lines(message, self._version, self._owner)
+        head = f"{self._head}{self._destination_line}message-id:{message_id}\nredelivered:{redelivered}\n{ack}{lines}\n"
+        out += (head.encode(errors="replace"), message.body, NUL)
         return ledger is not None
 
     def settle(self, number: str) -> Sequence[Delivery]:
@@ -115,4 +125,14 @@ class Subscription:
     def _locate(self, address: Address) -> None:
         # The messages of one subscription mostly have one address.
         self._address = address
-        self._destination_line = f"destination:{self._version.escape(self._dialect.format(address))}\n"
+        original = self._dialect.original(address, self.queue)
+        if original is None:
+            self._destination_line = f"destination:{self._written(address)}\n"
+        else:
+            shown = Address(DEFAULT_EXCHANGE, self.queue)
+            self._destination_line = (
+                f"destination:{self._written(shown)}\noriginal-destination:{self._written(original)}\n"
+            )
+
+    def _written(self, address: Address) -> str:
+        return self._version.escape(self._dialect.format(address, self._owner))

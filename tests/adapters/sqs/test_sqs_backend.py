@@ -160,7 +160,12 @@ class TestReceive:
             "MaxNumberOfMessages": 7,
             "WaitTimeSeconds": 19,
             "VisibilityTimeout": 31,
-            "MessageSystemAttributeNames": ["ApproximateReceiveCount", "MessageGroupId", "AWSTraceHeader"],
+            "MessageSystemAttributeNames": [
+                "ApproximateReceiveCount",
+                "MessageGroupId",
+                "SentTimestamp",
+                "AWSTraceHeader",
+            ],
             "MessageAttributeNames": ["All"],
         }
         assert call.read_timeout == 19 + RECEIVE_MARGIN

@@ -45,7 +45,7 @@ def test_first_subscribe_opens_a_queue_and_binds(peer: Peer) -> None:
     declare, consume, bind, send_retained = peer.execute()
     assert isinstance(declare, DeclareQueue)
     assert declare.queue.startswith("mqtt-subscription-c-")
-    assert declare.spec == QueueSpec(durable=False, exclusive=True)
+    assert declare.spec == QueueSpec(durable=False, exclusive=True, lossy=True)
     assert isinstance(consume, Consume)
     assert (consume.queue, consume.prefetch) == (declare.queue, Settings().delivery_window)
     assert isinstance(bind, Bind)

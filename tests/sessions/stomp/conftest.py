@@ -16,17 +16,17 @@ from gateway.core.session import (
     Close,
     Consume,
     DeclareQueue,
+    DeleteQueue,
     Delivery,
     SessionContext,
     Settle,
-    Unbind,
 )
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
 from gateway.protocols.stomp.session import open_session
 from gateway.protocols.stomp.settings import Settings
-from gateway.protocols.stomp.versions import UNESCAPED, V1_2
+from gateway.protocols.stomp.versions import OFFERED, UNESCAPED
 
-CONTROL = (Authenticate, DeclareQueue, Bind, Unbind, Consume, Cancel)
+CONTROL = (Authenticate, DeclareQueue, DeleteQueue, Bind, Consume, Cancel)
 
 
 class Queue:
@@ -44,16 +44,17 @@ class Line:
 
     def __init__(self, **settings):
         self.now = 100.0
-        self.session = open_session(
-            SessionContext(peer="192.0.2.1:5", server="mqlift/1", settings=Settings(**settings)), self.now
+        context = SessionContext(
+            peer="192.0.2.1:5", server="mqlift/1", settings=Settings(**settings), time=lambda: 1_700_000_000.25
         )
+        self.session = open_session(context, self.now)
         self.hold = ()
         self.refuse = {}
         self.done = []
         self.waiting = deque()
         self.held = None
         self.closed = None
-        self._parser = FrameParser(FrameLimits(1000, 1 << 20, 1 << 20, 1 << 24), V1_2)
+        self._parser = FrameParser(FrameLimits(1000, 1 << 20, 1 << 20, 1 << 24))
 
     # The client
 
@@ -75,7 +76,8 @@ class Line:
         frames = []
         while (frame := self._parser.next_frame()) is not None:
             frames.append(frame)
-            self._parser.version = V1_2
+            if frame.command == "CONNECTED":
+                self._parser.version = OFFERED[frame.headers["version"]]
         return frames
 
     def only(self, command):
@@ -85,7 +87,13 @@ class Line:
         return frame
 
     def connect(self, **headers):
-        self.frame("CONNECT", **({"accept-version": "1.2", "host": "h"} | headers))
+        self.frame(
+            "CONNECT",
+            **(
+                {"accept_version": "1.2", "host": "h"}
+                | {name.replace("-", "_"): value for name, value in headers.items()}
+            ),
+        )
         return self.only("CONNECTED")
 
     def subscribe(self, destination="/queue/q", id="0", **headers):  # noqa: A002

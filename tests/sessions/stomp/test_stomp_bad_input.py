@@ -26,7 +26,7 @@ BAD = {
     "body where none may be": (b"ACK\nid:1\n\nbody\0", MalformedFrame, "Malformed frame"),
     "body of a SUBSCRIBE": (b"SUBSCRIBE\nid:1\ndestination:/queue/q\n\nbody\0", MalformedFrame, "Malformed frame"),
     "body too long for its length": (b"SEND\ncontent-length:1\n\nbody\0", MalformedFrame, "Malformed frame"),
-    "length is no number": (b"SEND\ncontent-length:x\n\nbody\0", BadHeader, "Bad header"),
+    "length is no number": (b"SEND\ncontent-length:x\n\nbody\0", BadHeader, "Invalid header"),
     "announced body over the limit": (b"SEND\ncontent-length:1025\n\n", FrameTooLarge, "Frame too large"),
     "body over the limit": (b"SEND\n\n" + b"x" * 1025, FrameTooLarge, "Frame too large"),
     "header over the limit": (b"SEND\na:" + b"x" * 10_240, FrameTooLarge, "Frame too large"),

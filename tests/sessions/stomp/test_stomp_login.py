@@ -57,12 +57,14 @@ class TestConnect:
         assert line.closed.error is REFUSED.error
         assert not line.session.established
 
-    @pytest.mark.parametrize("accepted", [{"accept-version": "1.0,1.1"}, {"accept-version": "2.0"}, {}])
+    @pytest.mark.parametrize(
+        "accepted", [{"accept-version": "1.3,3"}, {"accept-version": "2.0"}, {"accept-version": ""}]
+    )
     def test_no_common_version(self, open_line, accepted):
         line = open_line()
         line.frame("CONNECT", **accepted)
         error = line.only("ERROR")
-        assert error.headers["version"] == "1.2"
+        assert error.headers["version"] == "1.0,1.1,1.2"
         assert error.headers["content-type"] == "text/plain"
         assert isinstance(line.closed.error, VersionMismatch)
         assert line.take(Authenticate) == []

@@ -13,7 +13,7 @@ from gateway.protocols.stomp.settings import Settings
 @pytest.mark.parametrize(
     "options",
     [
-        {"dialect": "activemq"},
+        {"dialect": "artemis"},
         {"max_bodies": 1},
         {"max_headers": 0},
         {"default_prefetch": 10, "max_prefetch": 9},

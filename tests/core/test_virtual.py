@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.outcome import Outcome
-from gateway.core.queues import VIRTUAL_QUEUE_BYTES, VIRTUAL_QUEUE_MESSAGES, VirtualQueue
+from gateway.core.backend import QueueSpec
+from gateway.core.deadletter import DeadLettering, Reason
+from gateway.core.message import Message
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.session import Consume
 from gateway.core.subscription import Subscription
+from gateway.core.virtual import LIVE_ROOM, VirtualQueue
 from tests.rig.clock import on_clock, settle_down
 from tests.rig.scripted import Consumer, Publisher, message, new_metrics
 
+LIVE = QueueSpec(durable=False, exclusive=True, lossy=True)
+
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, spec: QueueSpec = LIVE) -> None:
+        loop = asyncio.get_running_loop()
         self.metrics = new_metrics()
-        self.queue = VirtualQueue("live", self.metrics)
+        self.buried: list[tuple[bytes, Reason]] = []
+        self.times_unused = 0
+        self.wall = 1_000_000.0
+        self.queue = VirtualQueue(
+            "live", spec, self.metrics, bury=self.bury, on_unused=self.unused, wall=lambda: self.wall + loop.time()
+        )
         self.publisher = Publisher()
+
+    def bury(self, queue: DeadLettering, message: Message, reason: Reason, done: Callable[[Result], None]) -> None:
+        assert queue is self.queue
+        self.buried.append((message.body, reason))
+        done(ACCEPTED)
+
+    def unused(self) -> None:
+        self.times_unused += 1
 
     def put(self, *bodies: bytes) -> None:
         for body in bodies:
@@ -24,7 +47,7 @@ class Rig:
 
     def consume(self, prefetch: int) -> tuple[Subscription, Consumer]:
         consumer = Consumer()
-        return self.queue.consume("tag", consumer, prefetch), consumer
+        return self.queue.consume(Consume("tag", "live", prefetch, None), consumer), consumer
 
     @property
     def dropped(self) -> float:
@@ -97,21 +120,21 @@ async def test_an_ended_delivery_does_not_come_back(outcome: Outcome) -> None:
 async def test_a_slow_consumer_holds_up_neither_publishers_nor_memory() -> None:
     rig = Rig()
     with capture_logs() as lines:
-        rig.put(*(b"%d" % number for number in range(VIRTUAL_QUEUE_MESSAGES + 3)))
+        rig.put(*(b"%d" % number for number in range(LIVE_ROOM.messages + 3)))
     assert all(result.outcome is Outcome.ACCEPTED for _, result in rig.publisher.answers)
-    assert len(rig.publisher.answers) == VIRTUAL_QUEUE_MESSAGES + 3
+    assert len(rig.publisher.answers) == LIVE_ROOM.messages + 3
     assert rig.dropped == 3
     assert [line["event"] for line in lines] == ["slow_consumer"], "one line, not one for each message"
     _, consumer = rig.consume(10_000)
     await settle_down()
-    assert len(consumer.deliveries) == VIRTUAL_QUEUE_MESSAGES
-    assert consumer.bodies[-1] == b"%d" % (VIRTUAL_QUEUE_MESSAGES - 1)
+    assert len(consumer.deliveries) == LIVE_ROOM.messages
+    assert consumer.bodies[-1] == b"%d" % (LIVE_ROOM.messages - 1)
 
 
 @on_clock
 async def test_the_bytes_that_wait_are_bounded_and_counted_down() -> None:
     rig = Rig()
-    large = b"x" * (VIRTUAL_QUEUE_BYTES // 4)
+    large = b"x" * (LIVE_ROOM.bytes // 4)
     with capture_logs() as lines:
         rig.put(large, large, large, large, b"one more")
         assert rig.dropped == 1
@@ -139,8 +162,7 @@ async def test_a_closed_queue_keeps_nothing_that_comes_back() -> None:
     rig.queue.close()
     consumer.settle(Outcome.RELEASED)
     await settle_down()
-    assert not rig.queue._waiting
-    assert not rig.queue._released
+    assert not rig.queue.ready
 
 
 @on_clock
@@ -153,9 +175,9 @@ async def test_a_consumer_that_closes_the_queue_while_it_is_handed_a_message_bre
             subscription.cancel()
             rig.queue.close()
 
-    rig.queue.consume("tag", Leaving(), 5)
+    rig.queue.consume(Consume("tag", "live", 5, None), Leaving())
     await settle_down()
-    assert not rig.queue._waiting
+    assert not rig.queue.ready
 
 
 @on_clock

@@ -9,17 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.errors import Refused
-from gateway.core.message import NO_HEADERS, NO_PROPERTIES, PERSISTENT, TRANSIENT, Address, Message, Origin, Properties
+from gateway.core.backend import QueueSpec
+from gateway.core.message import (
+    NO_HEADERS,
+    NO_PROPERTIES,
+    PERSISTENT,
+    TRANSIENT,
+    Address,
+    LongString,
+    Message,
+    Origin,
+    Properties,
+)
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
-from gateway.protocols.stomp.convert import message_headers, to_message
-from gateway.protocols.stomp.dialects import DIALECTS, Destination, Kind
-from gateway.protocols.stomp.errors import BadDestination, BadHeader
+from gateway.protocols.stomp.dialect import Owner, ReplyTo, Source, Target
+from gateway.protocols.stomp.errors import BadDestination, BadHeader, MissingHeader
+from gateway.protocols.stomp.rabbitmq import RabbitMQ
 from gateway.protocols.stomp.versions import V1_2
 
 ORIGIN = Origin("stomp", "c", "u")
 ADDRESS = Address("", "q")
-RABBITMQ = DIALECTS["rabbitmq"]
+RABBITMQ = RabbitMQ()
+OWNER = Owner("S")
 
 PROPERTIES = {
     "content-type": ("text/plain; charset=utf-8", {"content_type": "text/plain; charset=utf-8"}),
@@ -38,12 +49,12 @@ PROPERTIES = {
 
 
 def sent(headers: dict[str, str]) -> Message:
-    return to_message(headers, ADDRESS, b"body", ORIGIN)
+    return RABBITMQ.to_message(headers, ADDRESS, b"body", ORIGIN, lambda: 0.0)
 
 
 def received(message: Message) -> dict[str, str]:
     """The headers as a client reads them; a repeated one fails."""
-    lines = message_headers(message, RABBITMQ, V1_2)
+    lines = RABBITMQ.message_lines(message, V1_2).removesuffix("content-length:4\n")
     parser = FrameParser(FrameLimits(100, 1 << 16, 1 << 16, 1))
     parser.receive_data(f"MESSAGE\n{lines}\n\0".encode())
     frame = parser.next_frame()
@@ -100,7 +111,8 @@ class TestProperties:
     def test_reply_to_can_be_sent_to(self, reply_to, shown):
         headers = received(message(Properties(reply_to=reply_to)))
         assert headers == {"reply-to": shown}
-        assert RABBITMQ.parse(shown).address.routing_key in ("answers", "a")
+        (target,) = RABBITMQ.targets(shown, {}, OWNER)
+        assert target.address.routing_key in ("answers", "a")
 
     @pytest.mark.parametrize(("value", "shown"), [(b"abc", "abc"), (b"\xff\x00", "/wA=")])
     def test_binary_correlation_id(self, value, shown):
@@ -127,6 +139,7 @@ class TestUserHeaders:
             (Decimal("1.10"), "1.10"),
             (b"bytes", "bytes"),
             (b"\xff", "/w=="),
+            (LongString(b"\xff"), "/w=="),
             (datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC), "1700000000"),
             (None, ""),
             ([1, "a", b"\xff", None], '[1,"a","/w==",null]'),
@@ -161,42 +174,60 @@ class TestUserHeaders:
         assert received(sent(mine)) == mine
 
 
+def target(destination: str, headers=NO_HEADERS) -> Target:
+    (only,) = RABBITMQ.targets(destination, headers, OWNER)
+    return only
+
+
+def source(**headers: str) -> Source:
+    (only,) = RABBITMQ.sources({name.replace("_", "-"): value for name, value in headers.items()}, OWNER, "live")
+    return only
+
+
 DESTINATIONS = {
-    "/queue/q": Destination(Kind.QUEUE, Address("", "q")),
-    "/queue/a.b-c d": Destination(Kind.QUEUE, Address("", "a.b-c d")),
-    "/queue/a%2Fb%25": Destination(Kind.QUEUE, Address("", "a/b%")),
-    "/queue/%C3%A9": Destination(Kind.QUEUE, Address("", "é")),
-    "/topic/a.*.#": Destination(Kind.EXCHANGE, Address("amq.topic", "a.*.#")),
-    "/exchange/x": Destination(Kind.EXCHANGE, Address("x", "")),
-    "/exchange/x/k.l": Destination(Kind.EXCHANGE, Address("x", "k.l")),
+    "/queue/q": Address("", "q"),
+    "/queue/a.b-c d": Address("", "a.b-c d"),
+    "/queue/a%2Fb%25": Address("", "a/b%"),
+    "/queue/%C3%A9": Address("", "é"),
+    "/topic/a.*.#": Address("amq.topic", "a.*.#"),
+    "/exchange/x": Address("x", ""),
+    "/exchange/x/k.l": Address("x", "k.l"),
 }
 
 
-class TestRabbitMQDestinations:
-    @pytest.mark.parametrize(("text", "destination"), DESTINATIONS.items())
-    def test_read_and_written(self, text, destination):
-        assert RABBITMQ.parse(text) == destination
-        assert RABBITMQ.format(destination.address) == text
+class TestDestinations:
+    @pytest.mark.parametrize(("text", "address"), DESTINATIONS.items())
+    def test_read_and_written(self, text, address):
+        assert target(text).address == address
+        assert RABBITMQ.format(address) == text
 
     @pytest.mark.parametrize(
-        ("text", "destination"),
+        ("text", "address"),
         [
-            ("/amq/queue/q", Destination(Kind.EXISTING_QUEUE, Address("", "q"))),
-            ("/reply-queue/a/b", Destination(Kind.REPLY_QUEUE, Address("", "a/b"))),
-            ("/exchange/x/", Destination(Kind.EXCHANGE, Address("x", ""))),
-            ("/queue/é", Destination(Kind.QUEUE, Address("", "é"))),
-            ("/queue/100%", Destination(Kind.QUEUE, Address("", "100%"))),
+            ("q", Address("", "q")),
+            ("/amq/queue/q", Address("", "q")),
+            ("/reply-queue/a/b", Address("", "a/b")),
+            ("/exchange/x/", Address("x", "")),
+            ("/queue/é", Address("", "é")),
+            ("/queue/100%", Address("", "100%")),
         ],
     )
-    def test_read(self, text, destination):
-        assert RABBITMQ.parse(text) == destination
+    def test_read(self, text, address):
+        assert target(text).address == address
+
+    @pytest.mark.parametrize("text", ["/queue/q", "q"])
+    def test_a_queue_is_declared(self, text):
+        assert target(text).queue == Source("q", QueueSpec(durable=True))
+
+    @pytest.mark.parametrize("text", ["/amq/queue/q", "/reply-queue/q", "/topic/t", "/exchange/x/k"])
+    def test_others_are_not(self, text):
+        assert target(text).queue is None
 
     @pytest.mark.parametrize(
         "text",
         [
             "",
             "/",
-            "q",
             "queue/q",
             "/queue",
             "/queue/",
@@ -209,6 +240,7 @@ class TestRabbitMQDestinations:
             "/exchange//k",
             "/exchange/x/k/l",
             "/exchange/amq.default/q",
+            "/temp-queue/x",
             "/dsub/x",
             "/queue/%ff",
             "/queue/" + "é" * 128,
@@ -216,13 +248,113 @@ class TestRabbitMQDestinations:
     )
     def test_refused(self, text):
         with pytest.raises(BadDestination):
-            RABBITMQ.parse(text)
-
-    def test_known_but_not_offered(self):
-        with pytest.raises(Refused, match="not available"):
-            RABBITMQ.parse("/temp-queue/x")
+            target(text)
 
     @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=60))
     def test_round_trip(self, name):
-        assert RABBITMQ.parse(RABBITMQ.format(Address("", name))).address == Address("", name)
-        assert RABBITMQ.parse(RABBITMQ.format(Address("x" + name, name))).address == Address("x" + name, name)
+        assert target(RABBITMQ.format(Address("", name))).address == Address("", name)
+        assert target(RABBITMQ.format(Address("x" + name, name))).address == Address("x" + name, name)
+
+
+TOPIC = Address("amq.topic", "foo.bar")
+
+
+class TestQueues:
+    def test_arguments_have_the_types_of_the_plugin(self):
+        headers = {
+            "x-message-ttl": " 6000 ",
+            "x-max-priority": "5",
+            "x-dead-letter-exchange": " dlx ",
+            "x-queue-type": "classic",
+            "x-colour": "red",
+        }
+        spec = target("/queue/q", headers).queue.spec
+        assert spec.arguments == {
+            "x-message-ttl": 6000,
+            "x-max-priority": 5,
+            "x-dead-letter-exchange": "dlx",
+            "x-queue-type": "classic",
+        }
+
+    @pytest.mark.parametrize("value", ["soon", "-1", "1.5", "", str(2**63)])
+    def test_an_argument_that_is_no_number(self, value):
+        with pytest.raises(BadHeader, match="x-expires"):
+            target("/queue/q", {"x-expires": value})
+
+    @pytest.mark.parametrize(
+        ("headers", "spec"),
+        [
+            ({}, QueueSpec(durable=True)),
+            ({"durable": "false"}, QueueSpec(durable=False)),
+            ({"auto_delete": "true"}, QueueSpec(durable=True, auto_delete=True)),
+            ({"exclusive": "true"}, QueueSpec(durable=True, exclusive=True)),
+            ({"exclusive": "maybe"}, QueueSpec(durable=True)),
+            ({"persistent": "false"}, QueueSpec(durable=False)),
+        ],
+    )
+    def test_a_queue(self, headers, spec):
+        assert source(destination="/queue/q", **headers) == Source("q", spec)
+
+    @pytest.mark.parametrize("destination", ["/amq/queue/q", "/reply-queue/q"])
+    def test_somebody_elses(self, destination):
+        assert source(destination=destination, id="0") == Source("q", None)
+
+    # What rabbitmqctl has shown for each of these.
+    @pytest.mark.parametrize(
+        ("headers", "queue", "durable", "auto_delete", "exclusive"),
+        [
+            ({}, "live", False, True, True),
+            (
+                {"durable": "true", "auto_delete": "false", "id": "d2"},
+                "stomp-subscription-JRdnkwOdCK1_vmhoGGNPGw",
+                True,
+                False,
+                False,
+            ),
+            (
+                {"persistent": "true", "auto_delete": "false", "id": "d5"},
+                "stomp-subscription-wUm-otcnGD_rQrsvTqyGmA",
+                True,
+                False,
+                False,
+            ),
+            (
+                {"durable": "true", "id": "d3"},
+                "stomp-subscription-3LbqxvI5FPkvfDS6FFY5RQ",
+                True,
+                True,
+                False,
+            ),
+            ({"x_queue_name": "mine"}, "mine", False, True, False),
+            ({"x_queue_name": "mine", "durable": "true", "id": "0"}, "mine", True, True, False),
+        ],
+    )
+    def test_a_subscription(self, headers, queue, durable, auto_delete, exclusive):
+        got = source(destination="/topic/foo.bar", **headers)
+        assert (got.queue, got.bindings) == (queue, (TOPIC,))
+        assert (got.spec.durable, got.spec.auto_delete, got.spec.exclusive) == (durable, auto_delete, exclusive)
+        assert got.spec.lossy is not durable
+
+    def test_a_durable_subscription_needs_an_id(self):
+        with pytest.raises(MissingHeader):
+            source(destination="/topic/foo.bar", durable="true")
+
+    @pytest.mark.parametrize(
+        ("destination", "headers", "forgotten"),
+        [
+            ("/topic/t", {"durable": "true"}, True),
+            ("/topic/t", {"persistent": "true"}, True),
+            ("/topic/t", {}, False),
+            ("/exchange/x/t", {"durable": "true"}, False),
+            ("/queue/t", {"durable": "true"}, False),
+        ],
+    )
+    def test_what_unsubscribe_forgets(self, destination, headers, forgotten):
+        held = source(destination=destination, id="0", durable="true", auto_delete="false")
+        assert list(RABBITMQ.forgotten(headers, OWNER, [held])) == ([held.queue] if forgotten else [])
+
+    def test_reply_to(self):
+        assert RABBITMQ.reply_to("/queue/q", OWNER) is None
+        assert RABBITMQ.reply_to("/temp-queue/x", OWNER) == ReplyTo("stomp-temp-S-x", "stomp-temp-S-x", "/temp-queue/x")
+        with pytest.raises(BadDestination):
+            RABBITMQ.reply_to("/temp-queue/", OWNER)

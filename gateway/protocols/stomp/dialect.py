@@ -1,0 +1,121 @@
+"""The port of a dialect: what a kind of broker calls its queues and topics, and which headers it puts around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from gateway.core.backend import QueueSpec
+from gateway.core.message import Address, Message, Origin
+from gateway.protocols.stomp.errors import BadDestination, shown
+from gateway.protocols.stomp.versions import Version
+
+MAX_NAME = 255
+"""Bytes of a queue name, exchange name or routing key: AMQP's short string, as in RabbitMQ."""
+
+TEMPORARY = "stomp-temp-"
+"""Begins the names of queues and topics that belong to one connection; its session's id and a name follow."""
+
+DURABLE = QueueSpec(durable=True)
+PRIVATE = QueueSpec(durable=False, exclusive=True)
+"""A temporary queue: ends with its connection."""
+LIVE = QueueSpec(durable=False, exclusive=True, auto_delete=True, lossy=True)
+"""Of a live subscription: ends with its only consumer, and drops what that does not keep up with."""
+
+
+class Owner(NamedTuple):
+    """Whose connection it is."""
+
+    session_id: str
+    client_id: str = ""
+
+
+NOBODY = Owner("")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A queue that is needed. `spec` is None for one that somebody else has declared; bindings are (exchange, key)."""
+
+    queue: str
+    spec: QueueSpec | None
+    bindings: tuple[Address, ...] = ()
+
+
+class Target(NamedTuple):
+    """One place that a SEND goes to, and the queue that has to be there first, if any."""
+
+    address: Address
+    queue: Source | None = None
+
+
+class ReplyTo(NamedTuple):
+    """What a `reply-to` that names a temporary destination stands for.
+
+    `text` is published instead; `queue` has to be there first. `subscription`: the id of the subscription to it that
+    the gateway makes by itself.
+    """
+
+    text: str
+    queue: str | None = None
+    subscription: str | None = None
+
+
+class Dialect(Protocol):
+    """How one kind of broker reads and writes destinations and headers. One object serves all connections."""
+
+    ids_required: bool
+    """Whether a SUBSCRIBE of version 1.1 or 1.2 without an id is refused, as the specification says."""
+    early_receipts: bool
+    """Whether a SEND in a transaction gets its receipt at once: it has been put there. Otherwise after the COMMIT."""
+    message_id_prefix: str
+
+    def targets(self, destination: str, headers: Mapping[str, str], owner: Owner) -> Sequence[Target]:
+        """Where a SEND goes. Raises `StompError` or `Refused`."""
+
+    def sources(self, headers: Mapping[str, str], owner: Owner, live_queue: str) -> Sequence[Source]:
+        """What a SUBSCRIBE consumes. `live_queue` is the name of its live queue, should it need one.
+
+        Raises `StompError`, or `Refused` for what is not offered.
+        """
+
+    def prefetch(self, headers: Mapping[str, str]) -> str | None:
+        """What a SUBSCRIBE says about how many messages it may hold."""
+
+    def priority(self, headers: Mapping[str, str]) -> int:
+        """Of the consumer among others. Raises `BadHeader`."""
+
+    def forgotten(self, headers: Mapping[str, str], owner: Owner, sources: Sequence[Source]) -> Sequence[str]:
+        """Durable queues that an UNSUBSCRIBE gives up. `sources` are its subscription's, if it names one."""
+
+    def reply_to(self, reply_to: str, owner: Owner) -> ReplyTo | None:
+        """What the `reply-to` of a SEND stands for, unless it is published as it is. Raises `BadDestination`."""
+
+    def selector(self, selector: str) -> tuple[str, bool]:
+        """The selector proper, and whether texts count as numbers in it."""
+
+    def format(self, address: Address, owner: Owner) -> str:
+        """The destination header of a message that was published to `address`."""
+
+    def original(self, address: Address, queue: str) -> Address | None:
+        """Where a message was really published, when it is shown as one of the queue that it is consumed from."""
+
+    def to_message(
+        self, headers: Mapping[str, str], address: Address, body: bytes, origin: Origin, clock: Callable[[], float]
+    ) -> Message:
+        """What a SEND publishes. Raises `BadHeader`, or `Refused` for what is not offered."""
+
+    def message_lines(self, message: Message, version: Version, owner: Owner) -> str:
+        """The header lines of a MESSAGE that come from the message itself, with the length of its body."""
+
+
+def bounded(name: str, destination: str) -> str:
+    """Raises `BadDestination` for a name over `MAX_NAME`."""
+    if len(name.encode(errors="replace")) > MAX_NAME:
+        raise BadDestination(f"{shown(destination)} has a name over {MAX_NAME} bytes")
+    return name
+
+
+def temporary_name(owner: Owner, name: str) -> str:
+    return f"{TEMPORARY}{owner.session_id}-{name}"
