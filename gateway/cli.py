@@ -81,8 +81,8 @@ def serve(config: _Config) -> None:
         from gateway import logs
 
         settings = load(config)
-        logs.configure(level=settings.log.level, output=settings.log.format)
-        code = _run(gateway_app.serve(settings))
+        logs.configure_by(settings.log)
+        code = _run(gateway_app.serve(settings, config=config))
     raise typer.Exit(code)
 
 

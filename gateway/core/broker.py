@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -16,7 +16,7 @@ from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.deadletter import DeadLettering, Reason, copies_of, dead_letter, goes_in_circles
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, MqliftError, Refused
+from gateway.core.errors import BackendError, Invalid, MqliftError, Refused
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.flow import Watermark
@@ -24,8 +24,8 @@ from gateway.core.health import Health
 from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
-from gateway.core.queues import Destination, Sink
-from gateway.core.queuetable import QueueTable
+from gateway.core.queues import BackendQueue, Destination, Sink
+from gateway.core.queuetable import Queue, QueueTable
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
 from gateway.core.retained import Retained, RetainedLimits
 from gateway.core.routes import QUEUE_KIND, Routes
@@ -70,6 +70,15 @@ SWEEP: Final = 0.5
 
 SESSION_LABEL: Final = "(sessions)"
 """What metrics call the queues of all kept sessions together: there may be thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A queue that rules want elsewhere, and that stays at its `home`."""
+
+    queue: str
+    home: Target
+    wanted: str
 
 
 class Owner(Publisher, Consumer, Hashable, Protocol):
@@ -152,8 +161,18 @@ class Broker:
             metrics=metrics,
             limit=limits.durable_queues,
         )
+        self._show_sizes()
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
+
+    def _show_sizes(self) -> None:
+        metrics = self._metrics
+        metrics.durable_queues.set_function(lambda: self._queues.durable_count)
+        metrics.virtual_queues.set_function(lambda: self._queues.virtual_count)
+        metrics.virtual_messages.set_function(lambda: self._queues.virtual_messages)
+        metrics.bindings.set_function(lambda: self._topology.binding_count)
+        metrics.sessions.set_function(lambda: len(self._sessions))
+        metrics.retained.set_function(lambda: len(self._retained))
 
     async def authenticate(self, credentials: Credentials) -> Identity:
         """Who the peer is. Raises `NotAuthorized`."""
@@ -223,6 +242,11 @@ class Broker:
     @property
     def retained_messages(self) -> int:
         return len(self._retained)
+
+    @property
+    def inflight(self) -> int:
+        """Published messages that wait for a backend."""
+        return self._inflight.count
 
     @property
     def bindings(self) -> int:
@@ -320,7 +344,7 @@ class Broker:
         """
         return await self._queues.delete(name, owner, if_unused=if_unused, if_empty=if_empty)
 
-    async def purge_queue(self, name: str, owner: Owner) -> Counted:
+    async def purge_queue(self, name: str, owner: Owner | None) -> Counted:
         """Drop the messages that nobody holds. Raises `UnknownQueue`, `Locked`, `BackendError`."""
         return await self._queues.purge(name, owner)
 
@@ -359,6 +383,67 @@ class Broker:
         self._queues.disconnected(owner)
         if client_id and self._claims.get(client_id) is owner:
             del self._claims[client_id]
+
+    # What operators ask for
+
+    @property
+    def topology(self) -> Topology:
+        """To be looked at; changes go through the broker."""
+        return self._topology
+
+    def is_durable(self, queue: str) -> bool:
+        """Whether there is such a queue, and it lives in a backend."""
+        return self._queues.durable(queue) is not None
+
+    def queues(self) -> Iterator[Queue]:
+        """All that this gateway knows, durable ones first; to be looked at."""
+        return self._queues.all()
+
+    def reroute(self, routes: Routes, backends: Mapping[str, Backend]) -> list[Moved]:
+        """Follow other rules from now on; `backends` are those that were not open yet.
+
+        What is under way goes where it was going. A queue that is known here stays where it lives, or the messages that
+        wait there would be left behind: those that the new rules want elsewhere are given back, to be told.
+        """
+        self._backends = {**self._backends, **backends}
+        self._routes = routes
+        self._plans.clear()
+        moved = [found for queue in self._queues.all_durable() if (found := self._follow(queue)) is not None]
+        for name in routes.named_queues():
+            self._adopt_named(name)
+        return moved
+
+    def _adopt_named(self, name: str) -> None:
+        if self._topology.has_queue(name):
+            return
+        try:
+            self._queues.adopt(name, {})
+        except MqliftError as error:
+            log.error("queue_not_adopted", queue=name, problem=str(error))  # noqa: TRY400 - no bug
+
+    def _follow(self, queue: BackendQueue) -> Moved | None:
+        """Take what the rules say about a queue that stays where it is: their options."""
+        try:
+            target = self.home(queue.name, queue.spec)
+        except Invalid as error:
+            return Moved(queue.name, queue.target, str(error))
+        if (target.kind, target.name) != (queue.target.kind, queue.target.name):
+            return Moved(queue.name, queue.target, f"{target.kind} {target.name}")
+        queue.target = target
+        return None
+
+    def admit(self, authenticator: Authenticator, authorizer: Authorizer | None) -> None:
+        """Decide by others from now on who may connect, and what connections that are made from now on may do."""
+        self._authenticator = authenticator
+        self.authorizer = authorizer
+
+    def limit(self, limits: BrokerLimits) -> None:
+        """Hold to other limits. What is over them already stays; nothing more comes."""
+        self._limits = limits
+        self._inflight.move(limits.inflight_messages, limits.inflight_bytes)
+        self._queues.limit = limits.durable_queues
+        self._sessions.limit = limits.sessions
+        self._retained.limits = limits.retained
 
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""

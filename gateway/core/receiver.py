@@ -116,6 +116,11 @@ class Receiver:
     def consumers(self) -> int:
         return len(self._turns)
 
+    @property
+    def delivered(self) -> int:
+        """Deliveries that consumers were given, ever."""
+        return self._turns.handed
+
     def check(self, *, exclusive: bool) -> None:
         """Whether one more consumer may come. Raises `InUse`."""
         self._turns.check(exclusive=exclusive)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
+from gateway.core.auth import Identity
 from gateway.core.broker import Broker, Owner
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.exchanges import ToExchange
@@ -54,7 +55,7 @@ log = structlog.get_logger("mqlift.connection")
 class Peer:
     """One connection, as commands see it: who it is at the broker, and what it consumes there."""
 
-    __slots__ = ("_subscriptions", "blocked", "broker", "client_id", "guard", "owner")
+    __slots__ = ("_subscriptions", "address", "blocked", "broker", "client_id", "guard", "identity", "owner")
 
     def __init__(self, broker: Broker, owner: Owner) -> None:
         self.broker = broker
@@ -62,6 +63,10 @@ class Peer:
         self.client_id = ""
         """What it has claimed, until another connection claims it."""
         self.guard = None if broker.authorizer is None else Guard(broker.authorizer)
+        self.identity: Identity | None = None
+        """Who it has proved to be."""
+        self.address = ""
+        """Where it connects from."""
         self.blocked = False
         """Whether it does not read what it was sent."""
         self._subscriptions: dict[str, Subscription] | None = None  # most connections have none
@@ -82,6 +87,10 @@ class Peer:
         subscription = self._subscriptions.pop(tag, None) if self._subscriptions else None
         if subscription is not None:
             subscription.cancel()
+
+    @property
+    def subscriptions(self) -> int:
+        return len(self._subscriptions) if self._subscriptions else 0
 
     def may_receive(self, subscription: Subscription, address: Address) -> bool:
         """A wildcard may bring what is not for this peer. What a shared queue has is for whoever may consume it."""
@@ -115,6 +124,7 @@ class Peer:
 
 async def _authenticate(peer: Peer, command: Authenticate) -> Result:
     identity = await peer.broker.authenticate(command.credentials)
+    peer.identity = identity
     if peer.guard is not None:
         peer.guard.identity = identity
     return Authenticated(identity)

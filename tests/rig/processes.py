@@ -282,7 +282,7 @@ class Gateway(ServerProcess):
     ) -> None:
         self._ports = listener_ports(config)
         self.admin_port = admin_port(config)
-        config_path = directory / f"mqlift-{self.admin_port}.yaml"
+        self.config_path = config_path = directory / f"mqlift-{self.admin_port}.yaml"
         # JSON is YAML (YAML 1.2 §1.3), and shows what was meant without quoting rules.
         config_path.write_text(json.dumps(config, indent=2))
         log_path = directory / f"mqlift-{self.admin_port}.log"
