@@ -329,7 +329,6 @@ class Settings(BaseSettings):
                 raise mistake(f"port {admin.port} is that of listeners.{number} already", "another port", "port")
         return admin
 
-
     @field_validator("workers")
     @classmethod
     def _workers_can_share(cls, workers: int, info: ValidationInfo) -> int:

@@ -45,6 +45,9 @@ from gateway.status import StatusTopics
 
 log = structlog.get_logger("mqlift.app")
 
+LISTENING: Final = b"1"
+"""What a worker says when it listens."""
+
 CLOSE_LIMIT: Final = 2.0
 """Seconds that connections have to take their last bytes, on top of the drain."""
 
@@ -103,10 +106,7 @@ class Gateway:
         """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.stop, 0.0)
-            if self._place is None:
-                await self._admin.start(self.settings.admin.host, self.settings.admin.port)
-            else:
-                await self._admin.start_at(self._place.socket)
+            await self._start_admin()
             await self._broker.restore()
             for listener in self._listeners:
                 await listener.start()
@@ -114,6 +114,12 @@ class Gateway:
             for task in self._tasks:
                 task.add_done_callback(_tell_failure)
             undo.pop_all()
+
+    async def _start_admin(self) -> None:
+        if self._place is None:
+            await self._admin.start(self.settings.admin.host, self.settings.admin.port)
+        else:
+            await self._admin.start_at(self._place.socket)
 
     def reload(self, assembly: Assembly) -> None:
         """Follow another configuration, in what can be changed while running; the log says what cannot.
@@ -207,7 +213,8 @@ async def serve(
 ) -> int:
     """Run a gateway until SIGTERM or SIGINT; a second signal cuts the drain short. Gives the exit code.
 
-    At SIGHUP the configuration is read again from `config` and the environment. Raises `ConfigErrors` or `ConfigError` when it cannot start.
+    At SIGHUP the configuration is read again from `config` and the environment. Raises `ConfigErrors` or `ConfigError`
+    when it cannot start.
     """
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
@@ -229,7 +236,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, config, metrics))
     if place is not None:
-        stop_without_supervisor(on_signal)
+        tell_supervisor(on_signal)
     log.info("started", version=metadata.version("mqlift"))
     if ready is not None:
         ready(gateway)
@@ -265,25 +272,28 @@ def read_again(config: Path | None) -> Assembly | None:
     return assembly
 
 
-def stop_without_supervisor(stop: Callable[[], None]) -> None:
-    """Stop when the process at the other end of standard input is gone: nobody else would end its workers."""
+def tell_supervisor(stop: Callable[[], None]) -> None:
+    """Say to the process at the other end of standard input that this one listens, and stop when it is gone.
+
+    It never sends anything; and nobody else would end its workers.
+    """
     loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
 
-    def readable() -> None:
-        if not os.read(sys.stdin.fileno(), 1):
-            loop.remove_reader(sys.stdin.fileno())
-            log.warning("supervisor_gone")
-            stop()
+    def gone() -> None:
+        loop.remove_reader(descriptor)
+        log.warning("supervisor_gone")
+        stop()
 
-    loop.add_reader(sys.stdin.fileno(), readable)
+    loop.add_reader(descriptor, gone)
+    with suppress(ConnectionError):  # then `gone` follows
+        os.write(descriptor, LISTENING)
 
 
 def protection(settings: Settings) -> Protection:
     """Who may use the admin server."""
     token = settings.admin.token
-    return Protection(
-        token=None if token is None else token.get_secret_value(), metrics=settings.admin.protect_metrics
-    )
+    return Protection(token=None if token is None else token.get_secret_value(), metrics=settings.admin.protect_metrics)
 
 
 def _authenticator(settings: Settings, metrics: Metrics) -> AuditedAuthenticator:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO, TypeVar
 
 import typer
 
+from gateway import operator_commands
 from gateway.core.errors import ConfigError, MqliftError
 
 if TYPE_CHECKING:
@@ -82,8 +83,32 @@ def serve(config: _Config) -> None:
 
         settings = load(config)
         logs.configure_by(settings.log)
-        code = _run(gateway_app.serve(settings, config=config))
+        if settings.workers == 1:
+            code = _run(gateway_app.serve(settings, config=config))
+        else:
+            from gateway import workers
+
+            code = _run(workers.serve(settings, config))
     raise typer.Exit(code)
+
+
+def serve_worker(config: Path, number: int, socket: Path) -> None:
+    """Run one of several workers, which answers at `socket`; ends the process as `serve` does."""
+    sys.excepthook = _tell_bug
+    try:
+        with _one_line_errors():
+            from config.settings import load
+            from gateway import app as gateway_app
+            from gateway import logs
+
+            settings = load(config)
+            logs.configure_by(settings.log)
+            code = _run(
+                gateway_app.serve(settings, config=config, place=gateway_app.Place(number=number, socket=socket))
+            )
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.exit(code)
 
 
 @app.command()
@@ -257,6 +282,9 @@ def _one_line_errors() -> Iterator[None]:
     except MqliftError as error:
         typer.echo(f"mqlift: {error}", err=True)
         raise typer.Exit(EXIT_FAILURE) from None
+
+
+operator_commands.add_commands(app, _one_line_errors)
 
 
 def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -75,7 +75,9 @@ def _route_audit(wanted: bool, file: Path | None) -> None:
             handler = logging.handlers.WatchedFileHandler(file)  # a rotated file is noticed
         except OSError as error:
             problem = f"{file} cannot be written: {error.strerror}"
-            raise ConfigError("log.audit_file", problem, "a file in a directory that exists and may be written") from error
+            raise ConfigError(
+                "log.audit_file", problem, "a file in a directory that exists and may be written"
+            ) from error
         handler.setFormatter(_formatter(_renderers("json", colors=False)))
     for old in logger.handlers[:]:
         logger.removeHandler(old)

@@ -75,7 +75,9 @@ class Operations:
                 found = page(self._connections(), lambda each: self._id(each[1]), limit, after)
                 return [self._connection(listener, connection) for listener, connection in found]
             case Listing.QUEUES:
-                return await self._queue_rows(page(self._broker.queues(), lambda queue: queue.name, limit, after), depth)
+                return await self._queue_rows(
+                    page(self._broker.queues(), lambda queue: queue.name, limit, after), depth
+                )
             case Listing.EXCHANGES:
                 exchanges = page(self._broker.topology.exchanges(), lambda each: each[0], limit, after)
                 return [_exchange(name, spec) for name, spec in exchanges]
@@ -137,7 +139,9 @@ def _queue(queue: Queue) -> Row:
     return {
         "name": queue.name,
         "kind": "durable" if durable else "virtual",
-        "home": f"{queue.target.kind} {queue.target.name}" if isinstance(queue, BackendQueue) else "memory of the gateway",
+        "home": f"{queue.target.kind} {queue.target.name}"
+        if isinstance(queue, BackendQueue)
+        else "memory of the gateway",
         "consumers": queue.consumers,
         "unsettled": queue.unsettled,
         "ready": None if isinstance(queue, BackendQueue) else queue.ready,
@@ -167,7 +171,7 @@ def _exchange(name: str, spec: ExchangeSpec) -> Row:
 def _binding_id(binding: Binding) -> str:
     """Tells one binding from all others."""
     arguments = sorted(binding.arguments.items(), key=lambda item: item[0])
-    return f"{binding.source} {binding.destination} {binding.pattern} {arguments if arguments else ''}".rstrip()
+    return f"{binding.source} {binding.destination} {binding.pattern} {arguments or ''}".rstrip()
 
 
 def _binding(binding: Binding) -> Row:

@@ -138,7 +138,7 @@ class Metrics:
         self.retries = counter("entry_retries", "Entries sent again", "destination")
         self.publish_seconds = Histogram(
             "mqlift_publish_seconds",
-            "Time from routing a message to its result, retries included; of one message at a time for each destination",
+            "Time from routing a message to its result, retries included; taken of one at a time per destination",
             ["destination"],
             registry=registry,
             buckets=LATENCY_BUCKETS,

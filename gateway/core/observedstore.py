@@ -28,9 +28,7 @@ class ObservedStore:
     async def put(
         self, kind: str, key: str, value: bytes, *, expected: int | None = None, expires_at: float | None = None
     ) -> Record:
-        return await self._observed(
-            "put", self._store.put(kind, key, value, expected=expected, expires_at=expires_at)
-        )
+        return await self._observed("put", self._store.put(kind, key, value, expected=expected, expires_at=expires_at))
 
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
         return await self._observed("delete", self._store.delete(kind, key, expected=expected))

@@ -45,7 +45,8 @@ class WorkerBroker(Broker):
         self, destination: Destination, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
     ) -> Awaitable[None] | None:
         """Raises `NotSupported`."""
-        raise _refusal("bindings; a rule under routes: does the same")
+        del pattern, arguments
+        raise _refusal(f"bindings, such as of '{destination}' to '{exchange}'; a rule under routes: does the same")
 
     def keep_session(self, client_id: str, record: SessionRecord, done: Done) -> None:  # noqa: ARG002 - as Broker
         done(_refusal("kept sessions"))

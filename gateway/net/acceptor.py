@@ -55,7 +55,9 @@ class Acceptor:
         admit: Callable[[int], bool],
         refused: Refused,
     ) -> None:
-        """`reuse_port`: other processes listen there, too. `patience`: seconds for the PROXY header. `admit` takes the number of those that are on their way."""
+        """`reuse_port`: other processes listen there, too. `patience`: seconds for the PROXY header. `admit` takes the
+        number of those that are on their way.
+        """
         self._make = make
         self._tls = tls
         self._proxy_protocol = proxy_protocol

@@ -15,7 +15,6 @@ from gateway.core.errors import AccessDenied, ConfigError, CredentialsInvalid, L
 from gateway.core.health import Health
 from gateway.core.metrics import Metrics
 
-
 TOKEN = "0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
