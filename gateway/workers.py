@@ -96,8 +96,7 @@ class Workers:
         """Pass a signal on."""
         for worker in self.all:
             if worker.process is not None:
-                with suppress(ProcessLookupError):  # it has just ended
-                    worker.process.send_signal(number)
+                _send(worker.process, number)
 
     def reload(self) -> None:
         """Have all read the configuration again; those that start just now, when they are up."""
@@ -147,13 +146,13 @@ class Workers:
             worker.process = process
             log.info("worker_started", worker=worker.number, pid=process.pid)
             if self.draining:
-                process.terminate()
+                _send(process, signal.SIGTERM)
             ours.setblocking(False)
             with suppress(ConnectionError):
                 worker.up = await asyncio.get_running_loop().sock_recv(ours, len(LISTENING)) == LISTENING
             listened = worker.up
             if listened and reloads != self._reloads:
-                process.send_signal(signal.SIGHUP)
+                _send(process, signal.SIGHUP)
             if all(each.up for each in self.all):
                 self._began.set()
             try:
@@ -238,6 +237,11 @@ async def _check_free(number: int, listener: ListenerSettings) -> None:
         raise ConfigError(
             f"listeners.{number}.port", f"cannot listen on {where}: {reason}", "a free port of this machine"
         ) from error
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        process.send_signal(number)
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
