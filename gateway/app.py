@@ -22,7 +22,7 @@ from config.mistakes import ConfigErrors
 from config.settings import Settings, load
 from gateway import logs
 from gateway.admin.server import AdminServer, Protection
-from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
+from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store, open_tracer
 from gateway.authentication import Anonymous, Nobody
 from gateway.core.audit import AuditedAuthenticator
 from gateway.core.batcher import BatchPolicy
@@ -90,6 +90,7 @@ class Gateway:
             metrics=metrics,
             health=self.health,
         )
+        self._tracer = self._broker.tracer = open_tracer(settings)
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
         self._kinds = set(assembly.kinds)
         self._parts = list(assembly.listeners)
@@ -185,6 +186,8 @@ class Gateway:
         await self._broker.aclose()
         await self._aws.aclose()
         await self._admin.aclose()
+        if self._tracer is not None:
+            await self._tracer.aclose()
 
     def _listener(self, part: ListenerPart) -> Listener:
         options = self._options(part, self.settings)

@@ -38,6 +38,7 @@ from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
+from gateway.core.tracing import Tracer
 
 log = structlog.get_logger("mqlift.broker")
 
@@ -132,6 +133,8 @@ class Broker:
         self._authenticator = authenticator
         self.authorizer = authorizer
         """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
+        self.tracer: Tracer | None = None
+        """Told of every message; set before the first connection."""
         self._sending = sending
         self._receiving = receiving
         self._limits = limits
@@ -291,15 +294,18 @@ class Broker:
                 return
         if self._topology.delaying and address.exchange in self._topology.delaying:
             message = self._delayed(message)
+        waiter: Answerable = publisher
+        if self.tracer is not None:
+            message, waiter = self.tracer.published(message, waiter)
         if len(plan) == 1:
-            plan[0].put(message, publisher, publisher, token)
+            plan[0].put(message, publisher, waiter, token)
         elif plan:
-            merge = Merge(len(plan), publisher, token)
+            merge = Merge(len(plan), waiter, token)
             for sink in plan:
                 sink.put(message, publisher, merge, None)
         else:
             self._metrics.unrouted.inc()
-            publisher.answer(token, UNROUTED)
+            waiter.answer(token, UNROUTED)
 
     def _delayed(self, message: Message) -> Message:
         """As the delayed-message exchange's header asks for: milliseconds, from now."""
@@ -627,6 +633,7 @@ class Broker:
                 inflight=self._inflight,
                 metrics=self._metrics,
                 health=self._health,
+                tracer=self.tracer,
             )
         return sender
 

@@ -14,6 +14,7 @@ from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.message import Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.tracing import Tracer
 
 DESTINATION_MESSAGES: Final = 10_000
 """Messages that wait for one destination before its publishers are paused: a second of a fast destination."""
@@ -38,11 +39,13 @@ class Sender:
         inflight: Watermark,
         metrics: Metrics,
         health: Health,
+        tracer: Tracer | None = None,
     ) -> None:
         self.backend = backend
         self.target = target
         self._metrics = metrics
         self._health = health
+        self._tracer = tracer
         self._inflight = inflight
         self._waiting = Watermark(DESTINATION_MESSAGES, DESTINATION_BYTES)
         self._resource = f"{target.kind} {target.name} (send)"
@@ -81,7 +84,7 @@ class Sender:
             self._metrics.entries.labels(self._label, "rejected").inc()
             waiter.answer(token, Result(Outcome.REJECTED, error))
             return
-        entry.waiter = waiter
+        entry.waiter = waiter if self._tracer is None else self._tracer.sent(target, message, waiter)
         entry.token = token
         if self._timed is None:
             self._timed = entry

@@ -217,6 +217,8 @@ class Connection(asyncio.Protocol):
         if peer.guard is not None and not peer.may_receive(subscription, delivery.message.address):
             delivery.source.settle(delivery, Outcome.ACCEPTED)
             return
+        if self._broker.tracer is not None:
+            self._broker.tracer.delivering(subscription.queue.name, delivery)
         self._metrics.delivered.count += 1
         self.delivered += 1
         try:
