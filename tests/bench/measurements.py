@@ -10,6 +10,8 @@ from typing import TypeAlias
 from tests.bench.endpoint import ENDLESS, ActionCount, Stats
 from tests.bench.machine import Window
 from tests.bench.stage import Stage
+from tests.rig.processes import answers
+from tests.rig.waiting import wait_for
 
 FAR_MS = 10.0
 """An endpoint of the same region is some milliseconds away; an instant one hides what waiting costs."""
@@ -17,6 +19,7 @@ PACED_CONNECTIONS = 10
 PROBE_CONNECTIONS = 50
 CONSUMERS = 10
 SUBSCRIBERS = 50
+SPREAD_CONNECTIONS = 100
 NO_CALLS: ActionCount = {"calls": 0, "entries": 0, "bytes": 0}
 
 Figures: TypeAlias = Mapping[str, float]
@@ -64,6 +67,24 @@ def publish(connections: int, latency_ms: float = 0.0, qos: int = 1) -> Callable
             raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
         sends = calls(stats, "SendMessageBatch", "SendMessage")
         return rates(published["window"]) | {"calls": sends / published["messages"]}
+
+    return run
+
+
+def spread(workers: int) -> Callable[[Stage], Figures]:
+    """As `publish`, by several workers on all cores, which load and endpoint use as well."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+        with stage.gateway(workers) as gateway:
+            wait_for(lambda: answers(gateway.admin_port, "/readyz"), "all workers are up")
+            published = stage.publish(gateway, SPREAD_CONNECTIONS)
+        sent = stage.endpoint.control.stats()["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
+        if sent != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
+        figures = rates(published["window"])
+        del figures["others"]  # no core is the gateway's own
+        return figures
 
     return run
 
@@ -165,6 +186,8 @@ def operations(module: str) -> Callable[[Stage], Figures]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
+    "workers-1": Benchmark(f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 1 worker, all on all cores", spread(1)),
+    "workers-2": Benchmark(f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 2 workers, all on all cores", spread(2)),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
     "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),

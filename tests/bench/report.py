@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ class Threshold:
         return rounded >= self.limit if self.at_least else rounded <= self.limit
 
 
+CORES_FOR_WORKERS = 4
+"""Two for the workers, and others for load and endpoint: with fewer, the ratio says what those leave."""
+
 THRESHOLDS = (
     Threshold("publishes a second, 10 connections", lambda runs: median(runs, "publish-10", "rate"), 30_000, True),
     Threshold("publishes a second, 50 connections", lambda runs: median(runs, "publish-50", "rate"), 30_000, True),
@@ -57,6 +61,14 @@ THRESHOLDS = (
     ),
     Threshold("times one call per message", lambda runs: ratio(runs, "publish-50", "app-single"), 40, True),
     Threshold("times batches of 10", lambda runs: ratio(runs, "publish-50", "app-batch"), 5, True),
+    Threshold(
+        "times one worker, with two",
+        lambda runs: (
+            ratio(runs, "workers-2", "workers-1") if len(os.sched_getaffinity(0)) >= CORES_FOR_WORKERS else None
+        ),
+        1.7,
+        True,
+    ),
     Threshold("deliveries a second", lambda runs: median(runs, "consume", "rate"), 12_000, True),
     Threshold("SQS calls per delivery", lambda runs: median(runs, "consume", "calls"), 0.20, decimals=2),
     Threshold("added latency, median, ms", lambda runs: median(runs, "latency", "added_median"), 2),
@@ -67,6 +79,7 @@ THRESHOLDS = (
 )
 
 RATIOS = (
+    ("workers-2", "workers-1"),
     ("publish-10", "app-single"),
     ("publish-10", "app-batch"),
     ("publish-50", "app-single"),
