@@ -187,7 +187,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
     "workers-1": Benchmark(f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 1 worker, all on all cores", spread(1)),
-    "workers-2": Benchmark(f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 2 workers, all on all cores", spread(2)),
+    "workers-2": Benchmark(
+        f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 2 workers, all on all cores", spread(2)
+    ),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
     "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),

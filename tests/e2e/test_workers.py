@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import GatewayFactory
-from tests.faults.wire import Wire, connected_mqtt, mqtt_connect, mqtt_publish
+from tests.faults.wire import Wire, connected_mqtt, mqtt_connect, mqtt_packet, mqtt_publish
 from tests.rig.clients import MqttPublisher, StompClient
 from tests.rig.counting import SqsClient, assert_exactly, drain
 from tests.rig.processes import Gateway
@@ -147,6 +147,12 @@ def test_what_workers_do_not_share_is_refused(gateway: Gateway) -> None:
         pytest.raises(AssertionError, match="workers: 1"),
     ):
         client.subscribe("/topic/live")
+
+
+def test_a_live_mqtt_subscription_is_refused(gateway: Gateway) -> None:
+    with connected_mqtt(gateway.port("mqtt"), mqtt_connect("subscriber")) as wire:
+        wire.send(mqtt_packet(0x82, b"\x00\x01\x00\x03a/b\x01"))
+        assert wire.receive(5) == b"\x90\x03\x00\x01\x80"  # SUBACK: failure [MQTT-3.9.3]
 
 
 def test_one_that_cannot_start_ends_all(gateway: Gateway, gateway_factory: GatewayFactory) -> None:
