@@ -23,7 +23,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from config.auth import AuthSettings
 from config.mistakes import ConfigErrors, from_validation, mistake
+from config.section import Count, Seconds, Section, Text
 from config.sources import DELIMITER, PREFIX, Environment, read_file, unknown_variables, variable_at
 from gateway.core.errors import ConfigError
 
@@ -35,18 +37,11 @@ _ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared,
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65_535)]
 """0 takes any free port."""
-Seconds: TypeAlias = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
-Count: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
-Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024)]
 HttpPath: TypeAlias = Annotated[str, Field(pattern=r"^/[!->@-~]*$", max_length=1024)]
 """Of a request, as it is written there, without a query."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TlsSettings(_Section):
+class TlsSettings(Section):
     """The certificate that a listener shows, and those that it wants to see. Files are PEM."""
 
     certificate: Path
@@ -105,7 +100,7 @@ MIN_TOKEN: Final = 16
 """Characters of the admin token: too many to try."""
 
 
-class AdminSettings(_Section):
+class AdminSettings(Section):
     """The HTTP server of metrics, health and the commands for operators."""
 
     host: str = "127.0.0.1"
@@ -129,14 +124,7 @@ class AdminSettings(_Section):
         return self
 
 
-class AuthSettings(_Section):
-    """Who may connect."""
-
-    anonymous: bool = True
-    """Everybody who reaches a listener. There is no other way yet."""
-
-
-class MatchSettings(_Section):
+class MatchSettings(Section):
     """A pattern of legacy names: exactly one of topic, queue and exchange; an exchange may come with a key."""
 
     topic: str | None = None
@@ -155,7 +143,7 @@ class MatchSettings(_Section):
         return self
 
 
-class RouteSettings(_Section):
+class RouteSettings(Section):
     """A rule: what matches goes to the targets; the first rule that matches wins."""
 
     match: MatchSettings
@@ -170,7 +158,39 @@ class RouteSettings(_Section):
         return to
 
 
-class ConnectionLimitSettings(_Section):
+class IngressSettings(Section):
+    """An SNS topic whose messages are published here: to a topic, to an exchange, or into a queue."""
+
+    sns: Text
+    """Name or ARN."""
+    topic: Text | None = None
+    """As MQTT writes it, with fields such as `{header:site}`, `{json:a.b}` and `{key}`."""
+    exchange: Text | None = None
+    key: str = ""
+    """The routing key, with fields."""
+    queue: Text | None = None
+    """A queue that clients consume, with fields."""
+    envelope: bool = False
+    """Whether messages come in the JSON envelope of SNS, from a subscription without raw delivery."""
+    filter: bool = False
+    """Whether SNS keeps out what this gateway has published. Messages without any attribute are kept out then, too."""
+
+    @model_validator(mode="after")
+    def _goes_to_one_place(self) -> Self:
+        given = [name for name in ("topic", "exchange", "queue") if getattr(self, name) is not None]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are both given" if given else "says nothing about where it goes"
+            raise mistake(problem, "one of topic, exchange or queue")
+        if self.key and self.exchange is None:
+            raise mistake(f"a {given[0]} has no key", "leave it out, or name an exchange", "key")
+        if self.filter and self.envelope:
+            raise mistake(
+                "is for subscriptions that the gateway makes, and those deliver raw", "leave one out", "filter"
+            )
+        return self
+
+
+class ConnectionLimitSettings(Section):
     """What one connection may have under way."""
 
     inflight_messages: Count = 2_000
@@ -179,7 +199,7 @@ class ConnectionLimitSettings(_Section):
     """The same in bytes of their payloads. A small one counts as its share: this, divided by the number of messages."""
 
 
-class GatewayLimitSettings(_Section):
+class GatewayLimitSettings(Section):
     """What one gateway holds at most."""
 
     inflight_messages: Count = 100_000
@@ -196,14 +216,14 @@ class GatewayLimitSettings(_Section):
     """The same in bytes of their payloads."""
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Bounds that hold memory; what is over them waits or is refused."""
 
     connection: ConnectionLimitSettings = ConnectionLimitSettings()
     gateway: GatewayLimitSettings = GatewayLimitSettings()
 
 
-class SenderSettings(_Section):
+class SenderSettings(Section):
     """How messages are sent to AWS."""
 
     linger: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
@@ -219,7 +239,7 @@ class SenderSettings(_Section):
     backoff_cap: Annotated[float, Field(gt=0, le=900, allow_inf_nan=False)] = 5.0
 
 
-class ReceiverSettings(_Section):
+class ReceiverSettings(Section):
     """How queues are polled for consumers."""
 
     visibility: Annotated[int, Field(ge=1, le=43_200)] = 30
@@ -231,7 +251,7 @@ class ReceiverSettings(_Section):
     """Requests for one queue under way at once, at most; an idle queue has one."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What is logged, to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -242,7 +262,7 @@ class LogSettings(_Section):
     """Where those lines go, in JSON, instead of standard error. The file may be rotated by renaming it."""
 
 
-class TracingSettings(_Section):
+class TracingSettings(Section):
     """Spans of messages, for OpenTelemetry."""
 
     endpoint: Text | None = None
@@ -270,6 +290,12 @@ class Settings(BaseSettings):
     admin: AdminSettings = AdminSettings()
     auth: AuthSettings = AuthSettings()
     routes: tuple[RouteSettings, ...] = ()
+    ingress: tuple[IngressSettings, ...] = ()
+    """SNS topics that are listened to."""
+    sqs: Annotated[dict[str, object], Field(repr=False)] = Field(default_factory=dict)
+    """Checked by the adapter of SQS."""
+    sns: Annotated[dict[str, object], Field(repr=False)] = Field(default_factory=dict)
+    """Checked by the adapter of SNS."""
     limits: LimitSettings = LimitSettings()
     sender: SenderSettings = SenderSettings()
     receiver: ReceiverSettings = ReceiverSettings()

@@ -22,13 +22,25 @@ from config.mistakes import ConfigErrors
 from config.settings import Settings, load
 from gateway import logs
 from gateway.admin.server import AdminServer, Protection
-from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store, open_tracer
-from gateway.authentication import Anonymous, Nobody
+from gateway.assembly import (
+    HOME_KIND,
+    Assembly,
+    IngressPart,
+    ListenerPart,
+    assemble,
+    open_backend,
+    open_inlet,
+    open_store,
+    open_tracer,
+)
+from gateway.authentication import Access
 from gateway.core.audit import AuditedAuthenticator
+from gateway.core.backend import Backend
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.errors import ConfigError
 from gateway.core.health import Health
+from gateway.core.ingress import Ingress
 from gateway.core.metrics import Metrics, ReadsMessages, Tally
 from gateway.core.observedstore import ObservedStore
 from gateway.core.receiver import ReceivePolicy
@@ -39,6 +51,7 @@ from gateway.core.topology import Topology
 from gateway.core.workerbroker import WorkerBroker
 from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
+from gateway.notify import READY, STOPPING, notify
 from gateway.operations import Operations
 from gateway.reloading import can_follow, waits_for_restart
 from gateway.status import StatusTopics
@@ -73,6 +86,7 @@ class Gateway:
         self._metrics = metrics
         self._aws = aws
         self._place = place
+        self._access = Access(assembly.access)
         backends = {kind: open_backend(kind, aws, settings) for kind in assembly.kinds}
         for kind, backend in backends.items():
             if isinstance(backend, ReadsMessages):
@@ -82,7 +96,8 @@ class Gateway:
             routes=assembly.routes,
             backends=backends,
             home=HOME_KIND,
-            authenticator=_authenticator(settings, metrics),
+            authenticator=AuditedAuthenticator(self._access.authenticator, metrics),
+            authorizer=self._access.authorizer,
             sending=_sending(settings),
             receiving=_receiving(settings),
             limits=_limits(settings),
@@ -91,6 +106,7 @@ class Gateway:
             health=self.health,
         )
         self._tracer = self._broker.tracer = open_tracer(settings)
+        self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
         self._kinds = set(assembly.kinds)
         self._parts = list(assembly.listeners)
@@ -112,6 +128,7 @@ class Gateway:
             for listener in self._listeners:
                 await listener.start()
             self._tasks = [asyncio.create_task(self._broker.watch()), asyncio.create_task(self._status.run())]
+            self._tasks += [asyncio.create_task(ingress.run()) for ingress in self._ingress]
             for task in self._tasks:
                 task.add_done_callback(_tell_failure)
             undo.pop_all()
@@ -125,14 +142,14 @@ class Gateway:
     def reload(self, assembly: Assembly) -> None:
         """Follow another configuration, in what can be changed while running; the log says what cannot.
 
-        Nothing of it can fail: what could, `assemble` has refused. Connections that are there keep what they began
-        with: their TLS, their limits, and what they may do.
+        Connections that are there keep what they began with: their TLS and their limits. Raises `ConfigError`, and
+        changes nothing, for rules of access that cannot be followed.
         """
+        self._access.use(assembly.access)
         settings = assembly.settings
         for key in waits_for_restart(self.settings, settings):
             log.warning("reload_needs_restart", key=key)
         self._reroute(assembly)
-        self._broker.admit(_authenticator(settings, self._metrics), None)
         self._broker.limit(_limits(settings))
         for number, part in enumerate(self._parts):
             self._change_listener(number, part, assembly)
@@ -165,11 +182,13 @@ class Gateway:
         for listener in self._listeners:
             listener.stop_listening()
         self._broker.stop_polling()
+        for ingress in self._ingress:
+            ingress.stop()
         try:
             async with asyncio.timeout(patience):
                 await self._broker.answered()
                 await self._close_connections(CLOSE_LIMIT)
-                await self._broker.drain()
+                await asyncio.gather(self._broker.drain(), *(ingress.drain() for ingress in self._ingress))
         except TimeoutError:
             log.warning("drain_incomplete", patience=patience)
         finally:
@@ -183,11 +202,29 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ingress in self._ingress:
+            await ingress.aclose()
         await self._broker.aclose()
         await self._aws.aclose()
         await self._admin.aclose()
         if self._tracer is not None:
             await self._tracer.aclose()
+        self._access.close()
+
+    def _open_ingress(self, part: IngressPart, backend: Backend) -> Ingress:
+        queue = backend.home(part.queue, part.spec)
+        return Ingress(
+            part.rule,
+            open_inlet(part, self._aws, queue, self.settings),
+            self._broker,
+            backend,
+            queue,
+            part.spec,
+            sending=_sending(self.settings),
+            receiving=_receiving(self.settings),
+            metrics=self._metrics,
+            health=self.health,
+        )
 
     def _listener(self, part: ListenerPart) -> Listener:
         options = self._options(part, self.settings)
@@ -222,7 +259,7 @@ async def serve(
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
     store = open_store(settings.state)
-    aws = await open_client(assembly.aws, _observer(metrics))
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.kinds)
     gateway = Gateway(assembly, aws, store, metrics, place)
     await gateway.start()
     stopping = asyncio.Event()
@@ -241,9 +278,11 @@ async def serve(
     if place is not None:
         tell_supervisor(on_signal)
     log.info("started", version=metadata.version("mqlift"))
+    notify(READY, "serving")
     if ready is not None:
         ready(gateway)
     await stopping.wait()
+    notify(STOPPING, "draining")
     stop = asyncio.create_task(gateway.stop(gateway.settings.drain_timeout))
     with suppress(asyncio.CancelledError):
         await stop
@@ -254,9 +293,14 @@ async def serve(
 def _reload(gateway: Gateway, config: Path | None, metrics: Metrics) -> None:
     """Read the configuration again; one with a mistake is refused as a whole."""
     assembly = read_again(config)
-    metrics.reloads.labels("refused" if assembly is None else "applied").inc()
+    result = "refused"
     if assembly is not None:
-        gateway.reload(assembly)
+        try:
+            gateway.reload(assembly)
+            result = "applied"
+        except ConfigError as error:
+            log.error("reload_refused", key=error.key, problem=str(error))  # noqa: TRY400 - no bug
+    metrics.reloads.labels(result).inc()
 
 
 def read_again(config: Path | None) -> Assembly | None:
@@ -297,10 +341,6 @@ def protection(settings: Settings) -> Protection:
     """Who may use the admin server."""
     token = settings.admin.token
     return Protection(token=None if token is None else token.get_secret_value(), metrics=settings.admin.protect_metrics)
-
-
-def _authenticator(settings: Settings, metrics: Metrics) -> AuditedAuthenticator:
-    return AuditedAuthenticator(Anonymous() if settings.auth.anonymous else Nobody(), metrics)
 
 
 def _limits(settings: Settings) -> BrokerLimits:

@@ -1,7 +1,7 @@
 """From settings to checked parts: protocols and adapters are found by the names of their folders.
 
 What a folder defines is checked by that folder, and every mistake is told, not only the first. Nothing is opened here
-but the files of TLS.
+but the files of TLS and of access control.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, TypeAlias, cast
@@ -22,11 +22,14 @@ import adapters
 from adapters.aws.api import AwsClient
 from adapters.aws.settings import AwsSettings
 from adapters.memory.store import MemoryStore
+from adapters.sns import inlet
+from adapters.sns.settings import parse_target as parse_topic
 from adapters.sqlite.store import SqliteStore
 from config.mistakes import ConfigErrors, closest, from_validation, under
 from config.settings import (
     MEMORY_STATE,
     SQLITE_STATE,
+    IngressSettings,
     ListenerSettings,
     MatchSettings,
     RouteSettings,
@@ -34,8 +37,11 @@ from config.settings import (
     located,
 )
 from gateway import protocols
-from gateway.core.backend import Backend, Target
+from gateway.authentication import Prepared, prepare
+from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import ConfigError
+from gateway.core.ingress import IngressRule, Inlet
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE
 from gateway.core.routes import (
     QUEUE_KIND,
     ExchangeMatch,
@@ -49,7 +55,10 @@ from gateway.core.routes import (
 )
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
+from gateway.core.templates import Template
 from gateway.core.tracing import Tracer
+from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
+from gateway.core.transform import Transform
 from gateway.net.tls import ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
 
@@ -58,6 +67,9 @@ TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[st
 
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
+
+BEST_EFFORT: Final = "best_effort"
+"""The option of every target that takes it out of the acknowledgement."""
 
 
 class PacketSettings(Protocol):
@@ -89,6 +101,17 @@ class ListenerPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IngressPart:
+    """One topic that is listened to. `queue` is the legacy name of the queue that its messages are taken from."""
+
+    rule: IngressRule
+    settings: IngressSettings
+    topic: Target
+    queue: str
+    spec: QueueSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
     """Everything that the configuration says, ready to be opened. `kinds` are the backends that it needs."""
 
@@ -97,6 +120,9 @@ class Assembly:
     listeners: tuple[ListenerPart, ...]
     routes: Routes
     kinds: tuple[str, ...]
+    access: Prepared
+    """Who may connect, and who may do what."""
+    ingress: tuple[IngressPart, ...]
 
 
 def open_store(state: str) -> StateStore:
@@ -125,7 +151,12 @@ def assemble(settings: Settings) -> Assembly:
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
     _tracing(settings, mistakes)
-    if aws is None or mistakes:
+    for kind in parsers:
+        _section(kind, settings, mistakes)
+    ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
+    _check_apart(ingress, mistakes)
+    access = prepare(settings.auth, mistakes)
+    if aws is None or access is None or mistakes:
         raise ConfigErrors([located(settings.source, error) for error in mistakes])
     routes = Routes(rule for rule in rules if rule is not None)
     used = {target.target.kind for rule in routes.rules for target in rule.targets} - {QUEUE_KIND}
@@ -134,14 +165,18 @@ def assemble(settings: Settings) -> Assembly:
         aws=aws,
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
-        kinds=tuple(sorted(used | {HOME_KIND})),
+        kinds=tuple(sorted(used | {HOME_KIND} | {part.topic.kind for part in ingress if part is not None})),
+        ingress=tuple(part for part in ingress if part is not None),
+        access=access,
     )
 
 
 def open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
     """The backend of an adapter. Nothing is called yet; the client stays the caller's to close."""
     module = importlib.import_module(f"adapters.{kind}.backend")
-    backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision)
+    own_section = section(kind, settings)
+    own = {} if own_section is None else {"settings": own_section}
+    backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision, **own)
     return backend
 
 
@@ -163,6 +198,82 @@ def open_tracer(settings: Settings) -> ClosingTracer | None:
     tracing = importlib.import_module("gateway.tracing")
     tracer: ClosingTracer = tracing.open_tracer(settings.tracing.endpoint, settings.tracing.sample)
     return tracer
+
+
+def section(kind: str, settings: Settings) -> BaseModel | None:
+    """An adapter's own section, which `assemble` has checked; None for an adapter that has none."""
+    return _section(kind, settings, [])
+
+
+def open_inlet(part: IngressPart, aws: AwsClient, queue: Target, settings: Settings) -> Inlet:
+    """What brings a topic's messages into `queue`. Nothing is called yet; the client stays the caller's to close."""
+    return inlet.open_inlet(
+        aws,
+        prefix=settings.prefix,
+        provision=settings.provision,
+        topic=part.topic,
+        queue=queue,
+        envelope=part.settings.envelope,
+        filtered=part.settings.filter,
+    )
+
+
+def _section(kind: str, settings: Settings, mistakes: list[ConfigError]) -> BaseModel | None:
+    """An adapter's own section of the configuration; None for an adapter that has none."""
+    model: type[BaseModel] | None = getattr(importlib.import_module(f"adapters.{kind}.settings"), "Settings", None)
+    if model is None:
+        return None
+    try:
+        return model.model_validate(getattr(settings, kind))
+    except ValidationError as error:
+        mistakes.extend(under(kind, each) for each in from_validation(error, model))
+        return None
+
+
+def _ingress(number: int, settings: IngressSettings, mistakes: list[ConfigError]) -> IngressPart | None:
+    key = f"ingress.{number}"
+    try:
+        topic = parse_topic(settings.sns, {}, frozenset())
+        return IngressPart(
+            rule=_ingress_rule(key, settings),
+            settings=settings,
+            topic=topic,
+            queue=inlet.queue_name(settings.sns),
+            spec=QueueSpec(arguments={"x-fifo": inlet.is_fifo(settings.sns)}),
+        )
+    except ConfigError as error:
+        mistakes.append(under(key, error))
+        return None
+
+
+def _ingress_rule(key: str, settings: IngressSettings) -> IngressRule:
+    """Raises `ConfigError` with a key relative to the entry."""
+    known = frozenset({"subject"}) if settings.envelope else frozenset[str]()  # raw delivery leaves the subject out
+    if settings.topic is not None:
+        template = _ingress_template("topic", settings.topic, known)
+        return IngressRule(key=key, exchange=TOPIC_EXCHANGE, routing_key=template, as_topic=True)
+    if settings.queue is not None:
+        template = _ingress_template("queue", settings.queue, known)
+        return IngressRule(key=key, exchange=DEFAULT_EXCHANGE, routing_key=template)
+    template = _ingress_template("key", settings.key, known)
+    return IngressRule(key=key, exchange=settings.exchange or DEFAULT_EXCHANGE, routing_key=template)
+
+
+def _ingress_template(key: str, text: str, known: AbstractSet[str]) -> Template:
+    try:
+        return Template.parse(text, known)
+    except ValueError as error:
+        remedy = "" if known or "{subject}" not in text else "a subject is there with envelope: true only"
+        raise ConfigError(key, str(error), remedy) from None
+
+
+def _check_apart(ingress: Sequence[IngressPart | None], mistakes: list[ConfigError]) -> None:
+    """Each topic once: two would share a queue, and each get a part of its messages."""
+    first: dict[str, int] = {}
+    for number, part in enumerate(ingress):
+        if part is not None and first.setdefault(part.queue, number) != number:
+            problem = f"topic {part.settings.sns} is that of ingress.{first[part.queue]} already"
+            mistakes.append(ConfigError(f"ingress.{number}.sns", problem, "one entry for each topic"))
 
 
 def _aws(settings: Settings, mistakes: list[ConfigError]) -> AwsSettings | None:
@@ -307,11 +418,48 @@ def _target(
                 QUEUE_KIND, "a queue cannot live in another queue of the gateway", "name a resource first, such as sqs:"
             )
     else:
-        target = parsers[kind](given[kind], options, match.captures)
+        target = _resource(kind, given[kind], options, match, parsers, first=first)
+        if first and isinstance(match, QueueMatch) and not _keeps_queues(kind):
+            raise ConfigError(kind, "a queue cannot live here", "name what keeps it first, such as sqs:, and this next")
     try:
         return RuleTarget.of(target, match.captures)
     except ValueError as error:
         raise ConfigError(kind, str(error)) from None
+
+
+def _keeps_queues(kind: str) -> bool:
+    return bool(getattr(importlib.import_module(f"adapters.{kind}.settings"), "KEEPS_QUEUES", True))
+
+
+def _resource(
+    kind: str,
+    name: object,
+    options: Mapping[str, object],
+    match: Match,
+    parsers: Mapping[str, TargetParser],
+    *,
+    first: bool,
+) -> Target:
+    """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
+    own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
+    target = parsers[kind](name, own, match.captures)
+    best_effort = options.get(BEST_EFFORT, False)
+    if not isinstance(best_effort, bool):
+        raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")
+    if best_effort and first and isinstance(match, QueueMatch):
+        problem = "a queue lives in its first target, which has to take every message"
+        raise ConfigError(BEST_EFFORT, problem, "leave it out, or name another target first")
+    return replace(target, transform=Transform.parse(options), best_effort=best_effort)
+
+
+def target_notes(target: Target, fixed: AbstractSet[str] = frozenset()) -> Sequence[str]:
+    """What an operator should know of a rule's target, a line each: `notes` of its adapter, if it has any.
+
+    `fixed` are fields of templates that are the same for each message that the rule is about.
+    """
+    settings = importlib.import_module(f"adapters.{target.kind}.settings")
+    notes: Callable[[Target, AbstractSet[str]], Sequence[str]] | None = getattr(settings, "notes", None)
+    return () if notes is None else notes(target, fixed)
 
 
 def _kind(given: Mapping[str, object], kinds: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -12,7 +13,7 @@ from typing import Final, Never, TextIO, TypeAlias
 from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import load, located
-from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend
+from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, target_notes
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
@@ -61,9 +62,28 @@ def _summary(assembly: Assembly) -> Iterator[str]:
     yield f"  aws: {region}{f' at {assembly.aws.endpoint_url}' if assembly.aws.endpoint_url else ''}"
     count = len(assembly.routes.rules)
     yield f"  routes: {count} rule{'' if count == 1 else 's'}; other queues are SQS queues named {settings.prefix}NAME"
+    for source in assembly.ingress:
+        yield f"  listens to: sns {source.topic.name}, through the queue {settings.prefix}{source.queue}"
     yield "  note: SQS standard queues keep order as well as they can; only .fifo queues promise it"
+    yield from _warnings(assembly.routes)
     if settings.auth.anonymous and any(part.settings.host not in _LOCAL for part in assembly.listeners):
         yield "  warning: everybody who reaches a listener may connect (auth.anonymous)"
+    if assembly.access.ways.none:
+        yield "  warning: nobody may connect: set auth.users or another way to log in, or auth.anonymous: true"
+
+
+def _warnings(routes: Routes) -> Iterator[str]:
+    """What the rules say and hardly mean."""
+    for rule in routes.rules:
+        targets = [each.target for each in rule.targets]
+        for position, target in enumerate(targets):
+            if target.kind not in (QUEUE_KIND, "sqs"):  # a line above speaks of all standard queues
+                yield from (
+                    f"  warning: {rule.key}.to.{position}: {note}"
+                    for note in target_notes(target, rule.match.fixed_fields)
+                )
+        if all(target.best_effort for target in targets):
+            yield f"  warning: {rule.key}: every target is best_effort: publishes are acknowledged, stored or not"
 
 
 # --- explain: where would a name go?
@@ -138,7 +158,10 @@ def _target_lines(matched: Matched, known: Mapping[str, str], routes: Routes, ba
 
 
 def _queue_lines(queue: str, routes: Routes, backends: Backends) -> Iterator[str]:
-    yield from _resource_lines("lives in", _home(queue, routes, backends), {})
+    home = _home(queue, routes, backends)
+    yield from _resource_lines("lives in", home, {})
+    if not backends[home.kind].limits.receive_entries:
+        yield "    note: clients can send to this queue, and none can consume from it"
     for copy in routes.copies(queue):
         yield from _resource_lines("copied to", copy, {})
 
@@ -150,16 +173,17 @@ def _home(queue: str, routes: Routes, backends: Backends) -> Target:
 def _resource_lines(verb: str, target: Target, known: Mapping[str, str]) -> Iterator[str]:
     options = _options(target, {**known, **target.captures})
     yield f"  {verb}: {target.kind} {target.name}" + (f" ({', '.join(options)})" if options else "")
-    if target.kind == "sqs" and not target.name.endswith(".fifo"):
-        yield "    note: a standard queue, which keeps order as well as it can"
+    yield from (f"    note: {note}" for note in target_notes(target))
 
 
 def _options(target: Target, known: Mapping[str, str]) -> list[str]:
     """The adapter's options that were set, templates filled in as far as they are known before there is a message."""
+    shown = [str(target.transform)] if target.transform else []
+    if target.best_effort:
+        shown.append("best effort")
     options = target.options
     if not is_dataclass(options) or isinstance(options, type):
-        return []
-    shown = []
+        return shown
     for field in fields(options):
         value = getattr(options, field.name)
         if isinstance(value, Template):
@@ -175,6 +199,10 @@ class _Offline:
     """An AWS client for backends that are asked only for names."""
 
     region = ""
+
+    @property
+    def objects(self) -> Never:
+        raise Unavailable("AWS is not called for an explanation")
 
     async def call(
         self,
@@ -200,14 +228,15 @@ class _Offline:
 
 async def _try_aws(assembly: Assembly, say: Say) -> int:
     try:
-        client = await open_client(assembly.aws)
+        client = await open_client(assembly.aws, services=assembly.kinds)
     except ConfigError as error:
         say(str(located(assembly.settings.source, error)))
         return EXIT_MISTAKE
     try:
         well = await _try_credentials(client, say)
         backends = {kind: open_backend(kind, client, assembly.settings) for kind in assembly.kinds}
-        for target in _named(assembly.routes, backends, say):
+        topics = [part.topic for part in assembly.ingress]
+        for target in itertools.chain(_named(assembly.routes, backends, say), topics):
             well &= await _try_resource(backends[target.kind], target, assembly.settings.provision, say)
     except Invalid as error:
         say(str(error))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO, TypeVar
 
 import typer
 
-from gateway import operator_commands
+from gateway import accounts, iam_command, operator_commands
 from gateway.core.errors import ConfigError, MqliftError
 
 if TYPE_CHECKING:
@@ -285,6 +285,8 @@ def _one_line_errors() -> Iterator[None]:
 
 
 operator_commands.add_commands(app, _one_line_errors)
+accounts.add_commands(app, _one_line_errors)
+iam_command.add_commands(app, _one_line_errors)
 
 
 def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -7,7 +7,19 @@ from typing import Final
 
 from config.settings import ListenerSettings, Settings
 
-FIXED: Final = ("aws", "prefix", "provision", "state", "sender", "receiver", "tracing", "workers")
+FIXED: Final = (
+    "aws",
+    "sqs",
+    "sns",
+    "ingress",
+    "prefix",
+    "provision",
+    "state",
+    "sender",
+    "receiver",
+    "tracing",
+    "workers",
+)
 """Sections that parts of the gateway were built with."""
 
 FIXED_IN_LISTENER: Final = ("protocol", "transport", "proxy_protocol")

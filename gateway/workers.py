@@ -27,6 +27,7 @@ from gateway.admin.server import AdminServer
 from gateway.app import CLOSE_LIMIT, LISTENING, protection, read_again
 from gateway.assembly import Assembly, assemble
 from gateway.core.errors import ConfigError
+from gateway.notify import READY, SOCKET_VARIABLE, STOPPING, notify
 from gateway.reloading import waits_for_restart
 from gateway.workersite import WorkerSite
 
@@ -138,11 +139,15 @@ class Workers:
         worker.socket.unlink(missing_ok=True)
         reloads = self._reloads
         command = (sys.executable, "-m", "gateway.worker", str(self.config), str(worker.number), str(worker.socket))
+        # systemd hears of this process only, which knows when all are up.
+        environment = {name: value for name, value in os.environ.items() if name != SOCKET_VARIABLE}
         # It says by its standard input that it listens, and sees there that this process is gone.
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                process = await asyncio.create_subprocess_exec(*command, stdin=theirs.fileno(), start_new_session=True)
+                process = await asyncio.create_subprocess_exec(
+                    *command, stdin=theirs.fileno(), env=environment, start_new_session=True
+                )
             worker.process = process
             log.info("worker_started", worker=worker.number, pid=process.pid)
             if self.draining:
@@ -200,7 +205,9 @@ async def _supervise(workers: Workers, admin: AdminServer) -> int:
     await workers.start()
     if not workers.failure:
         log.info("started", version=metadata.version("mqlift"), workers=len(workers.all))
+        notify(READY, "serving")
         await stopping.wait()
+        notify(STOPPING, "draining")
     await workers.stop()
     log.info("stopped")
     return workers.failure

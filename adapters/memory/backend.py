@@ -19,6 +19,7 @@ from gateway.core.errors import BackendError, Invalid, NotFound, Throttled, TooL
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.templates import Template
+from gateway.core.transform import transformed
 
 _P = ParamSpec("_P")
 
@@ -74,18 +75,22 @@ class MemoryBackend:
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, MemoryOptions) else DEFAULT_OPTIONS
-        size = max(len(message.body), 1)
+        try:
+            sent = transformed(target.transform, message)
+        except ValueError as error:
+            raise Invalid(str(error), resource=f"memory queue {target.name}") from None
+        size = max(len(sent.body), 1)
         if size > MAX_BYTES:
             problem = f"the message has {size} bytes; a queue takes {MAX_BYTES}"
             raise TooLarge(problem, resource=f"memory queue {target.name}")
         if not target.name.endswith(FIFO_SUFFIX):
             delay = max(options.delay, message.not_before - time.time() if message.not_before else 0.0)
-            return Entry(_Payload(message, "", "", delay), size)
+            return Entry(_Payload(sent, "", "", delay), size)
         if message.not_before:
             raise Invalid("a FIFO queue cannot delay single messages", resource=f"memory queue {target.name}")
         group = _group(options.group_id, message, target)
         deduplication_id = self._deduplication_id(options.deduplication_id, message, target)
-        return Entry(_Payload(message, group, deduplication_id, options.delay), size, group)
+        return Entry(_Payload(sent, group, deduplication_id, options.delay), size, group)
 
     def _deduplication_id(self, template: Template | None, message: Message, target: Target) -> str:
         """The rule's id, or one of its own for each publish: an entry that is sent again is one message."""
@@ -153,9 +158,6 @@ class MemoryBackend:
     async def remove(self, target: Target) -> None:
         self._queues.pop(target.name, None)
         self._wake(target.name)
-
-    async def purge(self, target: Target) -> None:
-        self._find(target.name).purge(_now())
 
     async def depth(self, target: Target) -> Depth:
         return self._find(target.name).depth(_now())

@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.core.backend import Target
 from gateway.core.errors import ConfigError
-from gateway.core.templates import Template
+from gateway.core.templates import Template, template_option
 
 KIND: Final = "memory"
 
@@ -37,8 +37,8 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
         if key not in _OPTIONS:
             raise ConfigError(key, "a memory target has no such option", f"known are {', '.join(_OPTIONS)}")
     parsed = MemoryOptions(
-        group_id=_template("group_id", options.get("group_id"), captures),
-        deduplication_id=_template("deduplication_id", options.get("deduplication_id"), captures),
+        group_id=template_option("group_id", options.get("group_id"), captures),
+        deduplication_id=template_option("deduplication_id", options.get("deduplication_id"), captures),
         delay=_delay(options.get("delay", 0.0)),
     )
     return Target(kind=KIND, name=_name(value, captures), options=parsed)
@@ -52,17 +52,6 @@ def _name(value: object, captures: AbstractSet[str]) -> str:
     except ValueError as error:
         raise ConfigError(KIND, str(error)) from None
     return value
-
-
-def _template(key: str, value: object, captures: AbstractSet[str]) -> Template | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ConfigError(key, "not a text with fields", 'give a text such as "{header:JMSXGroupID}"')
-    try:
-        return Template.parse(value, captures)
-    except ValueError as error:
-        raise ConfigError(key, str(error)) from None
 
 
 def _delay(value: object) -> float:

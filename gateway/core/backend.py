@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
+from gateway.core.transform import Transform
 
 NO_CAPTURES: Mapping[str, str] = MappingProxyType({})
 
@@ -24,7 +25,8 @@ class Limits:
     entry_bytes: int
     """`Entry.size` at most; `encode` raises `TooLarge` over it."""
     receive_entries: int = 10
-    """Deliveries of one `receive` at most."""
+    """Deliveries of one `receive` at most; 0 for a service that is only sent to: `receive` and what follows from it are
+    never called."""
     max_wait: float = 20.0
     """Seconds that one `receive` may wait for a message."""
     max_hold: float = 12 * 3600.0
@@ -48,6 +50,10 @@ class Target:
     label: str = ""
     """What metrics call it, where it is one of many alike; its queue or name otherwise."""
     captures: Mapping[str, str] = field(default_factory=lambda: NO_CAPTURES, compare=False)
+    transform: Transform | None = None
+    """What the rule changes of a message; `encode` sends `transformed(target.transform, message)`."""
+    best_effort: bool = False
+    """Whether publishes are acknowledged without waiting for this target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +95,10 @@ class Entry:
     """One message as it will be sent: encoded once, kept unchanged through every retry.
 
     `payload` is the adapter's; `size` counts towards the service's byte limits; entries with equal `key` stay in order.
-    The other fields belong to the sender.
+    `joined` are entries that became part of this one, see `join`. The other fields belong to the sender.
     """
 
-    __slots__ = ("attempts", "deadline", "key", "payload", "size", "token", "waiter")
+    __slots__ = ("attempts", "deadline", "joined", "key", "payload", "size", "token", "waiter")
 
     def __init__(self, payload: object, size: int, key: str | None = None) -> None:
         self.payload = payload
@@ -102,6 +108,16 @@ class Entry:
         self.deadline = 0.0
         self.token: object = None
         self.waiter: Answerable | None = None
+        self.joined: list[Entry] | None = None
+
+    def join(self, later: Entry) -> bool:  # noqa: ARG002 - for adapters that can
+        """Take in a later entry of the same key, so that both are sent as one, or say False. Only before the first
+        attempt.
+
+        An adapter whose service has a record for several messages overrides this: it adds the payload, counts
+        `later.size` in `size`, and appends to `joined`.
+        """
+        return False
 
 
 class Received:
@@ -167,9 +183,6 @@ class Backend(Protocol):
 
     async def remove(self, target: Target) -> None:
         """Remove a queue with its messages. One that is not there is removed already."""
-
-    async def purge(self, target: Target) -> None:
-        """Drop all messages of a queue; it may take a while until all are gone (SQS: 60 s)."""
 
     async def depth(self, target: Target) -> Depth:
         """Approximate counts of a queue."""

@@ -64,11 +64,14 @@ class Line(Generic[E]):
 
     The next of a key follows when the one before is `done`, so that neither two requests side by side nor a retry can
     change their order. (A service answers for each entry of a batch, so two of a key in one batch could swap too.)
+
+    `join` may make one entry of two of the same key that wait behind another; True when it has.
     """
 
-    __slots__ = ("_behind", "_ready", "ready_bytes")
+    __slots__ = ("_behind", "_join", "_ready", "ready_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, join: Callable[[E, E], bool] | None = None) -> None:
+        self._join = join
         self._ready: deque[E] = deque()
         self._behind: dict[str, deque[E] | None] = {}
         self.ready_bytes = 0
@@ -78,18 +81,25 @@ class Line(Generic[E]):
         """Entries that may be sent now."""
         return len(self._ready)
 
-    def put(self, entry: E) -> None:
+    def put(self, entry: E) -> bool:
+        """Take an entry. False: it has become part of another one, and is done with it."""
         key = entry.key
         if key is not None:
             if key in self._behind:
-                behind = self._behind[key]
-                if behind is None:
-                    behind = self._behind[key] = deque()
-                behind.append(entry)
-                return
+                return self._put_behind(key, entry)
             self._behind[key] = None
         self._ready.append(entry)
         self.ready_bytes += entry.size
+        return True
+
+    def _put_behind(self, key: str, entry: E) -> bool:
+        behind = self._behind[key]
+        if behind is None:
+            behind = self._behind[key] = deque()
+        elif behind and self._join is not None and self._join(behind[-1], entry):
+            return False
+        behind.append(entry)
+        return True
 
     def put_back(self, entries: Sequence[E]) -> None:
         """Entries to be sent again, ahead of the others and in the order they had."""
@@ -159,14 +169,16 @@ class Batcher(Generic[E]):
         batch_entries: int,
         batch_bytes: int,
         policy: BatchPolicy,
+        join: Callable[[E, E], bool] | None = None,
     ) -> None:
+        """`join` as for a `Line`; an entry that has become part of another one is not told of in `done`."""
         self._send = send
         self._done = done
         self._entries = batch_entries
         self._bytes = batch_bytes
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._line: Line[E] = Line()
+        self._line: Line[E] = Line(join)
         self._requests: dict[asyncio.Task[None], list[E]] = {}
         self._allowed = policy.requests
         self._slowed_at = float("-inf")
@@ -187,8 +199,9 @@ class Batcher(Generic[E]):
     def put(self, entry: E) -> None:
         """Take an entry. The first request leaves at the end of this turn of the loop, with all that came in it."""
         entry.deadline = self._loop.time() + self._policy.timeout
+        if not self._line.put(entry):
+            return
         self.held += 1
-        self._line.put(entry)
         if self._wake is None or self._lingering:
             self._schedule()
 
@@ -297,8 +310,7 @@ class Batcher(Generic[E]):
     def _sort_out(self, batch: list[E], results: Sequence[Result], started: float) -> None:
         """Entries that may still succeed are sent again, exactly as they are; the others are done."""
         if all(result is ACCEPTED for result in results):
-            self._allowed = min(self._policy.requests, self._allowed + 1)
-            self._throttled = 0
+            self._speed_up()
             self._finish(batch, results)
             return
         now = self._loop.time()
@@ -314,18 +326,33 @@ class Batcher(Generic[E]):
             else:
                 done.append(entry)
                 done_results.append(result)
-        if any(isinstance(result.error, BackendError) and result.error.throttled for result in results):
-            self._slow_down(now, started)
+        self._pace(results, now, started)
         if again:
             self._retry_at(now + delay, again)
         self._give_back(done, done_results)
+
+    def _pace(self, results: Sequence[Result], now: float, started: float) -> None:
+        """Slow down when half of a request was throttled. What is less is a busy part of the destination, such as one
+        shard of a stream: its entries wait for their retry, and need not hold up the others.
+        """
+        throttled = sum(isinstance(result.error, BackendError) and result.error.throttled for result in results)
+        if not throttled:
+            return
+        self.throttles += 1
+        if 2 * throttled >= len(results):
+            self._slow_down(now, started)
+        else:
+            self._speed_up()
+
+    def _speed_up(self) -> None:
+        self._allowed = min(self._policy.requests, self._allowed + 1)
+        self._throttled = 0
 
     def _slow_down(self, now: float, started: float) -> None:
         """Half the requests, after a pause that grows with every throttled request in a row.
 
         Those that were under way already when we slowed down last say nothing about the new pace.
         """
-        self.throttles += 1
         if started <= self._slowed_at:
             return
         self._slowed_at = now

@@ -37,6 +37,11 @@ class Watermark:
         self._low_count = high_count // 2
         self._low_bytes = high_bytes // 2
 
+    @property
+    def full(self) -> bool:
+        """Whether the mark is reached."""
+        return self.count >= self.high_count or self.bytes >= self.high_bytes
+
     def add(self, size: int, publisher: Pausable) -> None:
         self.count += 1
         self.bytes += size
@@ -45,8 +50,9 @@ class Watermark:
             self._waiting[publisher] = None
             publisher.pause(self)
 
-    def remove(self, size: int) -> None:
-        self.count -= 1
+    def remove(self, size: int, count: int = 1) -> None:
+        """So many messages, of so many bytes together, are gone."""
+        self.count -= count
         self.bytes -= size
         if self._waiting and self.count <= self._low_count and self.bytes <= self._low_bytes:
             waiting, self._waiting = self._waiting, {}

@@ -143,6 +143,9 @@ class Metrics:
             registry=registry,
             buckets=LATENCY_BUCKETS,
         )
+        self.best_effort_lost = counter(
+            "best_effort_lost", "Messages that a best-effort target has not taken", "destination"
+        )
         self.throttles = counter("throttles", "Requests or entries that the backend throttled", "destination")
         self.batch_entries = Histogram(
             "mqlift_batch_entries", "Entries in a request", ["destination"], registry=registry, buckets=BATCH_BUCKETS
@@ -164,7 +167,6 @@ class Metrics:
 
         self.durable_queues = gauge("durable_queues", "Durable queues that are in use")
         self.virtual_queues = gauge("virtual_queues", "Queues in the gateway's memory")
-        self.virtual_messages = gauge("virtual_queue_messages", "Messages that wait in the gateway's memory")
         self.bindings = gauge("bindings", "Bindings to queues and exchanges")
         self.sessions = gauge("sessions", "Sessions that are kept")
         self.retained = gauge("retained_messages", "Retained messages")
@@ -178,6 +180,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
         )
         self.reloads = counter("config_reloads", "Reloads of the configuration", "result")
+        self.virtual_ready = gauge("virtual_queue_messages", "Messages in memory that wait for a consumer")
 
         self._queues: dict[str, WeakSet[CountedQueue]] = {}
 

@@ -18,6 +18,9 @@ from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.templates import RESERVED_NAMES, Template
 from gateway.core.trie import swap_separators
 
+_NAME_FIELDS = frozenset({"topic", "key"})
+"""Fields of a template that are made of a message's routing key."""
+
 QUEUE_KIND = "queue"
 """The kind of target that is a queue of the hub itself, wherever that lives."""
 
@@ -39,6 +42,8 @@ class Pattern:
     _regex: re.Pattern[str]
     _separator: str
     _shields_dollar: bool = False
+    literal: bool = False
+    """Whether it is one name, without wildcards and captures."""
 
     @classmethod
     def topic(cls, text: str) -> Pattern:
@@ -72,12 +77,8 @@ class Pattern:
                 raise ValueError(f"{{{capture}}} is a field of every message; capture under another name")
             if captures.count(capture) > 1:
                 raise ValueError(f"{{{capture}}} is captured twice in {text!r}")
-        return cls(text, captures, re.compile(_expression(parts), re.DOTALL), separator, shields_dollar)
-
-    @property
-    def is_literal(self) -> bool:
-        """Whether it is one name, without wildcards and captures."""
-        return not any(mark in self.text for mark in "*{}")
+        regex = re.compile(_expression(parts), re.DOTALL)
+        return cls(text, captures, regex, separator, shields_dollar, literal=not any(part.wild for part in parts))
 
     def match(self, subject: str) -> dict[str, str] | None:
         """What was captured, or None when the pattern does not match. Costs at most pattern times subject."""
@@ -159,6 +160,11 @@ class TopicMatch:
     def captures(self) -> frozenset[str]:
         return frozenset(self.topic.captures)
 
+    @property
+    def fixed_fields(self) -> frozenset[str]:
+        """The fields of a template that are the same for each message that matches."""
+        return _NAME_FIELDS if self.topic.literal else frozenset()
+
     def __str__(self) -> str:
         return f"topic {self.topic.text}"
 
@@ -192,6 +198,11 @@ class ExchangeMatch:
     def captures(self) -> frozenset[str]:
         return frozenset(self.exchange.captures + (self.key.captures if self.key else ()))
 
+    @property
+    def fixed_fields(self) -> frozenset[str]:
+        """As `TopicMatch.fixed_fields`."""
+        return _NAME_FIELDS if self.key is not None and self.key.literal else frozenset()
+
     def __str__(self) -> str:
         return f"exchange {self.exchange.text}" + (f" key {self.key.text}" if self.key else "")
 
@@ -212,6 +223,11 @@ class QueueMatch:
     @property
     def captures(self) -> frozenset[str]:
         return frozenset(self.queue.captures)
+
+    @property
+    def fixed_fields(self) -> frozenset[str]:
+        """As `TopicMatch.fixed_fields`, of one queue: its name is the routing key of all that is sent to it."""
+        return _NAME_FIELDS
 
     def __str__(self) -> str:
         return f"queue {self.queue.text}"
@@ -322,7 +338,7 @@ class Routes:
 
     def named_queues(self) -> Iterator[str]:
         """The queues that rules name outright: they are there before anybody declares them."""
-        return (match.queue.text for _, match in self._queues if match.queue.is_literal)
+        return (match.queue.text for _, match in self._queues if match.queue.literal)
 
     def rule_for_address(self, address: Address) -> Matched | None:
         """The topic rule for `amq.topic`, the exchange rule for other exchanges; the default exchange has none."""

@@ -59,6 +59,7 @@ class Sender:
             batch_entries=backend.limits.batch_entries,
             batch_bytes=backend.limits.batch_bytes,
             policy=policy,
+            join=_join,
         )
         self._latency = metrics.publish_seconds.labels(self._label)
         self._loop = asyncio.get_running_loop()
@@ -72,6 +73,11 @@ class Sender:
     def held(self) -> int:
         """Entries without a result."""
         return self._batcher.held
+
+    @property
+    def full(self) -> bool:
+        """Whether as much waits for the destination as may: its publishers are paused."""
+        return self._waiting.full
 
     def put(self, target: Target, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
         """Take a message; `waiter.answer(token, …)` follows, at once when it cannot be encoded.
@@ -147,15 +153,29 @@ class Sender:
     def _done(self, entries: Sequence[Entry], results: Sequence[Result]) -> None:
         accepted = 0
         for entry, result in zip(entries, results, strict=True):
-            self._waiting.remove(entry.size)
-            self._inflight.remove(entry.size)
+            count = 1 + len(entry.joined) if entry.joined else 1
+            self._waiting.remove(entry.size, count)
+            self._inflight.remove(entry.size, count)
             if result is ACCEPTED:
-                accepted += 1
+                accepted += count
             else:
-                self._metrics.entries.labels(self._label, result.outcome.name.lower()).inc()
-            if entry is self._timed:
+                self._metrics.entries.labels(self._label, result.outcome.name.lower()).inc(count)
+            if entry is self._timed or (entry.joined and self._timed in entry.joined):
                 self._timed = None
                 self._latency.observe(self._loop.time() - self._timed_at)
-            assert entry.waiter is not None
-            entry.waiter.answer(entry.token, result)
+            _answer(entry, result)
         self._accepted.count += accepted
+
+
+def _join(entry: Entry, later: Entry) -> bool:
+    return entry.join(later)
+
+
+def _answer(entry: Entry, result: Result) -> None:
+    """Tell the publisher, and those of the entries that became part of this one."""
+    assert entry.waiter is not None
+    entry.waiter.answer(entry.token, result)
+    if entry.joined:
+        for each in entry.joined:
+            assert each.waiter is not None
+            each.waiter.answer(each.token, result)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import orjson
 
 from gateway.core.backend import NO_CAPTURES
+from gateway.core.errors import ConfigError
 from gateway.core.message import Address, Message, Properties
 from gateway.core.trie import swap_separators
 
@@ -74,6 +75,18 @@ class Template:
         """The text with these fields filled in and the others as they are written, to show to people."""
         pieces, _ = _scan(self.text)
         return "".join(known.get(piece, f"{{{piece}}}") if is_field else piece for piece, is_field in pieces)
+
+
+def template_option(key: str, value: object, captures: AbstractSet[str]) -> Template | None:
+    """An option of a rule's target that is a template; None where it is not set. Raises `ConfigError` with its key."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ConfigError(key, "not a text with fields", 'give a text such as "{client_id}"')
+    try:
+        return Template.parse(value, captures)
+    except ValueError as error:
+        raise ConfigError(key, str(error)) from None
 
 
 def _scan(text: str) -> tuple[list[tuple[str, bool]], list[str]]:

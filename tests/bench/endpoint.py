@@ -1,4 +1,4 @@
-"""An SQS endpoint that answers at once, so that a benchmark measures the gateway and not an emulator.
+"""An endpoint of SQS, SNS, Kinesis and Firehose that answers at once: it is the gateway that is measured.
 
 `python -m tests.bench.endpoint --port 4580`. It stores nothing: a send is counted and acknowledged, a receive hands
 out synthetic messages. `GET /stats` shows the counters as JSON, `POST /reset` clears them and takes new `Settings`.
@@ -23,8 +23,10 @@ import uvloop
 
 ACCOUNT = "000000000000"
 MAX_HEAD_BYTES = 16 * 1024
-MAX_BODY_BYTES = 4 * 1024 * 1024
-"""A full SQS batch is 1 MiB; JSON escapes may make it a few times longer on the wire."""
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""A full batch of Kinesis is 10 MiB, a third longer in base64; one of SQS is 1 MiB, and JSON escapes may make it a few
+times longer on the wire.
+"""
 RECEIPT_PREFIX = "AQEB"
 RECEIPT_LENGTH = 200
 """Real receipt handles are about this long; they are most of a delete request."""
@@ -38,6 +40,19 @@ RECEIVED = (
     f'{{"MessageId":"{MESSAGE_ID}","ReceiptHandle":"{RECEIPT}","MD5OfBody":"%s","Body":"%s",'
     '"Attributes":{"ApproximateReceiveCount":"1","SentTimestamp":"1700000000000"}}'
 )
+FORM_ACTION = b"Action="
+"""What a request of the query protocol begins with."""
+PUBLISHED = f"<member><MessageId>{MESSAGE_ID}</MessageId><Id>%d</Id></member>"
+PUBLISH_ANSWER = (
+    '<PublishBatchResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishBatchResult><Failed/>'
+    "<Successful>%s</Successful></PublishBatchResult><ResponseMetadata><RequestId>00000000-0000-4000-8000-000000000000"
+    "</RequestId></ResponseMetadata></PublishBatchResponse>"
+)
+PUT = '{"SequenceNumber":"49590338271490256608559692538361571095921575989136588898","ShardId":"shardId-000000000000"}'
+"""Of each record; a sequence number is about this long, and nobody reads it."""
+PUT_ANSWER = '{"FailedRecordCount":0,"Records":[%s]}'
+ARCHIVED = '{"RecordId":"%s"}' % ("A" * 220)
+ARCHIVED_ANSWER = '{"FailedPutCount":0,"Encrypted":false,"RequestResponses":[%s]}'
 BATCH_ANSWER = '{"Successful":[%s],"Failed":[]}'
 ENDLESS = -1
 
@@ -104,7 +119,11 @@ def parse_request(buffer: bytes) -> tuple[Request, int] | None:
         return None
     target = header(head, b"\r\nx-amz-target:", lowered)
     line = head[: head.find(b"\r\n")] if b"\r\n" in head else head
-    return Request(line, target.rpartition(b".")[2].decode(), buffer[end + 4 : total]), total
+    body = buffer[end + 4 : total]
+    action = target.rpartition(b".")[2]
+    if body.startswith(FORM_ACTION):
+        action = body[len(FORM_ACTION) :].partition(b"&")[0]
+    return Request(line, action.decode(), body), total
 
 
 def header(head: bytes, name: bytes, lowered: bytes) -> bytes:
@@ -189,6 +208,24 @@ class Queue:
         digest = md5_of(orjson.loads(body)["MessageBody"]) if self.md5 else UNCHECKED_MD5
         return f'{{"MessageId":"{MESSAGE_ID % self.sent}","MD5OfMessageBody":"{digest}"}}'
 
+    def publish_batch(self, body: bytes) -> str:
+        """Entries are counted by their ids, which are their indices; values have no `=` in them, for it is quoted."""
+        number = body.count(b".Id=")
+        self.count("PublishBatch", number, len(body))
+        parts = [PUBLISHED % (self.sent + index, index) for index in range(number)]
+        self.sent += number
+        return PUBLISH_ANSWER % "".join(parts)
+
+    def put_records(self, body: bytes) -> str:
+        records = orjson.loads(body)["Records"]
+        self.count("PutRecords", len(records), len(body))
+        return PUT_ANSWER % ",".join([PUT] * len(records))
+
+    def put_record_batch(self, body: bytes) -> str:
+        records = orjson.loads(body)["Records"]
+        self.count("PutRecordBatch", len(records), len(body))
+        return ARCHIVED_ANSWER % ",".join([ARCHIVED] * len(records))
+
     def receive(self, body: bytes, wanted: int) -> str:
         """At most `wanted` messages, which may be none."""
         number = min(wanted, self.available())
@@ -266,6 +303,9 @@ def echoed_ids(entries: list[dict[str, str]]) -> str:
 ACTIONS: dict[str, Callable[[Queue, bytes], str]] = {
     "SendMessageBatch": Queue.send_batch,
     "SendMessage": Queue.send,
+    "PublishBatch": Queue.publish_batch,
+    "PutRecords": Queue.put_records,
+    "PutRecordBatch": Queue.put_record_batch,
     "DeleteMessageBatch": Queue.delete_batch,
     "DeleteMessage": Queue.delete,
     "ChangeMessageVisibilityBatch": Queue.change_visibility_batch,
@@ -413,7 +453,7 @@ async def serve(host: str, port: int, settings: Settings) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="An SQS endpoint that answers instantly.")
+    parser = argparse.ArgumentParser(description="An endpoint that answers instantly.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--supply", type=int, default=ENDLESS, help="messages to hand out, -1 for no end")

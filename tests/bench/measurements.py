@@ -8,9 +8,10 @@ from functools import partial
 from typing import TypeAlias
 
 from tests.bench.endpoint import ENDLESS, ActionCount, Stats
+from tests.bench.load import Published
 from tests.bench.machine import Window
-from tests.bench.stage import Stage
-from tests.rig.processes import answers
+from tests.bench.stage import TOPIC_ROUTES, Stage
+from tests.rig.processes import Gateway, answers
 from tests.rig.waiting import wait_for
 
 FAR_MS = 10.0
@@ -18,8 +19,14 @@ FAR_MS = 10.0
 PACED_CONNECTIONS = 10
 PROBE_CONNECTIONS = 50
 CONSUMERS = 10
+SENDERS = 10
+TOGETHER = 50
+"""Messages of one cumulative ACK."""
 SUBSCRIBERS = 50
 SPREAD_CONNECTIONS = 100
+STREAM_CONNECTIONS = 50
+DEVICES = 20
+"""Of each connection, where each has a partition key of its own: 1,000 in all."""
 NO_CALLS: ActionCount = {"calls": 0, "entries": 0, "bytes": 0}
 
 Figures: TypeAlias = Mapping[str, float]
@@ -54,12 +61,22 @@ def calls(stats: Stats, *actions: str) -> int:
 
 
 def publish(connections: int, latency_ms: float = 0.0, qos: int = 1) -> Callable[[Stage], Figures]:
-    """Publishers with a window; each acknowledged message has to be in a send that the endpoint accepted."""
+    """Publishers with a window of MQTT; each acknowledged message has to be in a send that the endpoint accepted."""
+    return accepted(lambda stage, gateway: stage.publish(gateway, connections, qos), latency_ms)
+
+
+def send(connections: int) -> Callable[[Stage], Figures]:
+    """The same of STOMP."""
+    return accepted(lambda stage, gateway: stage.send(gateway, connections))
+
+
+def accepted(load: Callable[[Stage, Gateway], Published], latency_ms: float = 0.0) -> Callable[[Stage], Figures]:
+    """A load whose every acknowledged message has to be in a send that the endpoint accepted."""
 
     def run(stage: Stage) -> Figures:
         with stage.gateway() as gateway:
             stage.endpoint.control.reset({"supply": 0, "latency_ms": latency_ms})
-            published = stage.publish(gateway, connections, qos)
+            published = load(stage, gateway)
         stats = stage.endpoint.control.stats()  # at QoS 0 the last ones are sent when the gateway stops
         sent = stats["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
         sent += stats["actions"].get("SendMessage", NO_CALLS)["entries"]
@@ -76,7 +93,7 @@ def spread(workers: int) -> Callable[[Stage], Figures]:
 
     def run(stage: Stage) -> Figures:
         stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
-        with stage.gateway(workers) as gateway:
+        with stage.gateway(workers=workers) as gateway:
             wait_for(lambda: answers(gateway.admin_port, "/readyz"), "all workers are up")
             published = stage.publish(gateway, SPREAD_CONNECTIONS)
         sent = stage.endpoint.control.stats()["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
@@ -89,13 +106,50 @@ def spread(workers: int) -> Callable[[Stage], Figures]:
     return run
 
 
-def consume(connections: int) -> Callable[[Stage], Figures]:
-    """Consumers with client-individual acks; each message has to come once and be deleted once."""
+def publish_to_topic(connections: int) -> Callable[[Stage], Figures]:
+    """As `publish`, to an SNS topic."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+        with stage.gateway(TOPIC_ROUTES) as gateway:
+            published = stage.publish(gateway, connections)
+        batches = stage.endpoint.control.stats()["actions"].get("PublishBatch", NO_CALLS)
+        if batches["entries"] != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {batches['entries']} sent to SNS")
+        return rates(published["window"]) | {"calls": batches["calls"] / published["messages"]}
+
+    return run
+
+
+def put(action: str, prefix: str, topics: int) -> Callable[[Stage], Figures]:
+    """Publishers with a window into a stream; each acknowledged message is in a record that the endpoint accepted.
+
+    Where a record has several messages, there are as many of them as the gateway has counted.
+    """
+
+    def run(stage: Stage) -> Figures:
+        with stage.gateway() as gateway:
+            stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+            published = stage.publish(gateway, STREAM_CONNECTIONS, prefix=prefix, topics=topics)
+            accepted = gateway.metric("mqlift_entries_total")
+        stats = stage.endpoint.control.stats()
+        records = stats["actions"].get(action, NO_CALLS)["entries"]
+        if accepted != published["messages"] or (records != accepted and prefix != "aggregate"):
+            raise VoidRun(f"{published['messages']} acknowledged, {accepted:g} accepted in {records} records")
+        sends = calls(stats, action)
+        figures = {"calls": sends / published["messages"], "records": records / sends}
+        return rates(published["window"]) | figures
+
+    return run
+
+
+def consume(connections: int, together: int = 1) -> Callable[[Stage], Figures]:
+    """Consumers with an ACK for each message or for several; each has to come once and be deleted once."""
 
     def run(stage: Stage) -> Figures:
         stage.endpoint.control.reset({"supply": ENDLESS, "latency_ms": 0.0})
         with stage.gateway() as gateway:
-            consumed = stage.consume(gateway, connections)
+            consumed = stage.consume(gateway, connections, together=together)
             # Answers the long polls that are under way; a gateway that stops would wait for them.
             stage.endpoint.control.reset({"supply": 0})
         stats = consumed["endpoint"]
@@ -190,11 +244,24 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "workers-2": Benchmark(
         f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 2 workers, all on all cores", spread(2)
     ),
+    "publish-topic": Benchmark("QoS 1 publishes to SNS, 50 connections, window 100", publish_to_topic(50)),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
     "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),
     "consume": Benchmark(f"SQS to STOMP, {CONSUMERS} consumers, client-individual acks", consume(CONSUMERS)),
+    "consume-50": Benchmark(
+        f"SQS to STOMP, {CONSUMERS} consumers, one client ACK for {TOGETHER}", consume(CONSUMERS, TOGETHER)
+    ),
+    "send": Benchmark(f"STOMP SENDs with receipts to SQS, {SENDERS} connections, window 100", send(SENDERS)),
     "app-receive": Benchmark("Application, aiobotocore, receive 10 and delete them", application("receive")),
+    "kinesis": Benchmark(
+        "QoS 1 publishes to Kinesis, 50 connections, 1,000 keys", put("PutRecords", "stream", DEVICES)
+    ),
+    "kinesis-50-keys": Benchmark("QoS 1 publishes to Kinesis, 50 connections, 50 keys", put("PutRecords", "stream", 1)),
+    "kinesis-aggregate": Benchmark(
+        "QoS 1 publishes to Kinesis in KPL's format, 50 connections, 50 keys", put("PutRecords", "aggregate", 1)
+    ),
+    "firehose": Benchmark("QoS 1 publishes to Firehose, 50 connections", put("PutRecordBatch", "archive", 1)),
     "latency": Benchmark("1,000 QoS 1 messages/s, instant endpoint", latency()),
     "latency-far": Benchmark(f"1,000 QoS 1 messages/s, endpoint {FAR_MS:g} ms away", latency(FAR_MS)),
     "publish-qos-0": Benchmark("QoS 0 publishes to SQS, 50 connections, fences of 100", publish(50, qos=0)),

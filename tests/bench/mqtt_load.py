@@ -10,6 +10,7 @@ import asyncio
 import struct
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import cast
 
 from tests.bench.payload import telemetry
@@ -47,12 +48,15 @@ def mqtt_string(text: str) -> bytes:
     return struct.pack("!H", len(encoded)) + encoded
 
 
-def publish_packets(topic: str, payload_bytes: int) -> tuple[bytes, int]:
-    """`CYCLE` QoS 1 PUBLISH packets with packet ids from 1, and the length of each one."""
-    head = mqtt_string(topic)
-    length = remaining_length(len(head) + 2 + payload_bytes)
+def publish_packets(topics: Sequence[str], payload_bytes: int) -> tuple[bytes, int]:
+    """`CYCLE` QoS 1 PUBLISH packets with packet ids from 1, and the length of each one.
+
+    They go to the topics, which are equally long, one after the other.
+    """
+    heads = [mqtt_string(topic) for topic in topics]
+    length = remaining_length(len(heads[0]) + 2 + payload_bytes)
     packets = [
-        b"\x32" + length + head + struct.pack("!H", number) + telemetry(number, payload_bytes)
+        b"\x32" + length + heads[number % len(heads)] + struct.pack("!H", number) + telemetry(number, payload_bytes)
         for number in range(1, CYCLE + 1)
     ]
     return b"".join(packets), len(packets[0])
@@ -117,9 +121,10 @@ class MqttConnection(asyncio.Protocol):
 class Publisher(MqttConnection):
     """Keeps `window` QoS 1 publishes unacknowledged until it is told to stop."""
 
-    def __init__(self, client_id: str, topic: str, payload_bytes: int, window: int) -> None:
+    def __init__(self, client_id: str, topics: Sequence[str], payload_bytes: int, window: int) -> None:
+        """`topics` as for `publish_packets`."""
         super().__init__(client_id)
-        packets, self._packet_bytes = publish_packets(topic, payload_bytes)
+        packets, self._packet_bytes = publish_packets(topics, payload_bytes)
         self._packets = memoryview(packets)
         self._window = window
         self._next = 0
@@ -187,7 +192,7 @@ class PacedPublisher(Publisher):
     """Publishes when it is told to, and keeps the seconds from each PUBLISH to its PUBACK."""
 
     def __init__(self, client_id: str, topic: str, payload_bytes: int) -> None:
-        super().__init__(client_id, topic, payload_bytes, window=0)
+        super().__init__(client_id, [topic], payload_bytes, window=0)
         self._sent_at: deque[float] = deque()
         self.round_trips: list[float] = []
 

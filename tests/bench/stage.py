@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -19,7 +19,18 @@ from tests.bench.profile import sampling
 from tests.rig.processes import ROOT, Gateway, ServerProcess, answers, clean_environment, free_port, gateway_config
 
 QUEUE = "bench"
-ROUTES = [{"match": {"topic": "bench/#"}, "to": [{"queue": QUEUE}]}]
+ROUTES: list[object] = [
+    {"match": {"topic": "bench/#"}, "to": [{"queue": QUEUE}]},
+    {"match": {"topic": "stream/{device}/#"}, "to": [{"kinesis": QUEUE, "partition_key": "{device}"}]},
+    {
+        "match": {"topic": "aggregate/{device}/#"},
+        "to": [{"kinesis": QUEUE, "partition_key": "{device}", "aggregate": True}],
+    },
+    {"match": {"topic": "archive/#"}, "to": [{"firehose": QUEUE, "delimiter": "\n"}]},
+]
+TOPIC_ROUTES: list[object] = [
+    {"match": {"topic": "bench/#"}, "to": [{"sns": "arn:aws:sns:us-east-1:000000000000:bench"}]}
+]
 PROCESS_TIMEOUT = 300.0
 
 
@@ -39,7 +50,7 @@ QUICK: Effort = {"rounds": 1, "warmup": 0.5, "duration": 1.5, "idle_connections"
 
 
 class EndpointProcess(ServerProcess):
-    """The instant SQS endpoint."""
+    """The instant endpoint."""
 
     def __init__(self, directory: Path, core: int | None = None) -> None:
         self.port = free_port()
@@ -77,10 +88,10 @@ class Stage:
             endpoint.close()
 
     @contextlib.contextmanager
-    def gateway(self, workers: int | None = None) -> Iterator[Gateway]:
+    def gateway(self, routes: Sequence[object] = ROUTES, workers: int | None = None) -> Iterator[Gateway]:
         """A fresh gateway; it has to end well and without a traceback. With `workers`, on every core that there is."""
         core = self._cores.gateway if workers is None else None
-        config = gateway_config(self.endpoint.url, routes=ROUTES, workers=workers or 1)
+        config = gateway_config(self.endpoint.url, routes=routes, workers=workers or 1)
         gateway = Gateway(config, self._directory, core=core)
         gateway.start()
         try:
@@ -89,9 +100,12 @@ class Stage:
             gateway.close()
         gateway.check_log()
 
-    def publish(self, gateway: Gateway, connections: int, qos: int = 1) -> Published:
-        load = self._load("publish", gateway.port("mqtt"), gateway.pid, connections, f"--qos={qos}")
-        return cast("Published", load)
+    def publish(
+        self, gateway: Gateway, connections: int, qos: int = 1, *, prefix: str = "bench", topics: int = 1
+    ) -> Published:
+        """`prefix` is the first level of the topics, which says where a rule sends them."""
+        more = [f"--qos={qos}", f"--prefix={prefix}", f"--topics={topics}"]
+        return cast("Published", self._load("publish", gateway.port("mqtt"), gateway.pid, connections, *more))
 
     def fan(self, gateway: Gateway, subscribers: int, qos: int) -> Published:
         return cast("Published", self._load("fan", gateway.port("mqtt"), gateway.pid, subscribers, f"--qos={qos}"))
@@ -102,8 +116,13 @@ class Stage:
     def probe(self, connections: int) -> Latency:
         return cast("Latency", self._load("probe", self.endpoint.port, self.endpoint.pid, connections))
 
-    def consume(self, gateway: Gateway, connections: int) -> Consumed:
-        return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections))
+    def send(self, gateway: Gateway, connections: int) -> Published:
+        return cast("Published", self._load("send", gateway.port("stomp"), gateway.pid, connections))
+
+    def consume(self, gateway: Gateway, connections: int, *, together: int = 1) -> Consumed:
+        """`together`: how many messages each ACK is for; consumers hold several times that."""
+        more = [f"--together={together}", f"--prefetch={max(100, 4 * together)}"]
+        return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections, *more))
 
     def idle(self, gateway: Gateway, *, subscribe: bool = False) -> Idle:
         more = ["--subscribe"] if subscribe else []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import boto3  # type: ignore[import-untyped]
 import botocore.exceptions
 import pytest
 
@@ -13,6 +14,7 @@ from tests.bench.endpoint import MAX_HEAD_BYTES, BadRequest, number_of, parse_re
 from tests.bench.stage import EndpointProcess
 from tests.conftest import sqs_client
 from tests.rig.counting import SqsClient
+from tests.rig.streams import aws_client
 
 REQUEST = (
     b'POST / HTTP/1.1\r\nHost: x\r\nx-amz-TARGET: AmazonSQS.SendMessage\r\nConTent-Length:  7\r\nB: C\r\n\r\n{"a":1}'
@@ -80,6 +82,37 @@ def test_sends_are_counted(client: SqsClient, endpoint: EndpointProcess) -> None
     assert (actions["SendMessage"]["calls"], actions["SendMessage"]["entries"]) == (1, 1)
     endpoint.control.reset({})
     assert endpoint.control.stats()["actions"] == {}
+
+
+def test_publishes_are_counted(endpoint: EndpointProcess) -> None:
+    sns = boto3.client(
+        "sns",
+        endpoint_url=endpoint.url,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    attributes = {"a": {"DataType": "String", "StringValue": "&x.Id=1"}}
+    batch = [{"Id": f"{number}", "Message": "m.Id=", "MessageAttributes": attributes} for number in range(10)]
+    answer = sns.publish_batch(TopicArn="arn:aws:sns:us-east-1:000000000000:bench", PublishBatchRequestEntries=batch)
+    assert [each["Id"] for each in answer["Successful"]] == [f"{number}" for number in range(10)]
+    assert not answer["Failed"]
+    sns.close()
+    counted = endpoint.control.stats()["actions"]["PublishBatch"]
+    assert (counted["calls"], counted["entries"]) == (1, 10)
+
+
+def test_records_are_counted(endpoint: EndpointProcess) -> None:
+    endpoint.control.reset({"latency_ms": 0.0})
+    kinesis, firehose = (aws_client(service, endpoint.url) for service in ("kinesis", "firehose"))
+    put = kinesis.put_records(StreamName="s", Records=[{"Data": b"x", "PartitionKey": "k"}] * 500)
+    assert len({each["SequenceNumber"] for each in put["Records"]}) == 1
+    assert (len(put["Records"]), put["FailedRecordCount"]) == (500, 0)
+    archived = firehose.put_record_batch(DeliveryStreamName="a", Records=[{"Data": b"x"}] * 3)
+    assert (len(archived["RequestResponses"]), archived["FailedPutCount"]) == (3, 0)
+    actions = endpoint.control.stats()["actions"]
+    assert (actions["PutRecords"]["calls"], actions["PutRecords"]["entries"]) == (1, 500)
+    assert (actions["PutRecordBatch"]["calls"], actions["PutRecordBatch"]["entries"]) == (1, 3)
 
 
 def test_md5_sums_are_true_when_asked_for(client: SqsClient, endpoint: EndpointProcess) -> None:

@@ -18,7 +18,7 @@ from tests.bench.mqtt_load import (
     remaining_length,
 )
 from tests.bench.payload import telemetry
-from tests.bench.stomp_load import Consumer, Seen
+from tests.bench.stomp_load import Consumer, Seen, Sender
 
 
 class Wire(asyncio.Transport):
@@ -51,12 +51,12 @@ def packet_ids(data: bytes, size: int) -> list[int]:
 
 
 def started(window: int = 3) -> tuple[Publisher, Wire, int]:
-    publisher, wire = Publisher("load", "t", 100, window), Wire()
+    publisher, wire = Publisher("load", ["t"], 100, window), Wire()
     publisher.connection_made(wire)
     wire.take()
     publisher.data_received(CONNACK_ACCEPTED)
     publisher.start()
-    return publisher, wire, publish_packets("t", 100)[1]
+    return publisher, wire, publish_packets(["t"], 100)[1]
 
 
 @pytest.mark.parametrize(("length", "encoded"), [(0, "00"), (127, "7f"), (128, "8001"), (16384, "808001")])
@@ -80,6 +80,11 @@ async def test_the_window_is_kept_full_and_acks_are_counted() -> None:
         publisher.data_received(bytes([byte]))
     assert packet_ids(wire.take(), size) == [6]
     assert publisher.acked == 3
+
+
+def test_topics_take_turns() -> None:
+    packets, size = publish_packets(["a/1", "a/2"], 100)
+    assert [packets[at + 4 : at + 7] for at in range(0, 4 * size, size)] == [b"a/2", b"a/1", b"a/2", b"a/1"]
 
 
 async def test_packet_ids_start_again() -> None:
@@ -112,7 +117,7 @@ async def test_acks_that_are_wrong(answer: bytes) -> None:
 
 
 async def test_a_refused_connection() -> None:
-    publisher = Publisher("load", "t", 100, 3)
+    publisher = Publisher("load", ["t"], 100, 3)
     publisher.connection_made(Wire())
     publisher.data_received(b"\x20\x02\x00\x05")
     for waiter in (publisher.established, publisher.ended):
@@ -184,6 +189,60 @@ async def test_several_messages_are_acknowledged_in_one_write() -> None:
     each.data_received(b"".join(message(str(number), number) for number in range(100)))
     assert wire.take().count(b"ACK\n") == 100
     assert seen.distinct == 100
+
+
+async def test_one_ack_for_several_messages() -> None:
+    seen, wire = Seen(), Wire()
+    each = Consumer("bench", 50, seen, together=3)
+    each.connection_made(wire)
+    each.data_received(b"CONNECTED\nversion:1.2\n\n\0")
+    assert b"\nack:client\n" in wire.take()
+    each.data_received(message("a", 0) + message("b", 1))
+    assert wire.take() == b""
+    each.data_received(b"".join(message(ack, number) for number, ack in enumerate("cdefg", 2)))
+    assert wire.take() == b"ACK\nid:c\n\n\0ACK\nid:f\n\n\0"
+    for _ in range(2):
+        each.finish()
+    assert wire.take() == b"ACK\nid:g\n\n\0"
+
+
+def receipts(*numbers: int) -> bytes:
+    return b"".join(b"RECEIPT\nreceipt-id:%d\n\n\0" % number for number in numbers)
+
+
+async def sender(window: int) -> tuple[Sender, Wire]:
+    each, wire = Sender("bench", 100, window), Wire()
+    each.connection_made(wire)
+    each.data_received(b"CONNECTED\nversion:1.2\n\n\0\n")
+    wire.take()
+    each.start()
+    return each, wire
+
+
+def sent(wire: Wire) -> list[int]:
+    return [int(frame.partition(b"receipt:")[2].split(b"\n")[0]) for frame in wire.take().split(b"\0") if frame]
+
+
+async def test_sends_in_a_window_whose_receipts_come_in_any_order() -> None:
+    each, wire = await sender(3)
+    assert sent(wire) == [0, 1, 2]
+    for byte in receipts(2, 0):
+        each.data_received(bytes([byte]))
+    assert sent(wire) == [3, 4]
+    each.stop()
+    each.data_received(receipts(4, 3))
+    assert not each.ended.done()
+    each.data_received(receipts(1))
+    assert each.ended.result() is None
+    assert (each.acked, sent(wire)) == (5, [])
+
+
+@pytest.mark.parametrize("answer", [receipts(3), receipts(1, 1), b"ERROR\nmessage:no\n\n\0"])
+async def test_receipts_that_are_wrong(answer: bytes) -> None:
+    each, _ = await sender(3)
+    each.data_received(answer)
+    with pytest.raises(LoadError, match="not the RECEIPTs"):
+        each.ended.result()
 
 
 @pytest.mark.parametrize("frame", [b"ERROR\nmessage:no\n\n\0", b"MESSAGE\nsubscription:0\n\n000000000000\0"])

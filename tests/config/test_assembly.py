@@ -8,9 +8,11 @@ import pytest
 
 from config.mistakes import ConfigErrors
 from config.settings import Settings
-from gateway.assembly import assemble, backend_kinds, protocol_names
-from gateway.core.message import Address
+from gateway.assembly import assemble, backend_kinds, open_backend, protocol_names
+from gateway.core.ingress import Incoming
+from gateway.core.message import Address, Message
 from gateway.core.routes import QUEUE_KIND
+from gateway.core.transform import Compression, Transform
 from gateway.net.websocket import WebSocketOptions
 from gateway.protocols.mqtt.settings import Settings as MqttSettings
 from gateway.protocols.stomp import settings as stomp_settings
@@ -35,7 +37,7 @@ def refused(read: Read) -> Callable[[str], list[str]]:
 
 def test_folders_are_found_by_name() -> None:
     assert {"mqtt", "stomp"} <= set(protocol_names())
-    assert {"memory", "sqs"} <= set(backend_kinds())
+    assert {"firehose", "kinesis", "memory", "sqs"} <= set(backend_kinds())
     assert "aws" not in backend_kinds()
 
 
@@ -46,6 +48,39 @@ def test_a_listener_gets_its_protocol(read: Read) -> None:
     assert isinstance(first.protocol_settings, MqttSettings)
     assert first.protocol_settings.delivery_window == 7
     assert second.open_session.__module__ == "gateway.protocols.stomp.session"
+
+
+def test_topics_are_listened_to(read: Read) -> None:
+    assembly = assemble(
+        read(
+            LISTENER
+            + "ingress:\n"
+            + "- {sns: events, topic: 'in/{header:site}'}\n"
+            + "- {sns: jobs.fifo, queue: jobs}\n"
+            + "- {sns: letters, exchange: mail, key: 'a.{subject}', envelope: true}\n"
+        )
+    )
+    events, jobs, letters = assembly.ingress
+    native = Message(Address("", "q"), b"", headers={"site": "north.1"})
+    assert events.rule.address(Incoming(native, {})) == Address("amq.topic", "in.north/1")
+    assert (events.queue, events.spec.arguments["x-fifo"]) == ("mqlift-ingress-events", False)
+    assert jobs.rule.address(Incoming(native, {})) == Address("", "jobs")
+    assert (jobs.queue, jobs.spec.arguments["x-fifo"]) == ("mqlift-ingress-jobs.fifo", True)
+    assert letters.rule.address(Incoming(native, {"subject": "b"})) == Address("mail", "a.b")
+    assert "sns" in assembly.kinds
+
+
+def test_adapters_get_their_sections(read: Read) -> None:
+    large = "large_payloads: {bucket: payloads, threshold: 1000}"
+    settings = read(LISTENER + f"sqs: {{{large}}}\nsns: {{{large}, message_bytes: 1048576}}\n")
+    assert assemble(settings).kinds == ("sqs",)
+    for kind in ("sqs", "sns"):
+        assert open_backend(kind, Nothing(), settings).limits.entry_bytes == 128 * 1024 * 1024  # type: ignore[arg-type]
+    assert open_backend("sns", Nothing(), settings).limits.batch_bytes == 1_048_576  # type: ignore[arg-type]
+
+
+class Nothing:
+    """An AWS client that is not called."""
 
 
 def test_rules_become_routes(read: Read) -> None:
@@ -66,6 +101,27 @@ def test_rules_become_routes(read: Read) -> None:
     assert home is not None
     assert (home.name, home.queue) == ("inbox", "in-hall")
     assert assembly.kinds == ("sqs",)
+
+
+def test_what_every_target_may_have(read: Read) -> None:
+    assembly = assemble(
+        read(
+            LISTENER
+            + "routes:\n"
+            + "- match: {topic: 'a/{device}'}\n"
+            + "  to:\n"
+            + "  - {kinesis: telemetry, partition_key: '{device}', envelope: json}\n"
+            + '  - {firehose: archive, delimiter: "\\n", compression: gzip, best_effort: true}\n'
+            + "  - {sqs: copies, content_type: text/plain}\n"
+            + "- {match: {queue: q}, to: [{sqs: q}, {firehose: archive, best_effort: true}]}\n"
+        )
+    )
+    stream, archive, copies = assembly.routes.for_publish(Address("amq.topic", "a.7"))
+    assert (stream.kind, stream.name, stream.captures) == ("kinesis", "telemetry", {"device": "7"})
+    assert (stream.transform, stream.best_effort) == (Transform(envelope=True), False)
+    assert (archive.transform, archive.best_effort) == (Transform(compression=Compression.GZIP), True)
+    assert (copies.transform, copies.best_effort) == (Transform(content_type="text/plain"), False)
+    assert assembly.kinds == ("firehose", "kinesis", "sqs")
 
 
 def test_aws_is_checked(read: Read) -> None:
@@ -121,10 +177,44 @@ def test_aws_is_checked(read: Read) -> None:
             "routes.0.to.0.queue: a queue cannot live in another queue of the gateway; name a resource first",
         ),
         (
+            "routes: [{match: {queue: a}, to: [{sns: b}, {sqs: a}]}]",
+            "routes.0.to.0.sns: a queue cannot live here; name what keeps it first, such as sqs:",
+        ),
+        ("ingress: [{sns: a b, topic: t}]", "ingress.0.sns: 'a b' is not a name that SNS allows"),
+        ("ingress: [{sns: a, topic: 't/{colour}'}]", "ingress.0.topic: unknown field {colour}; known are"),
+        ("ingress: [{sns: a, topic: '{subject}'}]", "ingress.0.topic: unknown field {subject}"),
+        (
+            "ingress: [{sns: a, topic: t}, {sns: 'arn:aws:sns:eu-west-1:111122223333:a', queue: q}]",
+            "ingress.1.sns: topic arn:aws:sns:eu-west-1:111122223333:a is that of ingress.0 already",
+        ),
+        ("sqs: {large_payload: {}}", "sqs.large_payload: there is no such key; did you mean large_payloads?"),
+        ("sqs: {large_payloads: {}}", "sqs.large_payloads.bucket: "),
+        ("sns: {message_bytes: 2000000}", "sns.message_bytes: "),
+        (
             "routes: [{match: {topic: 'a/{b}'}, to: [{sqs: 'q-{c}'}]}]",
             "routes.0.to.0.sqs: unknown field {c}; known are {b}",
         ),
         ("routes: [{match: {topic: a}, to: [{sqs: q, group: x}]}]", "routes.0.to.0.group: an sqs target has no such"),
+        (
+            "routes: [{match: {topic: a}, to: [{kinesis: s, compression: lz4}]}]",
+            "routes.0.to.0.compression: 'lz4' is not one of the choices; write gzip or zstd, or leave it out",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{sqs: q, best_effort: 1}]}]",
+            "routes.0.to.0.best_effort: 1 is neither true nor false; true or false",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: q, best_effort: true}]}]",
+            "routes.0.to.0.best_effort: a queue lives in its first target, which has to take every message; leave it",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{queue: q, best_effort: true}]}]",
+            "routes.0.to.0.best_effort: a queue of the gateway has no options",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{kinesis: s, partition_key: '{b}'}]}]",
+            "routes.0.to.0.partition_key: unknown field {b}; known are {client_id}",
+        ),
     ],
 )
 def test_mistakes(text: str, line: str, refused: Callable[[str], list[str]]) -> None:

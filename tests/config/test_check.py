@@ -31,7 +31,7 @@ def run(path: Path, *explain: str, aws: bool = False) -> tuple[int, list[str]]:
 
 
 def test_a_right_file(write: Write) -> None:
-    path = write(LISTENER + "aws: {region: eu-west-1}\nprefix: p-")
+    path = write(LISTENER + "auth: {anonymous: true}\naws: {region: eu-west-1}\nprefix: p-")
     code, lines = run(path)
     assert code == EXIT_RIGHT
     assert lines == [
@@ -135,6 +135,44 @@ def test_explanations(place: str, lines: list[str], write: Write) -> None:
     assert run(write(LISTENER + ROUTES), place) == (EXIT_RIGHT, [place, *lines])
 
 
+STREAMS = """
+routes:
+- match: {topic: "t/{device}"}
+  to:
+  - {kinesis: telemetry, partition_key: "{device}/{header:h}", aggregate: true, envelope: json, compression: gzip}
+  - {firehose: archive, best_effort: true}
+- {match: {topic: constant}, to: [{kinesis: telemetry, partition_key: all}]}
+- {match: {topic: loose}, to: [{firehose: archive, delimiter: x, best_effort: true}]}
+- {match: {queue: in}, to: [{kinesis: telemetry}]}
+"""
+
+
+def test_streams_are_explained(write: Write) -> None:
+    path = write(LISTENER + STREAMS)
+    code, lines = run(path, "topic:t/7", "queue:in")
+    assert code == EXIT_RIGHT
+    stream, archive, note = lines[3:6]
+    assert stream == (
+        "  to: kinesis telemetry (envelope = json, compression = gzip, partition_key = 7/{header:h}, aggregate = True, "
+        "max_record_bytes = 1048576)"
+    )
+    assert archive == "  to: firehose archive (best effort)"
+    assert note.startswith("    note: Firehose writes records one behind the other")
+    assert lines[-2].startswith("  lives in: kinesis telemetry (partition_key = {key}")
+    assert lines[-1] == "    note: clients can send to this queue, and none can consume from it"
+
+
+def test_what_rules_hardly_mean_is_warned_of(write: Write) -> None:
+    _, lines = run(write(LISTENER + "auth: {anonymous: true}\n" + STREAMS))
+    warnings = [line for line in lines if "warning" in line]
+    assert [line.partition(": ")[2][:60] for line in warnings] == [
+        "routes.0.to.1: Firehose writes records one behind the other,",
+        "routes.1.to.0: every message has the same partition key, so ",
+        "routes.2: every target is best_effort: publishes are acknowl",
+        "routes.3.to.0: every message has the same partition key, so ",
+    ]
+
+
 def test_a_name_that_sqs_does_not_allow_is_shown_as_it_will_be(write: Write) -> None:
     _, lines = run(write(LISTENER), "queue:café/orders")
     assert lines[2].startswith("  lives in: sqs caf--orders-")
@@ -212,3 +250,14 @@ def test_an_unknown_profile(write: Write) -> None:
     assert code == EXIT_MISTAKE
     assert lines[-1].startswith(f"{path}: aws")
     assert "nobody" in lines[-1]
+
+
+def test_topics_that_are_listened_to(write: Write, ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    aws = f"aws: {{region: us-east-1, endpoint_url: '{ministack.url}'}}\n"
+    path = write(LISTENER + aws + "prefix: p-\ningress: [{sns: not-there, topic: t}]\n")
+    code, lines = run(path, aws=True)
+    assert code == EXIT_RIGHT
+    assert "  listens to: sns not-there, through the queue p-mqlift-ingress-not-there" in lines
+    assert lines[-1] == "sns not-there: not there yet; it is created when it is first used"

@@ -721,3 +721,81 @@ class LineMachine(RuleBasedStateMachine):
 
 TestLine = LineMachine.TestCase
 TestLine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@dataclass(eq=False)
+class Joint(Item):
+    """An entry that takes others in, up to three names."""
+
+    names: list[str] = field(default_factory=list)
+
+    def join(self, later: Joint) -> bool:
+        if len(self.names) + len(later.names) > 3:
+            return False
+        self.names += later.names
+        self.size += later.size
+        return True
+
+
+def joints(*names: str) -> list[Joint]:
+    return [Joint(name, 1, name[0], names=[name]) for name in names]
+
+
+def test_what_waits_behind_another_of_its_key_is_joined() -> None:
+    line: Line[Joint] = Line(Joint.join)
+    taken = [line.put(joint) for joint in joints("a1", "a2", "b1", "a3", "b2", "a4", "a5")]
+    assert taken == [True, True, True, False, True, False, True]
+    assert (line.ready, line.ready_bytes) == (2, 2)
+    first = line.take(10, 100)
+    assert [joint.names for joint in first] == [["a1"], ["b1"]]
+    for joint in first:
+        line.done(joint)
+    assert (line.ready, line.ready_bytes) == (2, 4), "the bytes of those that were taken in count"
+    second = line.take(10, 100)
+    assert [joint.names for joint in second] == [["a2", "a3", "a4"], ["b2"]]
+    line.done(second[0])
+    assert [joint.names for joint in line.take(10, 100)] == [["a5"]]
+
+
+def test_entries_without_a_key_are_not_joined() -> None:
+    line: Line[Joint] = Line(Joint.join)
+    assert all(line.put(Joint(name, names=[name])) for name in "xyz")
+    assert line.ready == 3
+
+
+@on_clock
+async def test_joined_entries_are_one_until_the_end() -> None:
+    answers: list[tuple[list[str], Outcome]] = []
+    attempts: list[list[list[str]]] = []
+
+    async def send(entries: Sequence[Joint]) -> Sequence[Result]:
+        attempts.append([list(entry.names) for entry in entries])
+        await settle_down()
+        return [LOST] * len(entries) if len(attempts) == 2 else [ACCEPTED] * len(entries)
+
+    def done(entries: Sequence[Joint], results: Sequence[Result]) -> None:
+        answers.extend((entry.names, result.outcome) for entry, result in zip(entries, results, strict=True))
+
+    batcher: Batcher[Joint] = Batcher(send, done, batch_entries=3, batch_bytes=100, policy=POLICY, join=Joint.join)
+    at_end(batcher.aclose)
+    for joint in joints("a1", "a2", "a3"):
+        batcher.put(joint)
+    assert batcher.held == 2
+    await batcher.drain()
+    assert attempts == [[["a1"]], [["a2", "a3"]], [["a2", "a3"]]]
+    assert answers == [(["a1"], Outcome.ACCEPTED), (["a2", "a3"], Outcome.ACCEPTED)]
+
+
+@on_clock
+async def test_a_minority_that_is_throttled_waits_alone() -> None:
+    destination = Destination()
+    await destination.put("A", "B", "C")
+    await destination.reply([THROTTLED, ACCEPTED, ACCEPTED])
+    await destination.put("D")
+    assert destination.requests[-1] == ["D"], "others go on at once"
+    assert destination.batcher.throttles == 1
+    await destination.reply()
+    assert await destination.request() == ["A"]
+    await destination.reply([THROTTLED])
+    await destination.put("E")
+    assert destination.requests[-1] == ["A"], "a request that is throttled as a whole holds up all"

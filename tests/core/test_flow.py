@@ -88,3 +88,21 @@ def test_whatever_comes_and_goes_in_the_end_nobody_waits(
         mark.remove(size)
     assert (mark.count, mark.bytes) == (0, 0)
     assert not any(publisher.pauses for publisher in publishers)
+
+
+def test_several_go_at_once() -> None:
+    mark, publisher = Watermark(4, 1_000), Publisher()
+    for _ in range(4):
+        assert not mark.full
+        mark.add(10, publisher)
+    assert mark.full
+    mark.remove(30, 3)
+    assert (mark.count, mark.bytes) == (1, 10)
+    assert not mark.full
+    assert not publisher.pauses
+
+
+def test_it_is_full_by_bytes_too() -> None:
+    mark = Watermark(4, 100)
+    mark.add(100, Publisher())
+    assert mark.full

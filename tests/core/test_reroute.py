@@ -1,4 +1,4 @@
-"""What changes while a gateway runs: rules, limits, who is let in."""
+"""What changes while a gateway runs: rules and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
-from gateway.core.errors import MqliftError, NotAuthorized, NotSupported, Refused
+from gateway.core.errors import MqliftError, NotSupported, Refused
 from gateway.core.exchanges import ExchangeSpec, ExchangeType
 from gateway.core.health import Health
 from gateway.core.message import RETAIN, TOPIC_EXCHANGE, Address, Message
@@ -26,11 +26,6 @@ from tests.rig.clock import at_end, on_clock, until
 from tests.rig.scripted import Consumer, ScriptedBackend, message, new_metrics
 
 B = TypeVar("B", bound=Broker)
-
-
-class Closed:
-    async def authenticate(self, credentials: Credentials) -> Identity:
-        raise NotAuthorized("not let in")
 
 
 class Open:
@@ -125,7 +120,7 @@ async def test_a_hub_queue_may_become_a_target() -> None:
     assert [each.name for each in broker.queues()] == ["orders"]
 
 
-# Limits, and who is let in
+# Limits
 
 
 @on_clock
@@ -139,15 +134,6 @@ async def test_new_limits_hold_for_what_comes() -> None:
     await broker.declare_queue("one", QueueSpec(), client)
     broker.limit(BrokerLimits(durable_queues=2))
     await broker.declare_queue("two", QueueSpec(), client)
-
-
-@on_clock
-async def test_others_decide_who_is_let_in() -> None:
-    broker = new_broker(Broker, ScriptedBackend())
-    assert await broker.authenticate(Credentials(protocol="mqtt")) == Identity()
-    broker.admit(Closed(), None)
-    with pytest.raises(NotAuthorized):
-        await broker.authenticate(Credentials(protocol="mqtt"))
 
 
 # One of several workers

@@ -336,3 +336,20 @@ def test_matches_describe_themselves() -> None:
     assert str(queue("a*")) == "queue a*"
     assert str(exchange("x")) == "exchange x"
     assert str(exchange("x", "a.#")) == "exchange x key a.#"
+
+
+@pytest.mark.parametrize(
+    ("match", "fixed"),
+    [
+        (TopicMatch(Pattern.topic("a/b")), True),
+        (TopicMatch(Pattern.topic("a/+")), False),
+        (TopicMatch(Pattern.topic("a/{b}")), False),
+        (TopicMatch(Pattern.topic("a/#")), False),
+        (ExchangeMatch(Pattern.name("x")), False),
+        (ExchangeMatch(Pattern.name("*"), Pattern.key("a.b")), True),
+        (ExchangeMatch(Pattern.name("x"), Pattern.key("a.*")), False),
+        (QueueMatch(Pattern.name("*")), True),
+    ],
+)
+def test_what_is_the_same_for_each_message(match: Match, fixed: bool) -> None:
+    assert match.fixed_fields == ({"topic", "key"} if fixed else set())

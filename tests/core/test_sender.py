@@ -215,3 +215,30 @@ async def test_metrics_count_batches_and_outcomes() -> None:
     assert rig.count("entries_total", destination="scripted:orders", outcome="accepted") == 12
     assert rig.count("batch_entries_count", destination="scripted:orders") == 2
     assert rig.count("batch_entries_sum", destination="scripted:orders") == 12
+
+
+class JoiningEntry(Entry):
+    """One of a service whose records take several messages."""
+
+    def join(self, later: Entry) -> bool:
+        self.size += later.size
+        self.joined = [*(self.joined or ()), later]
+        return True
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ACCEPTED, Outcome.RELEASED])
+@on_clock
+async def test_each_of_those_that_were_joined_is_told_and_counted(outcome: Outcome) -> None:
+    rig = Rig()
+    rig.backend.encode = lambda target, message: JoiningEntry(message.body, len(message.body), "key")  # type: ignore[method-assign]
+    if outcome is Outcome.RELEASED:
+        rig.backend.on_send = raising(AccessDenied("may not"))
+    rig.put(b"a", b"bb", b"ccc", b"d")
+    assert (rig.inflight.count, rig.inflight.bytes) == (4, 7)
+    await rig.sender.drain()
+    # Of the batch's four messages, those that came after the first waited for it as one entry.
+    assert rig.backend.sent == ([[b"a"], [b"bb"]] if outcome is Outcome.ACCEPTED else [[b"a"]])
+    assert [token for token, _ in rig.publisher.answers] == [b"a", b"bb", b"ccc", b"d"]
+    assert {result.outcome for _, result in rig.publisher.answers} == {outcome}
+    assert rig.count("entries_total", destination="scripted:orders", outcome=outcome.name.lower()) == 4
+    rig.assert_nothing_is_held()

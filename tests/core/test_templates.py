@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.errors import ConfigError
 from gateway.core.message import Address, Headers, HeaderValue, Message, Origin, Properties
-from gateway.core.templates import PROPERTY_NAMES, RESERVED_NAMES, Template
+from gateway.core.templates import PROPERTY_NAMES, RESERVED_NAMES, Template, template_option
 
 
 def message(body: bytes = b"", headers: Headers | None = None, properties: Properties | None = None) -> Message:
@@ -176,3 +177,22 @@ def test_parsing_never_raises_anything_else(text: str) -> None:
     except ValueError:
         return
     assert isinstance(template.render(message(), {"a": "x"}), str)
+
+
+def test_an_option_that_is_a_template() -> None:
+    assert template_option("partition_key", None, set()) is None
+    assert template_option("partition_key", "{site}", {"site"}) == Template.parse("{site}", {"site"})
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("", 'partition_key: not a text with fields; give a text such as "{client_id}"'),
+        (5, 'partition_key: not a text with fields; give a text such as "{client_id}"'),
+        ("{", "partition_key: unbalanced '{' in '{'; a literal brace is written twice"),
+    ],
+)
+def test_an_option_that_is_none(value: object, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        template_option("partition_key", value, set())
+    assert str(caught.value) == line

@@ -1,66 +1,15 @@
-"""An AWS client that answers what a test says: for answers that no emulator can be brought to give."""
+"""An SQS that answers what a test says."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
-
-import orjson
+from tests.rig import scripted_aws
 
 URL = "https://sqs.us-east-1.amazonaws.com/111122223333/orders"
 
 
-class Call(NamedTuple):
-    action: str
-    request: dict[str, object]
-    resource: str
-    region: str | None
-    read_timeout: float | None
-
-
-Answer: TypeAlias = object
-"""An exception to raise, bytes as they are, or what is answered as JSON."""
-
-
-class ScriptedAws:
-    """Answers each action with `answers[action]`, which may be a function of the request. Keeps all calls."""
-
-    region = "us-east-1"
+class ScriptedAws(scripted_aws.ScriptedAws):
+    """Knows one queue."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.answers: dict[str, Answer | Callable[[dict[str, object]], Answer]] = {"GetQueueUrl": {"QueueUrl": URL}}
-        self.gate: asyncio.Event | None = None
-        """While it is not set, calls wait."""
-
-    def actions(self) -> list[str]:
-        return [call.action for call in self.calls]
-
-    async def call(
-        self,
-        service: str,
-        action: str,
-        body: bytes,
-        *,
-        resource: str = "",
-        region: str | None = None,
-        read_timeout: float | None = None,
-    ) -> bytes:
-        assert service == "sqs"
-        request = orjson.loads(body)
-        self.calls.append(Call(action, request, resource, region, read_timeout))
-        if self.gate is not None:
-            await self.gate.wait()
-        answer = self.answers[action]
-        if callable(answer):
-            answer = answer(request)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer if isinstance(answer, bytes) else orjson.dumps(answer)
-
-    async def caller(self) -> str:
-        return "arn:aws:iam::111122223333:user/test"
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
+        super().__init__("sqs")
+        self.answers["GetQueueUrl"] = {"QueueUrl": URL}
