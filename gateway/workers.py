@@ -14,7 +14,6 @@ import socket
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -29,7 +28,7 @@ from gateway.assembly import Assembly, assemble
 from gateway.core.errors import ConfigError
 from gateway.notify import READY, SOCKET_VARIABLE, STOPPING, notify
 from gateway.reloading import waits_for_restart
-from gateway.workersite import WorkerSite
+from gateway.workersite import Worker, WorkerSite
 
 log = structlog.get_logger("mqlift.workers")
 
@@ -42,18 +41,6 @@ START_LIMIT: Final = 60.0
 """Seconds that a worker has to take up its state and listen."""
 KILL_AFTER: Final = 5.0
 """Seconds on top of the drain before a worker that does not end is killed."""
-
-
-@dataclass(slots=True)
-class Worker:
-    """One process. `process` is None while it waits to be started again."""
-
-    number: int
-    socket: Path
-    process: asyncio.subprocess.Process | None = None
-    up: bool = False
-    """Whether it listens."""
-    failures: int = 0
 
 
 class Workers:

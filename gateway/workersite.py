@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
 
 import aiohttp
 import orjson
@@ -18,9 +20,6 @@ from gateway.core.errors import MqliftError, Refused, Unavailable
 from gateway.core.health import Problem
 from gateway.exposition import Exposition, Shown, add_up, lasting, parse
 
-if TYPE_CHECKING:
-    from gateway.workers import Worker, Workers
-
 log = structlog.get_logger("mqlift.workers")
 
 ANSWER_LIMIT: Final = 5.0
@@ -32,10 +31,35 @@ ADDED: Final = ("connections", "paused", "published", "delivered", "unrouted", "
 _SUMMED_OF_QUEUE: Final = ("consumers", "unsettled", "published", "delivered")
 
 
+@dataclass(slots=True)
+class Worker:
+    """One process. `process` is None while it waits to be started again."""
+
+    number: int
+    socket: Path
+    process: asyncio.subprocess.Process | None = None
+    up: bool = False
+    """Whether it listens."""
+    failures: int = 0
+
+
+class Crew(Protocol):
+    """Those who look after the workers."""
+
+    all: list[Worker]
+
+    @property
+    def began(self) -> bool:
+        """Whether all have listened once."""
+
+    @property
+    def draining(self) -> bool: ...
+
+
 class WorkerSite:
     """The `Site` of all workers."""
 
-    def __init__(self, workers: Workers, own: CollectorRegistry) -> None:
+    def __init__(self, workers: Crew, own: CollectorRegistry) -> None:
         self._workers = workers
         self._own = own
         self._last: dict[tuple[int, int], Exposition] = {}
