@@ -53,6 +53,8 @@ class Workers:
         self.failure = 0
         """The exit code of a worker that could not start at first: the configuration, or a port."""
         self._restarts = Counter("mqlift_worker_restarts", "Workers that ended by themselves", registry=registry)
+        reloads = Counter("mqlift_config_reloads", "Reloads of the configuration", ["result"], registry=registry)
+        self.refused_reloads = reloads.labels("refused")
         self._tasks: list[asyncio.Task[None]] = []
         self._began = asyncio.Event()
         """All listen, or one cannot."""
@@ -204,6 +206,7 @@ def _reload(workers: Workers, admin: AdminServer) -> None:
     """Have all workers read the configuration again, unless it has a mistake: then none does."""
     assembly: Assembly | None = read_again(workers.config)
     if assembly is None:
+        workers.refused_reloads.inc()
         return
     for key in waits_for_restart(workers.settings, assembly.settings):
         log.warning("reload_needs_restart", key=key)

@@ -128,6 +128,7 @@ def test_a_reload_reaches_all(gateway: Gateway) -> None:
     gateway.send_signal(signal.SIGHUP)
     wait_for(lambda: "reload_refused" in gateway.log, "it is refused")
     assert gateway.metrics()[applied] == 2
+    assert gateway.metrics()['mqlift_config_reloads_total{result="refused"}'] == 1
 
 
 def test_a_durable_queue_is_everybodys(gateway: Gateway, sqs: SqsClient, queue: str, queue_name: str) -> None:
