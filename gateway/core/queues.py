@@ -101,6 +101,8 @@ class BackendQueue:
         """When it was last declared, consumed or read, on the event loop's clock."""
         self.full = False
         """Over its `x-max-length`, when that was last looked at; publishers are refused where they asked for that."""
+        self.published = 0
+        """Messages that were routed here by this gateway."""
         self._backend = backend
         self._open_sender = open_sender
         self._open_receiver = open_receiver
@@ -120,6 +122,7 @@ class BackendQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        self.published += 1
         if self.full:
             if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
                 self._bury(self, message, Reason.MAXLEN, _ignore)
@@ -144,6 +147,16 @@ class BackendQueue:
         if self._receiver is None:
             return 0
         return self._receiver.consumers - (self._waiting is not None)
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that clients of this gateway hold."""
+        return 0 if self._receiver is None else self._receiver.unsettled
+
+    @property
+    def delivered(self) -> int:
+        """Deliveries that consumers were given, ever."""
+        return 0 if self._receiver is None else self._receiver.delivered
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
         """Raises `InUse`, and `NotSupported` for a destination that nothing can be received from."""
