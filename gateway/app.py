@@ -16,7 +16,7 @@ from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import Settings
 from gateway.admin.server import AdminServer
-from gateway.assembly import HOME_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
+from gateway.assembly import HOME_KIND, STREAM_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
 from gateway.authentication import Anonymous, Nobody
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
@@ -55,6 +55,7 @@ class Gateway:
             routes=assembly.routes,
             backends=backends,
             home=HOME_KIND,
+            stream_home=STREAM_KIND,
             authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
             sending=_sending(settings),
             receiving=_receiving(settings),

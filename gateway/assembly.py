@@ -60,6 +60,9 @@ TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[st
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
 
+STREAM_KIND: Final = "kinesis"
+"""Where streams live that clients declare and no rule maps."""
+
 BEST_EFFORT: Final = "best_effort"
 """The option of every target that takes it out of the acknowledgement."""
 
@@ -130,7 +133,7 @@ def assemble(settings: Settings) -> Assembly:
         aws=aws,
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
-        kinds=tuple(sorted(used | {HOME_KIND})),
+        kinds=tuple(sorted(used | {HOME_KIND, STREAM_KIND})),
     )
 
 

@@ -37,6 +37,9 @@ class KinesisOptions:
 
 DEFAULT_OPTIONS: Final = KinesisOptions()
 
+OWN_OPTIONS: Final = KinesisOptions()
+"""Of a stream that clients declared, known by identity: it is theirs to delete."""
+
 
 def parse_target(value: object, options: Mapping[str, object], captures: AbstractSet[str]) -> Target:
     """Check one target of a rule: `value` is what `kinesis` was set to, `options` what stands beside it.

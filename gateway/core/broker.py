@@ -10,14 +10,14 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.core.arguments import QueuePolicy
+from gateway.core.arguments import QueuePolicy, is_stream
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
 from gateway.core.deadletter import DeadLettering, Reason, copies_of, dead_letter, goes_in_circles
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, MqliftError, Refused
+from gateway.core.errors import BackendError, MqliftError, NotSupported, Refused
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.flow import Watermark
@@ -37,6 +37,7 @@ from gateway.core.settler import Settler
 from gateway.core.shared import SESSION, SharedQueues
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
+from gateway.core.stream import StreamBackend
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 
@@ -108,6 +109,7 @@ class Broker:
         routes: Routes,
         backends: Mapping[str, Backend],
         home: str,
+        stream_home: str = "",
         authenticator: Authenticator,
         authorizer: Authorizer | None = None,
         sending: BatchPolicy,
@@ -117,10 +119,12 @@ class Broker:
         metrics: Metrics,
         health: Health,
     ) -> None:
+        """`home`: the kind of backend that queues live in which no rule maps; `stream_home`: the same of streams."""
         self._topology = topology
         self._routes = routes
         self._backends = backends
         self._home = home
+        self._stream_home = stream_home
         self._authenticator = authenticator
         self.authorizer = authorizer
         """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
@@ -128,7 +132,7 @@ class Broker:
         self._receiving = receiving
         self._limits = limits
         self._metrics = metrics
-        self._health = health
+        self.health = health
         self._loop = asyncio.get_running_loop()
         self._inflight = Watermark(limits.inflight_messages, limits.inflight_bytes)
         metrics.inflight.set_function(lambda: self._inflight.count)
@@ -136,7 +140,7 @@ class Broker:
         self._senders: dict[tuple[str, str], Sender] = {}
         self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
-        self._store = store
+        self.store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
         self._sessions = Sessions(
@@ -420,7 +424,7 @@ class Broker:
             await sender.aclose()
         await self._sessions.aclose()
         await self._writer.drain()
-        await self._store.aclose()
+        await self.store.aclose()
         for backend in self._backends.values():
             await backend.aclose()
 
@@ -498,9 +502,14 @@ class Broker:
         return self._backends[target.kind]
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
-        """Where a durable queue lives. Raises `Invalid`."""
-        target = self._routes.home(queue) or self._backends[self._home].home(queue, spec)
+        """Where a durable queue lives. Raises `Invalid`, and `NotSupported` for a stream where none can live."""
+        target = self._routes.home(queue) or self._backends[self._default_home(spec)].home(queue, spec)
+        if is_stream(spec) and not isinstance(self._backends[target.kind], StreamBackend):
+            raise NotSupported(f"x-queue-type: queue '{queue}' lives in {target.kind}, which has no streams")
         return replace(target, label=SESSION_LABEL) if spec.arguments.get(SESSION) else target
+
+    def _default_home(self, spec: QueueSpec) -> str:
+        return self._stream_home if self._stream_home and is_stream(spec) else self._home
 
     def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
         """What polls a queue."""
@@ -511,7 +520,7 @@ class Broker:
             Settler(backend, target, policy=self._sending, metrics=self._metrics),
             policy=self._receiving,
             metrics=self._metrics,
-            health=self._health,
+            health=self.health,
             keeper=keeper,
             single=policy.single_active_consumer,
         )
@@ -555,7 +564,7 @@ class Broker:
                 policy=self._sending,
                 inflight=self._inflight,
                 metrics=self._metrics,
-                health=self._health,
+                health=self.health,
             )
         return sender
 

@@ -12,20 +12,26 @@ from gateway.core.arguments import QueuePolicy, check_equivalent
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.deadletter import Bury
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, InUse, Locked, MqliftError, NotEmpty, NotFound, Refused
+from gateway.core.errors import BackendError, InUse, InvalidArgument, Locked, MqliftError, NotEmpty, NotFound, Refused
+from gateway.core.health import Health
 from gateway.core.metrics import Metrics
 from gateway.core.queues import BackendQueue
 from gateway.core.receiver import Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Counted, Delivery, Got, Presence
 from gateway.core.shared import SESSION, SHARED, SharedQueues
+from gateway.core.store import StateStore
+from gateway.core.stream import StreamBackend
+from gateway.core.streamoffset import STREAM_OFFSET
+from gateway.core.streams import StreamQueue
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownQueue
 from gateway.core.virtual import VirtualQueue
 
 log = structlog.get_logger("mqlift.queues")
 
-Queue: TypeAlias = BackendQueue | VirtualQueue
+DurableQueue: TypeAlias = BackendQueue | StreamQueue
+Queue: TypeAlias = DurableQueue | VirtualQueue
 
 NOWHERE: Final = 10.0
 """Seconds that a queue which AWS does not have is not asked for again by consumers and passive declarations."""
@@ -33,6 +39,9 @@ NOWHERE: Final = 10.0
 
 class Resources(Protocol):
     """What queues need of the broker."""
+
+    store: StateStore
+    health: Health
 
     def backend(self, target: Target) -> Backend: ...
 
@@ -75,7 +84,7 @@ class QueueTable:
         self._metrics = metrics
         self._limit = limit
         self._loop = asyncio.get_running_loop()
-        self._durable: dict[str, BackendQueue] = {}
+        self._durable: dict[str, DurableQueue] = {}
         self._virtual: dict[str, VirtualQueue] = {}
         self._owners: dict[str, object] = {}
         self._owned: dict[object, set[str]] = {}
@@ -85,10 +94,10 @@ class QueueTable:
     def virtual(self, name: str) -> VirtualQueue | None:
         return self._virtual.get(name)
 
-    def durable(self, name: str) -> BackendQueue | None:
+    def durable(self, name: str) -> DurableQueue | None:
         return self._durable.get(name)
 
-    def all_durable(self) -> Iterator[BackendQueue]:
+    def all_durable(self) -> Iterator[DurableQueue]:
         return iter(list(self._durable.values()))
 
     def is_private(self, name: str, owner: object) -> bool:
@@ -128,7 +137,7 @@ class QueueTable:
         queue = self._find(name, owner)
         if presence is Presence.EQUIVALENT:
             check_equivalent(name, queue.spec, spec)
-        if isinstance(queue, BackendQueue) and not queue.ensured and presence is not Presence.REQUIRED:
+        if not isinstance(queue, VirtualQueue) and not queue.ensured and presence is not Presence.REQUIRED:
             return None
         return queue
 
@@ -164,7 +173,7 @@ class QueueTable:
         if (written := self._kept.written()) is not None:
             await written
 
-    async def _look_for(self, name: str) -> BackendQueue:
+    async def _look_for(self, name: str) -> DurableQueue:
         """A queue that nobody has declared here may be there all the same: made by another gateway, or in AWS."""
         target = self._resources.home(name, QueueSpec())
         try:
@@ -184,25 +193,40 @@ class QueueTable:
             return Counted(0, queue.consumers)  # nobody is told the numbers
         return Counted((await queue.depth()).ready, queue.consumers)
 
-    def known(self, name: str, spec: QueueSpec) -> BackendQueue:
+    def known(self, name: str, spec: QueueSpec) -> DurableQueue:
         """The durable queue of this name, made known here if it was not. Raises `Refused`, `Invalid`."""
         queue = self._durable.get(name)
         if queue is not None:
             return queue
         self._check_room(name)
-        target = self._resources.home(name, spec)
-        queue = BackendQueue(
-            target,
-            spec,
-            self._resources.backend(target),
-            open_sender=self._resources.sender,
-            open_receiver=self._resources.receiver,
-            bury=self._bury,
-            nobody=self._nobody,
-        )
+        queue = self._make(self._resources.home(name, spec), spec)
         self._topology.declare_queue(name, durable=not (spec.arguments.get(SESSION) or spec.arguments.get(SHARED)))
         self._durable[name] = queue
         return queue
+
+    def _make(self, target: Target, spec: QueueSpec) -> DurableQueue:
+        """Raises `InvalidArgument`, `NotSupported`."""
+        backend = self._resources.backend(target)
+        resources = self._resources
+        if isinstance(backend, StreamBackend):
+            return StreamQueue(
+                target,
+                spec,
+                backend,
+                open_sender=resources.sender,
+                store=resources.store,
+                metrics=self._metrics,
+                health=resources.health,
+            )
+        return BackendQueue(
+            target,
+            spec,
+            backend,
+            open_sender=resources.sender,
+            open_receiver=resources.receiver,
+            bury=self._bury,
+            nobody=self._nobody,
+        )
 
     def adopt(self, name: str, arguments: Mapping[str, object], bindings: Iterable[tuple[str, str]] = ()) -> None:
         """Make a kept queue known again. It is not asked for in AWS before it is used."""
@@ -234,7 +258,7 @@ class QueueTable:
             await self.delete_durable(queue)
         return Counted(count)
 
-    async def _waiting_in(self, queue: BackendQueue, *, if_empty: bool) -> int:
+    async def _waiting_in(self, queue: DurableQueue, *, if_empty: bool) -> int:
         try:
             depth = await queue.depth()
         except NotFound:
@@ -245,7 +269,7 @@ class QueueTable:
             return 0  # the number is a courtesy; the deletion says what is wrong
         return depth.ready + depth.delayed + (depth.unsettled if if_empty else 0)
 
-    async def delete_durable(self, queue: BackendQueue) -> None:
+    async def delete_durable(self, queue: DurableQueue) -> None:
         """Remove a durable queue with its messages and bindings. Raises `BackendError`."""
         if self._durable.pop(queue.name, None) is None:
             return
@@ -256,7 +280,7 @@ class QueueTable:
         await queue.aclose()
         await self._written()
 
-    def pop_durable(self, name: str) -> BackendQueue | None:
+    def pop_durable(self, name: str) -> DurableQueue | None:
         """Forget a durable queue here; somebody else removes it in AWS."""
         self._topology.delete_queue(name)
         return self._durable.pop(name, None)
@@ -283,8 +307,11 @@ class QueueTable:
     # Using
 
     def consume(self, command: Consume, consumer: Consumer, owner: object) -> Subscription:
-        """Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
-        return self._find(command.queue, owner).consume(command, consumer)
+        """Raises `UnknownQueue`, `Locked`, `InUse`, `InvalidArgument`, `NotSupported`."""
+        queue = self._find(command.queue, owner)
+        if STREAM_OFFSET in command.arguments and not isinstance(queue, StreamQueue):
+            raise InvalidArgument(STREAM_OFFSET, "the queue is no stream")
+        return queue.consume(command, consumer)
 
     async def get(self, name: str, owner: object) -> Got:
         """Raises `UnknownQueue`, `Locked`, `BackendError`."""
@@ -294,7 +321,7 @@ class QueueTable:
         delivery = await queue.get()
         return Got(delivery, 0 if delivery is None else await self._remaining(queue, delivery))
 
-    async def _remaining(self, queue: BackendQueue, delivery: Delivery) -> int:
+    async def _remaining(self, queue: DurableQueue, delivery: Delivery) -> int:
         try:
             return (await queue.depth()).ready
         except BackendError as error:
