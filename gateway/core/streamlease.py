@@ -144,27 +144,25 @@ class Leases:
 def share(leases: Iterable[Lease], me: str, over: Callable[[Lease], bool]) -> list[Lease]:
     """The leases to take now, so that each consumer of the group has as many as the others, or one more.
 
-    What nobody has is taken first; what somebody has too many of, only as far as that one keeps no fewer.
+    What nobody has is taken first; then, one by one, from who has at least two more.
     """
-    active = [lease for lease in leases if not lease.ended]
     held: dict[str, list[Lease]] = {me: []}
     free = []
-    for lease in active:
-        if lease.owner == me:
-            held[me].append(lease)
-        elif over(lease):
+    for lease in leases:
+        if lease.ended:
+            continue
+        if lease.owner != me and over(lease):
             free.append(lease)
         else:
             held.setdefault(lease.owner, []).append(lease)
-    fair, rest = divmod(len(active), len(held))
-    wanted = fair + bool(rest) - len(held[me])
-    taken = free[: max(0, wanted)]
-    missing = fair - len(held[me]) - len(taken)
-    others = sorted((leases for owner, leases in held.items() if owner != me), key=len, reverse=True)
-    for theirs in others:
-        spare = max(0, min(missing, len(theirs) - fair))
-        taken += theirs[:spare]
-        missing -= spare
+    mine = len(held.pop(me))
+    total = mine + len(free) + sum(map(len, held.values()))
+    taken = free[: max(0, -(-total // (len(held) + 1)) - mine)]
+    while held:
+        most = max(held.values(), key=len)
+        if len(most) < mine + len(taken) + 2:
+            break
+        taken.append(most.pop())
     return taken
 
 

@@ -66,7 +66,7 @@ def test_rules_become_routes(read: Read) -> None:
     home = assembly.routes.home("in-hall")
     assert home is not None
     assert (home.name, home.queue) == ("inbox", "in-hall")
-    assert assembly.kinds == ("sqs",)
+    assert assembly.kinds == ("kinesis", "sqs")
 
 
 def test_what_every_target_may_have(read: Read) -> None:

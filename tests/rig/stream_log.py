@@ -16,6 +16,10 @@ from tests.rig.scripted import ScriptedBackend
 LIMITS: Final = ReadLimits(reads_per_second=4.0, bytes_per_second=1_000_000, page_records=100)
 
 
+PAGE_BYTES: Final = 1_000_000
+"""After so many bytes a page ends; in Kinesis after ten times as many."""
+
+
 @dataclass
 class Log:
     """One shard. `records` in order, each with the sequence numbers of the whole stream."""
@@ -107,7 +111,10 @@ class StreamLog(ScriptedBackend):
         if number < self._lost_before:
             raise PositionLost("the iterator has expired")
         log = self.logs[shard]
-        end = min(len(log.records), place + limit)
+        end, size = place, 0
+        while end < min(len(log.records), place + limit) and size < PAGE_BYTES:
+            size += log.records[end].size
+            end += 1
         behind = end < len(log.records)
         following = self._iterator(end) if behind or log.shard.open else None
         return Page(log.records[place:end], following, behind)
