@@ -345,9 +345,7 @@ async def test_an_auto_delete_queue_ends_with_its_last_consumer() -> None:
 
 
 @on_clock
-async def test_a_shared_auto_delete_queue_outlives_its_declarer_and_ends_with_its_last_consumer() -> (
-    None
-):
+async def test_a_shared_auto_delete_queue_outlives_its_declarer_and_ends_with_its_last_consumer() -> None:
     rig = Rig()
     owner, guest = Consumer(), Consumer()
     await rig.broker.declare_queue("live", QueueSpec(durable=False, auto_delete=True), owner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 
 import pytest
@@ -286,7 +287,7 @@ async def test_the_limits_of_a_shard_are_kept_however_many_consume() -> None:
     for consumer in consumers:
         await until(lambda: len(consumer.given) == 60, "all")  # noqa: B023 - awaited here
     times = [at for at, _ in log.reads]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert min(gaps) >= 1 / LIMITS.reads_per_second - 1e-6
     assert times[-1] - times[0] >= 2.0, "three megabytes at one a second"
 
@@ -390,7 +391,7 @@ async def test_what_streams_do_not_have_is_refused() -> None:
     ):
         with pytest.raises(error):
             rig.queue.consume(command, Told())
-    with pytest.raises(NotSupported, match="basic.get"):
+    with pytest.raises(NotSupported, match=r"basic\.get"):
         await rig.queue.get()
     with pytest.raises(NotSupported, match="purge"):
         await rig.queue.purge()

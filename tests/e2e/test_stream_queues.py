@@ -49,13 +49,13 @@ def test_a_hundred_trucks_in_order_and_again_from_the_beginning(
     put(kinesis, queue_name, [(truck, bodies[n]) for n in range(POSITIONS) for truck, bodies in sent.items()])
     for _ in range(2):
         with StompClient(gateway.port("stomp")) as client:
-            client.subscribe(f"/amq/queue/stream-{queue_name}", **{"x-stream-offset": "first"})
+            client.subscribe(f"/queue/stream-{queue_name}", **{"x-stream-offset": "first"})
             client.wait_deliveries(TRUCKS * POSITIONS, timeout=60.0)
             assert by_truck(client.deliveries) == sent
             offset = client.deliveries[TRUCKS * POSITIONS // 2].headers["x-stream-offset"]
             rest = [each.body for each in client.deliveries[TRUCKS * POSITIONS // 2 :]]
     with StompClient(gateway.port("stomp")) as client:
-        client.subscribe(f"/amq/queue/stream-{queue_name}", **{"x-stream-offset": offset})
+        client.subscribe(f"/queue/stream-{queue_name}", **{"x-stream-offset": offset})
         client.wait_deliveries(len(rest), timeout=60.0)
         assert sorted(each.body for each in client.deliveries) == sorted(rest)
 
@@ -84,16 +84,16 @@ def test_what_the_kpl_joined_comes_apart(
     kinesis.create_stream(StreamName=queue_name, ShardCount=1)
     kinesis.put_record(StreamName=queue_name, PartitionKey="k", Data=aggregate("k", [b"one", b"two", b"three"]))
     with StompClient(gateway.port("stomp")) as client:
-        client.subscribe(f"/amq/queue/stream-{queue_name}", **{"x-stream-offset": "first"})
+        client.subscribe(f"/queue/stream-{queue_name}", **{"x-stream-offset": "first"})
         assert [each.body for each in client.wait_deliveries(3)] == ["one", "two", "three"]
         offset = client.deliveries[1].headers["x-stream-offset"]
     with StompClient(gateway.port("stomp")) as client:
-        client.subscribe(f"/amq/queue/stream-{queue_name}", **{"x-stream-offset": offset})
+        client.subscribe(f"/queue/stream-{queue_name}", **{"x-stream-offset": offset})
         assert [each.body for each in client.wait_deliveries(2)] == ["two", "three"]
 
 
 def test_a_checkpoint_survives_a_kill(ministack: Ministack, kinesis: Client, queue_name: str, tmp_path: Path) -> None:
-    config = gateway_config(ministack.url, state=f"sqlite:{tmp_path}/state.db", routes=ROUTES)
+    config = gateway_config(ministack.url, state=f"sqlite://{tmp_path}/state.db", routes=ROUTES)
     gateway = Gateway(config, tmp_path)
     named = {"x-stream-offset": "first", "x-stream-name": "billing"}
     try:
@@ -110,7 +110,7 @@ def test_a_checkpoint_survives_a_kill(ministack: Ministack, kinesis: Client, que
 
         client = StompClient(gateway.port("stomp"), decide=decide)  # type: ignore[arg-type]
         with client:
-            client.subscribe(f"/amq/queue/stream-{queue_name}", **named)
+            client.subscribe(f"/queue/stream-{queue_name}", **named)
             client.wait_deliveries(100)
             acknowledged = set(client.acknowledged)
             wait_for(lambda: gateway.metric("mqlift_unsettled_deliveries") == 100 - len(acknowledged), "acknowledged")
@@ -119,7 +119,7 @@ def test_a_checkpoint_survives_a_kill(ministack: Ministack, kinesis: Client, que
             gateway.kill9()
         gateway.start()
         with StompClient(gateway.port("stomp")) as client:
-            client.subscribe(f"/amq/queue/stream-{queue_name}", **named)
+            client.subscribe(f"/queue/stream-{queue_name}", **named)
             wait_for(lambda: any(each.body == "later" for each in client.deliveries), "the end is reached")
             missing = {f"record-{number}" for number in range(100)} - acknowledged
             wait_for(lambda: missing <= {each.body for each in client.deliveries}, "what was not acknowledged")
@@ -133,7 +133,7 @@ def test_what_a_stream_cannot_do_is_told(
 ) -> None:
     gateway = gateway_factory(routes=ROUTES)
     kinesis.create_stream(StreamName=queue_name, ShardCount=1)
-    destination = f"/amq/queue/stream-{queue_name}"
+    destination = f"/queue/stream-{queue_name}"
     for headers, problem in (
         ({"x-stream-offset": "middle"}, "x-stream-offset"),
         ({"x-stream-offset": "17"}, "x-stream-offset"),
