@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import zlib
 from dataclasses import fields
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any, Final
 import orjson
 import zstandard
 
+from adapters.kinesis.settings import TAIL_KEY
 from gateway.core.backend import Target
 from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, TOPIC_EXCHANGE, Address, Message, Origin, Properties
 from gateway.core.transform import ENVELOPE_VERSION, Compression, Transform
@@ -24,6 +26,8 @@ CONTENT_LIMIT: Final = 64 * 1024 * 1024
 
 _GZIP: Final = 31
 """zlib's window of 32 KiB, in gzip's format (zlib manual, inflateInit2)."""
+
+_NOT_IN_A_LEVEL: Final = re.compile(r"[/+#*\0]")
 
 _ENVELOPED: Final = b'{"v":%d,' % ENVELOPE_VERSION
 _PROPERTIES: Final = {spec.name: spec.type for spec in fields(Properties)}
@@ -42,7 +46,14 @@ def message_of(target: Target, key: str, data: bytes) -> Message:
             except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
                 pass  # somebody else's JSON
     headers = {PARTITION_KEY: key} if key else NO_HEADERS
-    return Message(Address(DEFAULT_EXCHANGE, target.queue), content, headers=headers)
+    return Message(_address(target, key), content, headers=headers)
+
+
+def _address(target: Target, key: str) -> Address:
+    """Where a record that does not say so itself was published. A key has no say in a topic's levels and wildcards."""
+    if not target.tail:
+        return Address(DEFAULT_EXCHANGE, target.queue)
+    return Address(TOPIC_EXCHANGE, swap_separators(target.tail.replace(TAIL_KEY, _NOT_IN_A_LEVEL.sub("_", key))))
 
 
 def _decompressed(transform: Transform, data: bytes) -> bytes:

@@ -38,6 +38,8 @@ from gateway.core.shared import SESSION, SharedQueues
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
 from gateway.core.stream import StreamBackend
+from gateway.core.streams import StreamQueue
+from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 
@@ -158,6 +160,7 @@ class Broker:
             metrics=metrics,
             limit=limits.durable_queues,
         )
+        self._tails = Tails(routes.tails(), self._open_tail, self._publish_live)
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
 
@@ -369,6 +372,7 @@ class Broker:
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
         recheck = self._loop.time()
+        await self._tails.start()
         while True:
             await asyncio.sleep(SWEEP)
             self._sessions.sweep()
@@ -390,6 +394,7 @@ class Broker:
                 await self.delete_queue(name, None)
                 self._shared.forget(name)
             await self._queues.check_lengths()
+            await self._tails.start()
         except MqliftError as error:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
@@ -400,6 +405,7 @@ class Broker:
         """No new polls. What consumers hold can still be settled."""
         for queue in self._queues.all_durable():
             queue.stop_polling()
+        self._tails.stop_polling()
 
     async def answered(self) -> None:
         """Wait until every publish has its result."""
@@ -420,6 +426,7 @@ class Broker:
         """Give back what is not answered and close the backends."""
         for queue in self._queues.all_durable():
             await queue.aclose()
+        await self._tails.aclose()
         for sender in self._senders.values():
             await sender.aclose()
         await self._sessions.aclose()
@@ -451,10 +458,12 @@ class Broker:
         for name in names:
             targets.extend(self._routes.copies(name))
         names.extend(target.name for target in targets if target.kind == QUEUE_KIND)
+        fed = any(target.tail for target in targets)
         for name in names:
             virtual = self._queues.virtual(name)
             if virtual is not None:
-                sinks[name] = virtual
+                if not fed:  # it comes back from the stream
+                    sinks[name] = virtual
             else:
                 queue = self._queues.known(name, QueueSpec())
                 sinks[queue.target.kind, queue.target.name] = queue
@@ -473,6 +482,31 @@ class Broker:
         if place not in self._losses:
             self._losses[place] = Losses(sender, self._metrics)
         return BestEffort(sender, target, self._losses[place])
+
+    def _open_tail(self, target: Target) -> StreamQueue:
+        backend = self._backends[target.kind]
+        assert isinstance(backend, StreamBackend)
+        return StreamQueue(
+            target,
+            QueueSpec(),
+            backend,
+            open_sender=self.sender,
+            store=self.store,
+            metrics=self._metrics,
+            health=self.health,
+        )
+
+    def _publish_live(self, message: Message) -> None:
+        """Hand what a stream has to the live subscribers of its topic; durable queues had it when it was published."""
+        exchange, key = message.address
+        try:
+            names = self._topology.route(exchange, key, message.headers)
+        except UnknownExchange:
+            return  # a native producer's word
+        for name in names:
+            virtual = self._queues.virtual(name)
+            if virtual is not None:
+                virtual.put(message, _NOBODY, _LIVE, None)
 
     def _bury(self, queue: DeadLettering, message: Message, reason: Reason, done: Callable[[Result], None]) -> None:
         """Send what a queue gave up to its dead-letter exchange; without one it ends here, as in RabbitMQ."""
@@ -601,6 +635,13 @@ class Burial:
         """Nothing was paused."""
 
 
+class _Live:
+    """Waits for nothing: a live subscriber that has no room misses what comes."""
+
+    def answer(self, token: object, result: Result) -> None:
+        """Its queue has counted that."""
+
+
 class _Nobody:
     """Publishes for the gateway itself; it neither waits for the result nor can be made to wait."""
 
@@ -621,3 +662,4 @@ def _tell_not_retained(error: MqliftError | None) -> None:
 
 
 _NOBODY: Final = _Nobody()
+_LIVE: Final = _Live()

@@ -9,13 +9,13 @@ import pytest
 
 from adapters.kinesis.aggregation import aggregate
 from tests.conftest import finish
-from tests.rig.clients import StompClient, StompDelivery
+from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient, StompDelivery
 from tests.rig.processes import Gateway, Ministack, gateway_config
 from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
 
 TRUCKS = 100
-POSITIONS = 100
+POSITIONS = 1_000
 SHARDS = 5
 
 ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}"}]}]
@@ -52,8 +52,8 @@ def test_a_hundred_trucks_in_order_and_again_from_the_beginning(
             client.subscribe(f"/queue/stream-{queue_name}", **{"x-stream-offset": "first"})
             client.wait_deliveries(TRUCKS * POSITIONS, timeout=60.0)
             assert by_truck(client.deliveries) == sent
-            offset = client.deliveries[TRUCKS * POSITIONS // 2].headers["x-stream-offset"]
-            rest = [each.body for each in client.deliveries[TRUCKS * POSITIONS // 2 :]]
+            offset = client.deliveries[-POSITIONS].headers["x-stream-offset"]
+            rest = [each.body for each in client.deliveries[-POSITIONS:]]
     with StompClient(gateway.port("stomp")) as client:
         client.subscribe(f"/queue/stream-{queue_name}", **{"x-stream-offset": offset})
         client.wait_deliveries(len(rest), timeout=60.0)
@@ -141,3 +141,23 @@ def test_what_a_stream_cannot_do_is_told(
     ):
         with StompClient(gateway.port("stomp")) as client, pytest.raises(AssertionError, match=problem):
             client.subscribe(destination, **headers)  # type: ignore[arg-type]
+
+
+def test_topics_that_a_stream_feeds(gateway_factory: Callable[..., Gateway], kinesis: Client, queue_name: str) -> None:
+    kinesis.create_stream(StreamName=queue_name, ShardCount=2)
+    target = {"kinesis": queue_name, "partition_key": "{truck}", "envelope": "json", "tail": "fed/{partition_key}/at"}
+    gateway = gateway_factory(routes=[{"match": {"topic": "fed/{truck}/at"}, "to": [target]}])
+    with MqttSubscriber(gateway.port("mqtt")) as subscriber, MqttPublisher(gateway.port("mqtt"), "truck") as publisher:
+        subscriber.subscribe("fed/#", qos=0)
+
+        def native_is_seen() -> bool:
+            kinesis.put_record(StreamName=queue_name, PartitionKey="8", Data=b"native")
+            return any(each.body == b"native" for each in list(subscriber.messages))
+
+        wait_for(native_is_seen, "the gateway reads at the end of the stream")
+        publisher.publish("fed/7/at", "ours")
+        publisher.wait_acknowledged(1)
+        kinesis.put_record(StreamName=queue_name, PartitionKey="7", Data=b"behind it")  # of the same shard
+        wait_for(lambda: any(each.body == b"behind it" for each in subscriber.messages), "what came after")
+        assert {each.topic for each in subscriber.messages if each.body == b"native"} == {"fed/8/at"}
+        assert [each.topic for each in subscriber.messages if each.body == b"ours"] == ["fed/7/at"]
