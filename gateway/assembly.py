@@ -305,6 +305,8 @@ def _resource(
     """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
     own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
     target = parsers[kind](name, own, match.captures)
+    if target.tail and not isinstance(match, TopicMatch):
+        raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")

@@ -278,6 +278,8 @@ class QueueTable:
         self._kept.queue_changed(queue.name, None)
         await self._resources.remove(queue.target)
         await queue.aclose()
+        if isinstance(queue, StreamQueue):
+            await queue.forget()
         await self._written()
 
     def pop_durable(self, name: str) -> DurableQueue | None:

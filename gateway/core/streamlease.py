@@ -141,6 +141,17 @@ class Leases:
         return orjson.dumps([self._stream, self._name, shard]).decode()
 
 
+async def forget_stream(store: StateStore, stream: str) -> None:
+    """Remove all records of a stream: in one that is made anew they would mean nothing. Raises `StoreError`."""
+    prefix = orjson.dumps([stream]).decode()[:-1] + ","
+    while True:
+        records = [each for each in await store.scan(KIND, after=prefix, limit=PAGE) if each.key.startswith(prefix)]
+        for record in records:
+            await store.delete(KIND, record.key)
+        if len(records) < PAGE:
+            return
+
+
 def share(leases: Iterable[Lease], me: str, over: Callable[[Lease], bool]) -> list[Lease]:
     """The leases to take now, so that each consumer of the group has as many as the others, or one more.
 

@@ -25,7 +25,7 @@ from gateway.core.stream import Shard, StreamBackend
 from gateway.core.streamconsumer import Guide, StreamConsumer
 from gateway.core.streamgroup import GroupMember
 from gateway.core.streamguide import WholeStream
-from gateway.core.streamlease import Leases
+from gateway.core.streamlease import Leases, forget_stream
 from gateway.core.streamoffset import read_name, read_start
 from gateway.core.streamreader import ShardReader
 from gateway.core.subscription import Consumer, Subscription
@@ -201,6 +201,10 @@ class StreamQueue:
         leaving = [task for task, consumer in self._consumers.items() if consumer.left]
         if leaving:
             await asyncio.wait(leaving)
+
+    async def forget(self) -> None:
+        """It has been deleted, and closed: how far its named consumers had come means nothing. Raises `StoreError`."""
+        await forget_stream(self._store, self.name)
 
     async def aclose(self) -> None:
         self.stop_polling()

@@ -108,6 +108,10 @@ def test_aws_is_checked(read: Read) -> None:
             "aws.endpoint_url: 'ftp://x' cannot be used; must be http://HOST[:PORT]",
         ),
         (
+            "routes: [{match: {queue: q}, to: [{kinesis: s, tail: a}]}]",
+            "routes.0.to.0.tail: only topics have live subscribers",
+        ),
+        (
             "routes: [{match: {topic: 'a/#/b'}, to: [{queue: q}]}]",
             "routes.0.match.topic: '#' is the rest of a topic and stands last",
         ),

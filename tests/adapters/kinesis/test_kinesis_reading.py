@@ -183,6 +183,13 @@ def test_envelopes_are_opened(compression: Compression | None, body: bytes) -> N
     )
 
 
+@pytest.mark.parametrize(("key", "level"), [("7", "7"), ("a/b", "a_b"), ("+", "_"), ("#*", "__"), ("a.b", "a/b")])
+def test_records_that_do_not_say_their_topic(key: str, level: str) -> None:
+    target = Target(kind=KIND, name="trucks", transform=Transform(envelope=True), tail="fleet/{partition_key}/at")
+    assert message_of(target, key, b"x").address == Address(TOPIC_EXCHANGE, f"fleet.{level}.at")
+    assert message_of(target, key, target.transform.body(MESSAGE)).address == MESSAGE.address  # type: ignore[union-attr]
+
+
 NATIVE = (
     b"21.5",
     b"",
