@@ -22,7 +22,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from config.auth import AuthSettings
 from config.mistakes import ConfigErrors, from_validation, mistake
+from config.section import Count, Seconds, Section, Text, Unlimited
 from config.sources import DELIMITER, PREFIX, Environment, read_file, unknown_variables, variable_at
 from gateway.core.errors import ConfigError
 
@@ -34,26 +36,56 @@ _ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared,
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65_535)]
 """0 takes any free port."""
-Seconds: TypeAlias = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
-Count: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
-Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024)]
 HttpPath: TypeAlias = Annotated[str, Field(pattern=r"^/[!->@-~]*$", max_length=1024)]
 """Of a request, as it is written there, without a query."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class NamedCertificateSettings(Section):
+    """A certificate for clients that ask for one of these names (SNI)."""
+
+    names: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """`*.example.com` stands for one label more."""
+    certificate: Path
+    key: Path
 
 
-class TlsSettings(_Section):
-    """The certificate that a listener shows, and those that it wants to see. Files are PEM."""
+class TlsSettings(Section):
+    """The certificates that a listener shows, and those that it wants to see. Files are PEM."""
 
     certificate: Path
     """The certificate, followed by its chain."""
     key: Path
+    server_names: tuple[NamedCertificateSettings, ...] = ()
+    """Further certificates, each for its names; `certificate` is for all others."""
     client_ca: Path | None = None
     """Who signs client certificates."""
+    client_crl: Path | None = None
+    """Which of them are revoked."""
     client_certificates: Literal["none", "optional", "required"] = "none"
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    ciphers: Text | None = None
+    """Of TLS 1.2, as OpenSSL writes them."""
+    alpn: tuple[Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]+$")], ...] = ()
+    """Protocols to agree on. Empty: those of the protocol."""
+
+    @field_validator("server_names")
+    @classmethod
+    def _names_have_one_certificate(
+        cls, server_names: tuple[NamedCertificateSettings, ...]
+    ) -> tuple[NamedCertificateSettings, ...]:
+        known: set[str] = set()
+        for number, each in enumerate(server_names):
+            for name in each.names:
+                if name.lower() in known:
+                    raise mistake(f"{name!r} has a certificate already", "one for each name", f"{number}.names")
+                known.add(name.lower())
+        return server_names
+
+    @model_validator(mode="after")
+    def _revoked_certificates_have_an_authority(self) -> Self:
+        if self.client_crl is not None and self.client_ca is None:
+            raise mistake("nobody is asked for a certificate", "set client_ca too, or no client_crl", "client_crl")
+        return self
 
     @model_validator(mode="after")
     def _client_certificates_need_their_authority(self) -> Self:
@@ -64,6 +96,26 @@ class TlsSettings(_Section):
                 "no client certificate is asked for", "set optional or required, or no client_ca", "client_certificates"
             )
         return self
+
+
+class ConnectionLimitSettings(Section):
+    """What one connection may have under way."""
+
+    inflight_messages: Count = 2_000
+    """Publishes without a result before the connection is not read any more."""
+    inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
+    """The same in bytes of their payloads. A small one counts as its share: this, divided by the number of messages."""
+    publish_rate: Unlimited = 0
+    """Publishes a second before the connection is not read for a while; what a second allows is saved. 0: any."""
+    publish_bytes_rate: Unlimited = 0
+    """The same in bytes of their payloads."""
+    consumers: Count = 5_000
+    """Of queues; one more is refused."""
+    unacknowledged: Unlimited = 0
+    """Deliveries that the client holds, whatever its prefetch allows, before it gets no more. 0: any number. Channels
+    of AMQP have `max_unacknowledged` in its place."""
+    write_timeout: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 300.0
+    """A client that was sent something and has not taken a byte of it for so long is cut off. 0: never."""
 
 
 class ListenerSettings(BaseModel):
@@ -86,6 +138,8 @@ class ListenerSettings(BaseModel):
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     connect_timeout: Seconds = 10.0
     """From accepting a connection to the end of its protocol's handshake."""
+    limits: ConnectionLimitSettings | None = None
+    """Of a connection here: keys that are given win over `limits.connection`."""
 
     @model_validator(mode="after")
     def _options_of_websockets_have_one(self) -> Self:
@@ -94,27 +148,26 @@ class ListenerSettings(BaseModel):
                 raise mistake("is for WebSockets only", "set transport to websocket, or leave it out", key)
         return self
 
+    def connection_limits(self, general: ConnectionLimitSettings) -> ConnectionLimitSettings:
+        """What holds for a connection here."""
+        if self.limits is None:
+            return general
+        return general.model_copy(update=self.limits.model_dump(exclude_unset=True))
+
     @property
     def options(self) -> dict[str, object]:
         """The keys that are the protocol's own."""
         return dict(self.model_extra or {})
 
 
-class AdminSettings(_Section):
+class AdminSettings(Section):
     """The HTTP server of metrics and health."""
 
     host: str = "127.0.0.1"
     port: Port = 9090
 
 
-class AuthSettings(_Section):
-    """Who may connect."""
-
-    anonymous: bool = True
-    """Everybody who reaches a listener. There is no other way yet."""
-
-
-class MatchSettings(_Section):
+class MatchSettings(Section):
     """A pattern of legacy names: exactly one of topic, queue and exchange; an exchange may come with a key."""
 
     topic: str | None = None
@@ -133,7 +186,7 @@ class MatchSettings(_Section):
         return self
 
 
-class RouteSettings(_Section):
+class RouteSettings(Section):
     """A rule: what matches goes to the targets; the first rule that matches wins."""
 
     match: MatchSettings
@@ -148,18 +201,63 @@ class RouteSettings(_Section):
         return to
 
 
-class ConnectionLimitSettings(_Section):
-    """What one connection may have under way."""
+class IngressSettings(Section):
+    """An SNS topic whose messages are published here: to a topic, to an exchange, or into a queue."""
 
-    inflight_messages: Count = 2_000
-    """Publishes without a result before the connection is not read any more."""
-    inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
-    """The same in bytes of their payloads. A small one counts as its share: this, divided by the number of messages."""
+    sns: Text
+    """Name or ARN."""
+    topic: Text | None = None
+    """As MQTT writes it, with fields such as `{header:site}`, `{json:a.b}` and `{key}`."""
+    exchange: Text | None = None
+    key: str = ""
+    """The routing key, with fields."""
+    queue: Text | None = None
+    """A queue that clients consume, with fields."""
+    envelope: bool = False
+    """Whether messages come in the JSON envelope of SNS, from a subscription without raw delivery."""
+    filter: bool = False
+    """Whether SNS keeps out what this gateway has published. Messages without any attribute are kept out then, too."""
+
+    @model_validator(mode="after")
+    def _goes_to_one_place(self) -> Self:
+        given = [name for name in ("topic", "exchange", "queue") if getattr(self, name) is not None]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are both given" if given else "says nothing about where it goes"
+            raise mistake(problem, "one of topic, exchange or queue")
+        if self.key and self.exchange is None:
+            raise mistake(f"a {given[0]} has no key", "leave it out, or name an exchange", "key")
+        if self.filter and self.envelope:
+            raise mistake(
+                "is for subscriptions that the gateway makes, and those deliver raw", "leave one out", "filter"
+            )
+        return self
 
 
-class GatewayLimitSettings(_Section):
+class UserLimitSettings(Section):
+    """What all connections of one user may do together; 0 for any amount. Anonymous clients are not one user."""
+
+    connections: Unlimited = 0
+    """One more is refused at its login."""
+    publish_rate: Unlimited = 0
+    """Publishes a second before connections are not read for a while."""
+    publish_bytes_rate: Unlimited = 0
+    """The same in bytes of their payloads."""
+
+
+class AddressLimitSettings(Section):
+    """What comes from one address, or from one network (/64) of IPv6; 0 for any number."""
+
+    connections: Unlimited = 0
+    """One more is closed at once."""
+    attempts: Unlimited = 0
+    """Connections begun in a second before more are closed at once; what ten seconds allow may come together."""
+
+
+class GatewayLimitSettings(Section):
     """What one gateway holds at most."""
 
+    connections: Unlimited = 0
+    """Of all listeners together; one more is closed at once. 0: as many as the listeners allow."""
     inflight_messages: Count = 100_000
     """Publishes without a result before publishers are not read any more."""
     inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 256 * 1024 * 1024
@@ -174,14 +272,16 @@ class GatewayLimitSettings(_Section):
     """The same in bytes of their payloads."""
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Bounds that hold memory; what is over them waits or is refused."""
 
     connection: ConnectionLimitSettings = ConnectionLimitSettings()
+    user: UserLimitSettings = UserLimitSettings()
+    address: AddressLimitSettings = AddressLimitSettings()
     gateway: GatewayLimitSettings = GatewayLimitSettings()
 
 
-class SenderSettings(_Section):
+class SenderSettings(Section):
     """How messages are sent to AWS."""
 
     linger: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
@@ -197,7 +297,7 @@ class SenderSettings(_Section):
     backoff_cap: Annotated[float, Field(gt=0, le=900, allow_inf_nan=False)] = 5.0
 
 
-class ReceiverSettings(_Section):
+class ReceiverSettings(Section):
     """How queues are polled for consumers."""
 
     visibility: Annotated[int, Field(ge=1, le=43_200)] = 30
@@ -209,7 +309,7 @@ class ReceiverSettings(_Section):
     """Requests for one queue under way at once, at most; an idle queue has one."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What is logged, to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -235,6 +335,12 @@ class Settings(BaseSettings):
     admin: AdminSettings = AdminSettings()
     auth: AuthSettings = AuthSettings()
     routes: tuple[RouteSettings, ...] = ()
+    ingress: tuple[IngressSettings, ...] = ()
+    """SNS topics that are listened to."""
+    sqs: Annotated[dict[str, object], Field(repr=False)] = Field(default_factory=dict)
+    """Checked by the adapter of SQS."""
+    sns: Annotated[dict[str, object], Field(repr=False)] = Field(default_factory=dict)
+    """Checked by the adapter of SNS."""
     limits: LimitSettings = LimitSettings()
     sender: SenderSettings = SenderSettings()
     receiver: ReceiverSettings = ReceiverSettings()

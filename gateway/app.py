@@ -14,13 +14,25 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
-from config.settings import Settings
+from config.settings import ListenerSettings, Settings
 from gateway.admin.server import AdminServer
-from gateway.assembly import HOME_KIND, STREAM_KIND, Assembly, ListenerPart, assemble, open_backend, open_store
-from gateway.authentication import Anonymous, Nobody
+from gateway.assembly import (
+    HOME_KIND,
+    STREAM_KIND,
+    Assembly,
+    IngressPart,
+    ListenerPart,
+    assemble,
+    open_backend,
+    open_inlet,
+    open_store,
+)
+from gateway.authentication import Access
+from gateway.core.backend import Backend
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.health import Health
+from gateway.core.ingress import Ingress
 from gateway.core.metrics import Metrics, ReadsMessages, Tally
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.retained import RetainedLimits
@@ -29,6 +41,9 @@ from gateway.core.store import StateStore
 from gateway.core.topology import Topology
 from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
+from gateway.net.pace import PublishRate
+from gateway.net.quotas import QuotaLimits, Quotas
+from gateway.notify import READY, STOPPING, notify
 from gateway.status import StatusTopics
 
 log = structlog.get_logger("mqlift.app")
@@ -46,6 +61,7 @@ class Gateway:
         self.health = Health()
         self._metrics = metrics
         self._aws = aws
+        self._access = Access(assembly.access)
         backends = {kind: open_backend(kind, aws, settings) for kind in assembly.kinds}
         for kind, backend in backends.items():
             if isinstance(backend, ReadsMessages):
@@ -56,7 +72,8 @@ class Gateway:
             backends=backends,
             home=HOME_KIND,
             stream_home=STREAM_KIND,
-            authenticator=Anonymous() if settings.auth.anonymous else Nobody(),
+            authenticator=self._access.authenticator,
+            authorizer=self._access.authorizer,
             sending=_sending(settings),
             receiving=_receiving(settings),
             limits=BrokerLimits(
@@ -72,7 +89,9 @@ class Gateway:
             metrics=metrics,
             health=self.health,
         )
+        self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
+        self._quotas = Quotas(_quota_limits(settings))
         self._listeners = [self._listener(listener) for listener in assembly.listeners]
         self._admin = AdminServer(settings.admin.host, settings.admin.port, metrics.registry, self.health)
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,6 +108,7 @@ class Gateway:
             for listener in self._listeners:
                 await listener.start()
             self._tasks = [asyncio.create_task(self._broker.watch()), asyncio.create_task(self._status.run())]
+            self._tasks += [asyncio.create_task(ingress.run()) for ingress in self._ingress]
             for task in self._tasks:
                 task.add_done_callback(_tell_failure)
             undo.pop_all()
@@ -100,11 +120,13 @@ class Gateway:
         for listener in self._listeners:
             listener.stop_listening()
         self._broker.stop_polling()
+        for ingress in self._ingress:
+            ingress.stop()
         try:
             async with asyncio.timeout(patience):
                 await self._broker.answered()
                 await self._close_connections(CLOSE_LIMIT)
-                await self._broker.drain()
+                await asyncio.gather(self._broker.drain(), *(ingress.drain() for ingress in self._ingress))
         except TimeoutError:
             log.warning("drain_incomplete", patience=patience)
         finally:
@@ -118,9 +140,27 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ingress in self._ingress:
+            await ingress.aclose()
         await self._broker.aclose()
         await self._aws.aclose()
         await self._admin.aclose()
+        self._access.close()
+
+    def _open_ingress(self, part: IngressPart, backend: Backend) -> Ingress:
+        queue = backend.home(part.queue, part.spec)
+        return Ingress(
+            part.rule,
+            open_inlet(part, self._aws, queue, self.settings),
+            self._broker,
+            backend,
+            queue,
+            part.spec,
+            sending=_sending(self.settings),
+            receiving=_receiving(self.settings),
+            metrics=self._metrics,
+            health=self.health,
+        )
 
     def _listener(self, part: ListenerPart) -> Listener:
         server = f"mqlift/{metadata.version('mqlift')}"
@@ -130,7 +170,7 @@ class Gateway:
             context = SessionContext(peer=peer, server=server, settings=part.protocol_settings, discarded=discarded)
             return part.open_session(context, now)
 
-        return Listener(_listener_options(part, self.settings), open_session, self._broker, self._metrics)
+        return Listener(_listener_options(part, self.settings), open_session, self._broker, self._metrics, self._quotas)
 
 
 async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None = None) -> int:
@@ -157,9 +197,11 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None] | None =
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     log.info("started", version=metadata.version("mqlift"))
+    notify(READY, "serving")
     if ready is not None:
         ready(gateway)
     await stopping.wait()
+    notify(STOPPING, "draining")
     stop = asyncio.create_task(gateway.stop(settings.drain_timeout))
     with suppress(asyncio.CancelledError):
         await stop
@@ -197,14 +239,34 @@ def _listener_options(part: ListenerPart, settings: Settings) -> ListenerOptions
         host=listener.host,
         port=listener.port,
         max_connections=listener.max_connections,
-        limits=ConnectionLimits(
-            connect_timeout=listener.connect_timeout,
-            inflight=settings.limits.connection.inflight_messages,
-            inflight_bytes=settings.limits.connection.inflight_bytes,
-        ),
+        limits=_connection_limits(listener, settings),
         tls=part.tls,
         websocket=part.websocket,
         proxy_protocol=listener.proxy_protocol,
+    )
+
+
+def _connection_limits(listener: ListenerSettings, settings: Settings) -> ConnectionLimits:
+    limits = listener.connection_limits(settings.limits.connection)
+    return ConnectionLimits(
+        connect_timeout=listener.connect_timeout,
+        inflight=limits.inflight_messages,
+        inflight_bytes=limits.inflight_bytes,
+        publish_rate=PublishRate(messages=limits.publish_rate, bytes=limits.publish_bytes_rate),
+        consumers=limits.consumers,
+        unacknowledged=limits.unacknowledged,
+        write_timeout=limits.write_timeout,
+    )
+
+
+def _quota_limits(settings: Settings) -> QuotaLimits:
+    limits = settings.limits
+    return QuotaLimits(
+        connections=limits.gateway.connections,
+        address_connections=limits.address.connections,
+        address_attempts=limits.address.attempts,
+        user_connections=limits.user.connections,
+        user_rate=PublishRate(messages=limits.user.publish_rate, bytes=limits.user.publish_bytes_rate),
     )
 
 

@@ -1,7 +1,7 @@
 """From settings to checked parts: protocols and adapters are found by the names of their folders.
 
 What a folder defines is checked by that folder, and every mistake is told, not only the first. Nothing is opened here
-but the files of TLS.
+but the files of TLS and of access control.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ import adapters
 from adapters.aws.api import AwsClient
 from adapters.aws.settings import AwsSettings
 from adapters.memory.store import MemoryStore
+from adapters.sns import inlet
+from adapters.sns.settings import parse_target as parse_topic
 from adapters.sqlite.store import SqliteStore
 from config.mistakes import ConfigErrors, closest, from_validation, under
 from config.settings import (
     MEMORY_STATE,
     SQLITE_STATE,
+    IngressSettings,
     ListenerSettings,
     MatchSettings,
     RouteSettings,
@@ -34,8 +37,11 @@ from config.settings import (
     located,
 )
 from gateway import protocols
-from gateway.core.backend import Backend, Target
+from gateway.authentication import Prepared, prepare
+from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import ConfigError
+from gateway.core.ingress import IngressRule, Inlet
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE
 from gateway.core.routes import (
     QUEUE_KIND,
     ExchangeMatch,
@@ -49,9 +55,10 @@ from gateway.core.routes import (
 )
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
+from gateway.core.templates import Template
 from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
 from gateway.core.transform import Transform
-from gateway.net.tls import ServerTls, TlsOptions
+from gateway.net.tls import NamedCertificate, ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
 
 TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[str]], Target]
@@ -89,6 +96,17 @@ class ListenerPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IngressPart:
+    """One topic that is listened to. `queue` is the legacy name of the queue that its messages are taken from."""
+
+    rule: IngressRule
+    settings: IngressSettings
+    topic: Target
+    queue: str
+    spec: QueueSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
     """Everything that the configuration says, ready to be opened. `kinds` are the backends that it needs."""
 
@@ -97,6 +115,9 @@ class Assembly:
     listeners: tuple[ListenerPart, ...]
     routes: Routes
     kinds: tuple[str, ...]
+    access: Prepared
+    """Who may connect, and who may do what."""
+    ingress: tuple[IngressPart, ...]
 
 
 def open_store(state: str) -> StateStore:
@@ -124,7 +145,12 @@ def assemble(settings: Settings) -> Assembly:
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
-    if aws is None or mistakes:
+    for kind in parsers:
+        _section(kind, settings, mistakes)
+    ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
+    _check_apart(ingress, mistakes)
+    access = prepare(settings.auth, mistakes)
+    if aws is None or access is None or mistakes:
         raise ConfigErrors([located(settings.source, error) for error in mistakes])
     routes = Routes(rule for rule in rules if rule is not None)
     used = {target.target.kind for rule in routes.rules for target in rule.targets} - {QUEUE_KIND}
@@ -133,15 +159,97 @@ def assemble(settings: Settings) -> Assembly:
         aws=aws,
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
-        kinds=tuple(sorted(used | {HOME_KIND, STREAM_KIND})),
+        kinds=tuple(
+            sorted(used | {HOME_KIND, STREAM_KIND} | {part.topic.kind for part in ingress if part is not None})
+        ),
+        ingress=tuple(part for part in ingress if part is not None),
+        access=access,
     )
 
 
 def open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
     """The backend of an adapter. Nothing is called yet; the client stays the caller's to close."""
     module = importlib.import_module(f"adapters.{kind}.backend")
-    backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision)
+    own_section = section(kind, settings)
+    own = {} if own_section is None else {"settings": own_section}
+    backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision, **own)
     return backend
+
+
+def section(kind: str, settings: Settings) -> BaseModel | None:
+    """An adapter's own section, which `assemble` has checked; None for an adapter that has none."""
+    return _section(kind, settings, [])
+
+
+def open_inlet(part: IngressPart, aws: AwsClient, queue: Target, settings: Settings) -> Inlet:
+    """What brings a topic's messages into `queue`. Nothing is called yet; the client stays the caller's to close."""
+    return inlet.open_inlet(
+        aws,
+        prefix=settings.prefix,
+        provision=settings.provision,
+        topic=part.topic,
+        queue=queue,
+        envelope=part.settings.envelope,
+        filtered=part.settings.filter,
+    )
+
+
+def _section(kind: str, settings: Settings, mistakes: list[ConfigError]) -> BaseModel | None:
+    """An adapter's own section of the configuration; None for an adapter that has none."""
+    model: type[BaseModel] | None = getattr(importlib.import_module(f"adapters.{kind}.settings"), "Settings", None)
+    if model is None:
+        return None
+    try:
+        return model.model_validate(getattr(settings, kind))
+    except ValidationError as error:
+        mistakes.extend(under(kind, each) for each in from_validation(error, model))
+        return None
+
+
+def _ingress(number: int, settings: IngressSettings, mistakes: list[ConfigError]) -> IngressPart | None:
+    key = f"ingress.{number}"
+    try:
+        topic = parse_topic(settings.sns, {}, frozenset())
+        return IngressPart(
+            rule=_ingress_rule(key, settings),
+            settings=settings,
+            topic=topic,
+            queue=inlet.queue_name(settings.sns),
+            spec=QueueSpec(arguments={"x-fifo": inlet.is_fifo(settings.sns)}),
+        )
+    except ConfigError as error:
+        mistakes.append(under(key, error))
+        return None
+
+
+def _ingress_rule(key: str, settings: IngressSettings) -> IngressRule:
+    """Raises `ConfigError` with a key relative to the entry."""
+    known = frozenset({"subject"}) if settings.envelope else frozenset[str]()  # raw delivery leaves the subject out
+    if settings.topic is not None:
+        template = _ingress_template("topic", settings.topic, known)
+        return IngressRule(key=key, exchange=TOPIC_EXCHANGE, routing_key=template, as_topic=True)
+    if settings.queue is not None:
+        template = _ingress_template("queue", settings.queue, known)
+        return IngressRule(key=key, exchange=DEFAULT_EXCHANGE, routing_key=template)
+    template = _ingress_template("key", settings.key, known)
+    return IngressRule(key=key, exchange=settings.exchange or DEFAULT_EXCHANGE, routing_key=template)
+
+
+def _ingress_template(key: str, text: str, known: AbstractSet[str]) -> Template:
+    try:
+        return Template.parse(text, known)
+    except ValueError as error:
+        remedy = "" if known or "{subject}" not in text else "a subject is there with envelope: true only"
+        raise ConfigError(key, str(error), remedy) from None
+
+
+def _check_apart(ingress: Sequence[IngressPart | None], mistakes: list[ConfigError]) -> None:
+    """Each topic once: two would share a queue, and each get a part of its messages."""
+    first: dict[str, int] = {}
+    for number, part in enumerate(ingress):
+        if part is not None and first.setdefault(part.queue, number) != number:
+            problem = f"topic {part.settings.sns} is that of ingress.{first[part.queue]} already"
+            mistakes.append(ConfigError(f"ingress.{number}.sns", problem, "one entry for each topic"))
 
 
 def _aws(settings: Settings, mistakes: list[ConfigError]) -> AwsSettings | None:
@@ -198,14 +306,30 @@ def _tls(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> S
     options = TlsOptions(
         certificate=tls.certificate,
         key=tls.key,
+        named=tuple(
+            NamedCertificate(names=each.names, certificate=each.certificate, key=each.key) for each in tls.server_names
+        ),
         client_ca=tls.client_ca,
+        client_crl=tls.client_crl,
         client_certificates=tls.client_certificates,
+        oldest=tls.min_version,
+        ciphers=tls.ciphers or "",
+        alpn=tls.alpn or _alpn(settings),
     )
     try:
         return ServerTls(options)
     except ConfigError as error:
         mistakes.append(under(key, error))
         return None
+
+
+def _alpn(settings: ListenerSettings) -> tuple[str, ...]:
+    """What TLS clients of the protocol may ask for (`ALPN` of its settings). WebSockets begin as HTTP."""
+    if settings.transport == "websocket":
+        return ("http/1.1",)
+    module = importlib.import_module(f"gateway.protocols.{settings.protocol}.settings")
+    names: tuple[str, ...] = getattr(module, "ALPN", ())
+    return names
 
 
 def _websocket(
@@ -287,10 +411,16 @@ def _target(
             )
     else:
         target = _resource(kind, given[kind], options, match, parsers, first=first)
+        if first and isinstance(match, QueueMatch) and not _keeps_queues(kind):
+            raise ConfigError(kind, "a queue cannot live here", "name what keeps it first, such as sqs:, and this next")
     try:
         return RuleTarget.of(target, match.captures)
     except ValueError as error:
         raise ConfigError(kind, str(error)) from None
+
+
+def _keeps_queues(kind: str) -> bool:
+    return bool(getattr(importlib.import_module(f"adapters.{kind}.settings"), "KEEPS_QUEUES", True))
 
 
 def _resource(

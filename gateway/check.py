@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -62,10 +63,14 @@ def _summary(assembly: Assembly) -> Iterator[str]:
     yield f"  aws: {region}{f' at {assembly.aws.endpoint_url}' if assembly.aws.endpoint_url else ''}"
     count = len(assembly.routes.rules)
     yield f"  routes: {count} rule{'' if count == 1 else 's'}; other queues are SQS queues named {settings.prefix}NAME"
+    for source in assembly.ingress:
+        yield f"  listens to: sns {source.topic.name}, through the queue {settings.prefix}{source.queue}"
     yield "  note: SQS standard queues keep order as well as they can; only .fifo queues promise it"
     yield from _warnings(assembly.routes)
     if settings.auth.anonymous and any(part.settings.host not in _LOCAL for part in assembly.listeners):
         yield "  warning: everybody who reaches a listener may connect (auth.anonymous)"
+    if assembly.access.ways.none:
+        yield "  warning: nobody may connect: set auth.users or another way to log in, or auth.anonymous: true"
 
 
 def _warnings(routes: Routes) -> Iterator[str]:
@@ -197,6 +202,10 @@ class _Offline:
 
     region = ""
 
+    @property
+    def objects(self) -> Never:
+        raise Unavailable("AWS is not called for an explanation")
+
     async def call(
         self,
         service: str,
@@ -228,7 +237,8 @@ async def _try_aws(assembly: Assembly, say: Say) -> int:
     try:
         well = await _try_credentials(client, say)
         backends = {kind: open_backend(kind, client, assembly.settings) for kind in assembly.kinds}
-        for target in _named(assembly.routes, backends, say):
+        topics = [part.topic for part in assembly.ingress]
+        for target in itertools.chain(_named(assembly.routes, backends, say), topics):
             well &= await _try_resource(backends[target.kind], target, assembly.settings.provision, say)
     except Invalid as error:
         say(str(error))

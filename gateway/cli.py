@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO, TypeVar
 
 import typer
 
+from gateway import accounts, iam_command
 from gateway.core.errors import ConfigError, MqliftError
 
 if TYPE_CHECKING:
@@ -257,6 +258,10 @@ def _one_line_errors() -> Iterator[None]:
     except MqliftError as error:
         typer.echo(f"mqlift: {error}", err=True)
         raise typer.Exit(EXIT_FAILURE) from None
+
+
+accounts.add_commands(app, _one_line_errors)
+iam_command.add_commands(app, _one_line_errors)
 
 
 def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

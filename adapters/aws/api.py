@@ -18,11 +18,31 @@ from gateway.core.errors import (
 )
 
 
+class ObjectStore(Protocol):
+    """Objects in S3: bodies that are too large for a queue or a topic. Each method makes one attempt.
+
+    Raises nothing but `BackendError`, with the bucket in it.
+    """
+
+    async def put(self, bucket: str, key: str, body: bytes) -> None:
+        """Store an object; it is there for every reader when this returns."""
+
+    async def get(self, bucket: str, key: str, limit: int) -> bytes:
+        """Read a whole object. Raises `NotFound`, and `TooLarge` for one of more than `limit` bytes."""
+
+    async def delete(self, bucket: str, key: str) -> None:
+        """Remove an object. One that is not there is removed already."""
+
+
 class AwsClient(Protocol):
     """Calls AWS, signed with the credentials of the usual AWS chain. Used only from the event loop."""
 
     region: str
     """Where calls go that name no other region."""
+
+    @property
+    def objects(self) -> ObjectStore:
+        """S3."""
 
     async def call(
         self,
@@ -36,8 +56,11 @@ class AwsClient(Protocol):
     ) -> bytes:
         """Make one attempt of one API call: service `sqs`, action `SendMessageBatch`, body the request's JSON.
 
-        Returns the JSON body of a 2xx answer. Raises nothing but `BackendError`, of the class that `errors.classify`
-        chose, with `resource` (`sqs queue orders`) in it; timeouts, resets and 5xx answers are `Unavailable`.
+        Services of the query protocol (`sns`) get their parameters as a form, see `adapters.aws.query`.
+
+        Returns the JSON body of a 2xx answer, made of the XML where the service speaks that. Raises nothing but
+        `BackendError`, of the class that `errors.classify` chose, with `resource` (`sqs queue orders`) in it; timeouts,
+        resets and 5xx answers are `Unavailable`.
 
         `region`: of the resource, when its ARN or URL names another one than ours. `read_timeout`: seconds for the
         answer, for calls that wait on purpose (a long poll: its wait and the usual time on top). Calls with a longer

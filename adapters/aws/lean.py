@@ -1,4 +1,4 @@
-"""The lean transport: our own signature and connections for the services that speak JSON over HTTP.
+"""The lean transport: our own signature and connections for the services that are called for each message.
 
 It makes a call in a small part of the processor time that aiobotocore takes (docs/performance.md). Everything that
 differs from one AWS setup to another (credentials, endpoints, certificates) still comes from aiobotocore.
@@ -18,15 +18,17 @@ from typing import Final, NamedTuple, cast
 import orjson
 import structlog
 
-from adapters.aws.api import Observer
+from adapters.aws import query
+from adapters.aws.api import ObjectStore, Observer
 from adapters.aws.endpoint import Endpoint
 from adapters.aws.errors import classify, short_code
 from adapters.aws.http import Answer, ExchangeFailed
 from adapters.aws.observed import observed
 from adapters.aws.pool import Pool
-from adapters.aws.sdk import SdkClient, translated
+from adapters.aws.sdk import SdkClient
 from adapters.aws.session import AwsSession
 from adapters.aws.sigv4 import Keys, Signer
+from adapters.aws.translated import translated
 from gateway.core.errors import BackendError, ConfigError, CredentialsInvalid, Unavailable
 
 SKEW_LIMIT: Final = 240.0
@@ -45,18 +47,20 @@ _SKEW_CODES = frozenset(
 log = structlog.get_logger(__name__)
 
 
-class JsonService(NamedTuple):
-    """How a service speaks AWS's JSON protocol."""
+class Protocol(NamedTuple):
+    """How a service speaks: AWS's JSON protocol, or the query protocol where there is a `version`."""
 
-    target_prefix: str
     content_type: str
+    target_prefix: str = ""
+    version: str = ""
 
 
-JSON_SERVICES = {
-    "dynamodb": JsonService("DynamoDB_20120810", "application/x-amz-json-1.0"),
-    "firehose": JsonService("Firehose_20150804", "application/x-amz-json-1.1"),
-    "kinesis": JsonService("Kinesis_20131202", "application/x-amz-json-1.1"),
-    "sqs": JsonService("AmazonSQS", "application/x-amz-json-1.0"),
+PROTOCOLS = {
+    "dynamodb": Protocol("application/x-amz-json-1.0", "DynamoDB_20120810"),
+    "firehose": Protocol("application/x-amz-json-1.1", "Firehose_20150804"),
+    "kinesis": Protocol("application/x-amz-json-1.1", "Kinesis_20131202"),
+    "sns": Protocol(query.CONTENT_TYPE, version="2010-03-31"),
+    "sqs": Protocol("application/x-amz-json-1.0", "AmazonSQS"),
 }
 """From the `metadata` of botocore's service models. Other services go through aiobotocore."""
 
@@ -64,17 +68,40 @@ JSON_SERVICES = {
 class Route:
     """One service in one region: who signs, and which connections are used. Long polls have their own ones."""
 
-    __slots__ = ("polls", "pool", "signer", "target_prefix")
+    __slots__ = ("polls", "pool", "protocol", "signer")
 
-    def __init__(self, service: JsonService, signer: Signer, pool: Pool, polls: Pool) -> None:
-        self.target_prefix = service.target_prefix
+    def __init__(self, protocol: Protocol, signer: Signer, pool: Pool, polls: Pool) -> None:
+        self.protocol = protocol
         self.signer = signer
         self.pool = pool
         self.polls = polls
 
+    def request(self, action: str, body: bytes, keys: Keys, now: float) -> bytes:
+        """A whole request, signed for this time."""
+        protocol = self.protocol
+        if protocol.version:
+            body = b"Action=%b&Version=%b&%b" % (action.encode(), protocol.version.encode(), body)
+            return self.signer.head(keys, b"", body, now) + body
+        return self.signer.head(keys, f"{protocol.target_prefix}.{action}".encode(), body, now) + body
+
+    def result(self, answer: Answer) -> bytes:
+        """What a 2xx answer says, as JSON."""
+        if self.protocol.version:
+            return query.to_json(answer.body)
+        return answer.body or b"{}"
+
+    def fault(self, answer: Answer) -> tuple[str, str]:
+        """Code and message of an error answer, empty where it does not say (a load balancer's HTML, say)."""
+        if not self.protocol.version:
+            return _json_fault(answer)
+        try:
+            return query.fault(answer.body)
+        except ValueError:
+            return "", ""
+
 
 class LeanClient:
-    """`AwsClient` with our own HTTP. Services without a JSON protocol are called through aiobotocore."""
+    """`AwsClient` with our own HTTP. Services that are not among `PROTOCOLS` are called through aiobotocore."""
 
     def __init__(self, session: AwsSession, observe: Observer, clock: Callable[[], float] = time.time) -> None:
         """`clock` is the time of day, in seconds since 1970."""
@@ -89,12 +116,13 @@ class LeanClient:
         self._opening = asyncio.Lock()
         self._tls: ssl.SSLContext | None = None
         self._sdk = SdkClient(session, observe)
+        self.objects: ObjectStore = self._sdk.objects
         self._closed = False
 
     async def open(self, services: Iterable[str]) -> None:
         """Resolve the endpoints of these services in our region. Raises `ConfigError`."""
         for service in services:
-            if service in JSON_SERVICES:
+            if service in PROTOCOLS:
                 await self._open_route(service, self.region)
 
     async def call(
@@ -109,7 +137,7 @@ class LeanClient:
     ) -> bytes:
         """As `AwsClient.call`."""
         where = region or self.region
-        if service in JSON_SERVICES:
+        if service in PROTOCOLS:
             attempt = self._attempt(service, action, body, resource, where, read_timeout)
         else:
             attempt = self._sdk.attempt(service, action, body, resource, where, read_timeout)
@@ -138,34 +166,33 @@ class LeanClient:
             keys = self._credentials.current() or await self._credentials.load()
             offset = self._clock_offset
             answer = await self._exchange(route, action, keys, body, read_timeout)
-            if answer.status >= 300 and self._corrects_clock(answer, offset):
+            if answer.status >= 300 and self._corrects_clock(route, answer, offset):
                 answer = await self._exchange(route, action, keys, body, read_timeout)
         except ExchangeFailed as error:
             raise Unavailable(str(error), resource=resource, action=f"{service}:{action}") from error
         except BackendError as error:
             raise type(error)(error.problem, resource=resource, action=f"{service}:{action}") from error
         if answer.status < 300:
-            return answer.body or b"{}"
-        code, message = _fault(answer)
+            return _read(route, answer, service, action, resource)
+        code, message = route.fault(answer)
         refusal = classify(service, action, code, message, resource, status=answer.status)
         if isinstance(refusal, CredentialsInvalid):
             self._credentials.refused(keys)
         raise refusal
 
     async def _exchange(self, route: Route, action: str, keys: Keys, body: bytes, read_timeout: float | None) -> Answer:
-        target = f"{route.target_prefix}.{action}".encode()
-        head = route.signer.head(keys, target, body, self._clock() + self._clock_offset)
+        request = route.request(action, body, keys, self._clock() + self._clock_offset)
         if read_timeout is None:
-            return await route.pool.exchange(head + body, self._read_timeout)
+            return await route.pool.exchange(request, self._read_timeout)
         pool = route.polls if read_timeout > self._read_timeout else route.pool
-        return await pool.exchange(head + body, read_timeout)
+        return await pool.exchange(request, read_timeout)
 
-    def _corrects_clock(self, answer: Answer, used: float) -> bool:
+    def _corrects_clock(self, route: Route, answer: Answer, used: float) -> bool:
         """Take over AWS's time when a signature was refused for ours; `used` is the offset that it was made with.
 
         False: the clock is not the reason.
         """
-        code = short_code(_fault(answer)[0])
+        code = short_code(route.fault(answer)[0])
         date = _date(answer)
         if code not in _SKEW_CODES or date is None:
             return False
@@ -204,15 +231,16 @@ class LeanClient:
                 f"lean does not go through the proxy in {variable}",
                 f"set aws.transport: aiobotocore or add {endpoint.host} to NO_PROXY",
             )
-        json_service = JSON_SERVICES[service]
+        protocol = PROTOCOLS[service]
         signer = Signer(
             service=service,
             region=endpoint.region,
             host=endpoint.authority,
             path=endpoint.path,
-            content_type=json_service.content_type,
+            content_type=protocol.content_type,
+            targeted=not protocol.version,
         )
-        return Route(json_service, signer, self._pool(endpoint), self._pool(endpoint))
+        return Route(protocol, signer, self._pool(endpoint), self._pool(endpoint))
 
     def _pool(self, endpoint: Endpoint) -> Pool:
         if endpoint.tls and self._tls is None:
@@ -238,8 +266,14 @@ def tls_context(ca_bundle: Path) -> ssl.SSLContext:
     return context
 
 
-def _fault(answer: Answer) -> tuple[str, str]:
-    """Return code and message of an error answer, empty where it does not say (a load balancer's HTML, say)."""
+def _read(route: Route, answer: Answer, service: str, action: str, resource: str) -> bytes:
+    try:
+        return route.result(answer)
+    except ValueError as error:
+        raise Unavailable(f"unreadable answer: {error}", resource=resource, action=f"{service}:{action}") from error
+
+
+def _json_fault(answer: Answer) -> tuple[str, str]:
     try:
         fault = orjson.loads(answer.body)
     except orjson.JSONDecodeError:

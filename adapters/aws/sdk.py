@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import cast
 
-import aiohttp
 import orjson
 from botocore import xform_name
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-)
-from botocore.exceptions import ConnectionError as BotocoreConnectionError
-from botocore.parsers import ResponseParserError
 
-from adapters.aws.api import Observer
-from adapters.aws.errors import classify
+from adapters.aws.api import ObjectStore, Observer
+from adapters.aws.objects import S3Client, S3Objects
 from adapters.aws.observed import observed
 from adapters.aws.session import AwsSession, SdkServiceClient
-from adapters.aws.shapes import to_json, to_python
-from gateway.core.errors import BackendError, CredentialsInvalid, Invalid, Unavailable
-
-_CLASSES: tuple[tuple[tuple[type[Exception], ...], type[BackendError]], ...] = (
-    ((ParamValidationError,), Invalid),
-    ((NoCredentialsError, PartialCredentialsError, CredentialRetrievalError), CredentialsInvalid),
-    ((BotocoreConnectionError, HTTPClientError, ResponseParserError, aiohttp.ClientError), Unavailable),
-)
+from adapters.aws.shapes import from_form, to_json, to_python
+from adapters.aws.translated import translated
+from gateway.core.errors import CredentialsInvalid, Unavailable
 
 
 class SdkClient:
@@ -47,6 +30,7 @@ class SdkClient:
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
         self._closed = False
+        self.objects: ObjectStore = S3Objects(self._s3, session.settings.read_timeout, observe)
 
     async def call(
         self,
@@ -81,7 +65,7 @@ class SdkClient:
 
     async def caller(self) -> str:
         """As `AwsClient.caller`."""
-        answer = await self.call("sts", "GetCallerIdentity", b"{}", resource="the credentials")
+        answer = await self.call("sts", "GetCallerIdentity", b"", resource="the credentials")
         return str(orjson.loads(answer)["Arn"])
 
     async def aclose(self) -> None:
@@ -90,6 +74,9 @@ class SdkClient:
             self._closed = True
             self._clients.clear()
             await self._open.aclose()
+
+    async def _s3(self) -> S3Client:
+        return cast("S3Client", await self._client("s3", self.region, polls=False))
 
     async def _client(self, service: str, region: str, polls: bool) -> SdkServiceClient:
         key = (service, region, polls)
@@ -104,31 +91,16 @@ class SdkClient:
             return self._clients[key]
 
 
-@contextmanager
-def translated(service: str, action: str, resource: str) -> Iterator[None]:
-    """Raise what botocore and aiohttp raise as `BackendError`."""
-    call = f"{service}:{action}"
-    try:
-        yield
-    except BackendError as error:  # from the credentials or the client, which do not know what they are for
-        raise type(error)(error.problem, resource=resource, action=call) from error
-    except ClientError as error:
-        answer = cast("dict[str, dict[str, object]]", error.response)
-        code, message = (str(answer.get("Error", {}).get(key, "")) for key in ("Code", "Message"))
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise classify(service, action, code, message, resource, status=cast("int", status)) from error
-    except TimeoutError as error:
-        raise Unavailable("no answer in time", resource=resource, action=call) from error
-    except (BotoCoreError, ResponseParserError, aiohttp.ClientError, ValueError) as error:
-        found = next((ours for theirs, ours in _CLASSES if isinstance(error, theirs)), BackendError)
-        raise found(" ".join(str(error).split()), resource=resource, action=call) from error
-
-
 async def _invoke(client: SdkServiceClient, action: str, body: bytes) -> bytes:
-    model = client.meta.service_model.operation_model(action)
-    parameters: object = orjson.loads(body)
-    if model.input_shape is not None:
-        parameters = to_python(model.input_shape, parameters)
+    service = client.meta.service_model
+    model = service.operation_model(action)
+    parameters: object
+    if service.metadata["protocol"] == "query":
+        parameters = {} if model.input_shape is None else from_form(model.input_shape, body)
+    else:
+        parameters = orjson.loads(body)
+        if model.input_shape is not None:
+            parameters = to_python(model.input_shape, parameters)
     method: Callable[..., Awaitable[dict[str, object]]] = getattr(client, xform_name(action))
     answer = await method(**cast("dict[str, object]", parameters))
     answer.pop("ResponseMetadata", None)

@@ -42,9 +42,6 @@ class SendOnly:
         """What waits for a consumer: nothing ever does. A queue that a rule maps here can be declared all the same."""
         return Depth(ready=0, unsettled=0, delayed=0)
 
-    async def purge(self, target: Target) -> None:
-        raise self._sent_to_only(target)
-
     def check_delay(self, target: Target, message: Message) -> None:
         """Raises `Invalid` for a message that is not due yet."""
         if message.not_before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,8 @@ class OperationModel(Protocol):
 
 
 class ServiceModel(Protocol):
+    metadata: Mapping[str, str]
+
     def operation_model(self, action: str) -> OperationModel: ...
 
 
@@ -79,6 +82,8 @@ class AwsSession:
                 read_timeout=None,  # the caller's, for each call
                 max_pool_connections=self.settings.max_connections,
                 retries={"total_max_attempts": 1, "mode": "standard"},
+                # An endpoint of one's own seldom has a name for each bucket.
+                s3={"addressing_style": "path" if self.settings.endpoint_url else "auto"},
             ),
         )
         return context

@@ -1,9 +1,9 @@
-"""AWS Signature Version 4 for the requests of the JSON protocols. Pure: the time is an argument.
+"""AWS Signature Version 4 for the requests of the JSON protocols and the query protocol. Pure: the time is an argument.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html: a request is reduced to a
 canonical form, its hash goes into a string to sign, and that is signed with a key derived from the secret key, the
 day, the region and the service. Nearly all of the canonical form is the same for every request to an endpoint; a
-`Signer` builds those parts once. All these requests are POSTs to one path with a JSON body and no query.
+`Signer` builds those parts once. All these requests are POSTs to one path with a body and no query.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Signer:
         "_head_start",
         "_key",
         "_keys",
+        "_last_header",
         "_region",
         "_scope",
         "_second",
@@ -49,12 +50,16 @@ class Signer:
         "_token_header",
     )
 
-    def __init__(self, *, service: str, region: str, host: str, path: str = "/", content_type: str) -> None:
+    def __init__(
+        self, *, service: str, region: str, host: str, path: str = "/", content_type: str, targeted: bool = True
+    ) -> None:
         """`service` and `region` as AWS names them for signing; `host` is the Host header, with a port if not usual.
 
-        `path` is sent as it is; it must be a legal path of a request line.
+        `path` is sent as it is; it must be a legal path of a request line. `targeted`: whether each request has an
+        X-Amz-Target header.
         """
         self._service = service
+        self._last_header = b";x-amz-target" if targeted else b""
         self._region = region
         constant = f"content-type:{content_type}\nhost:{host}\nx-amz-date:"
         self._canonical_start = f"POST\n{canonical_path(path)}\n\n{constant}".encode()
@@ -69,25 +74,26 @@ class Signer:
     def head(self, keys: Keys, target: bytes, body: bytes, now: float) -> bytes:
         """Make the head of a request, up to and with the empty line.
 
-        `target` is the X-Amz-Target header (`AmazonSQS.SendMessage`), `now` is in seconds since 1970, UTC.
+        `target` is the X-Amz-Target header (`AmazonSQS.SendMessage`), empty where there is none (`targeted`);
+        `now` is in seconds since 1970, UTC.
         """
         second = int(now)
         if second != self._second or keys is not self._keys:
             self._renew(keys, second)
         date = self._date
-        canonical = b"%b%b\n%bx-amz-target:%b\n\n%b\n%b" % (
+        canonical = b"%b%b\n%b%b\n%b\n%b" % (
             self._canonical_start,
             date,
             self._token_header,
-            target,
+            b"x-amz-target:%b\n" % target if target else b"",
             self._signed_headers,
             hashlib.sha256(body).hexdigest().encode(),
         )
         to_sign = b"%b\n%b\n%b\n%b" % (_ALGORITHM, date, self._scope, hashlib.sha256(canonical).hexdigest().encode())
-        return b"%bx-amz-date: %b\r\nx-amz-target: %b\r\n%b%b\r\ncontent-length: %d\r\n\r\n" % (
+        return b"%bx-amz-date: %b\r\n%b%b%b\r\ncontent-length: %d\r\n\r\n" % (
             self._head_start,
             date,
-            target,
+            b"x-amz-target: %b\r\n" % target if target else b"",
             self._authority,
             hmac.digest(self._key, to_sign, "sha256").hex().encode(),
             len(body),
@@ -109,8 +115,8 @@ class Signer:
     def _set_headers(self, keys: Keys) -> None:
         token = keys.token.encode() if keys.token else b""
         self._token_header = b"x-amz-security-token:%b\n" % token if token else b""
-        named = b"x-amz-security-token;" if token else b""
-        self._signed_headers = b"content-type;host;x-amz-date;%bx-amz-target" % named
+        named = b";x-amz-security-token" if token else b""
+        self._signed_headers = b"content-type;host;x-amz-date%b%b" % (named, self._last_header)
         self._authority = b"%bauthorization: %b Credential=%b/%b, SignedHeaders=%b, Signature=" % (
             b"x-amz-security-token: %b\r\n" % token if token else b"",
             _ALGORITHM,

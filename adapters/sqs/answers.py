@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
+from adapters.aws.batches import SHAPE_ERRORS, unreadable
 from gateway.core.backend import Depth, Received
-from gateway.core.errors import BackendError, Unavailable
 from gateway.core.message import Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
 
 COUNTS: Final = (
     "ApproximateNumberOfMessages",
@@ -18,59 +17,54 @@ COUNTS: Final = (
     "ApproximateNumberOfMessagesDelayed",
 )
 
-Refuse: TypeAlias = Callable[[str, str], BackendError]
-"""The error of an entry that failed with this code and text."""
-
-Decode: TypeAlias = Callable[[str, Mapping[str, Mapping[str, str]], Mapping[str, str], str], Message]
+Decode: TypeAlias = Callable[[str | bytes, Mapping[str, Mapping[str, str]], Mapping[str, str], str], Message]
 
 _NOTHING: Mapping[str, Any] = {}
 
-# What reading JSON of an unexpected shape raises.
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+class Unread(NamedTuple):
+    """A message of an answer, before it is decoded."""
+
+    body: str | bytes
+    """The text that SQS has, or what was fetched from S3 in its place."""
+    attributes: Mapping[str, Mapping[str, str]]
+    system: Mapping[str, str]
+    handle: str
+    uid: str
 
 
-def batch_results(answer: bytes, count: int, refuse: Refuse) -> list[Result]:
-    """One result for each of `count` entries, whose ids are their indices; an entry left out has not succeeded."""
-    results: list[Result | None] = [None] * count
-    try:
-        parsed = orjson.loads(answer)
-        for entry in parsed.get("Successful") or ():
-            results[int(entry["Id"])] = ACCEPTED
-        for entry in parsed.get("Failed") or ():
-            error = refuse(str(entry["Code"]), str(entry.get("Message") or ""))
-            results[int(entry["Id"])] = Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
-    except _SHAPE_ERRORS as error:
-        raise _unreadable(error) from None
-    return [result or _unanswered() for result in results]
-
-
-def _unanswered() -> Result:
-    return Result(Outcome.RELEASED, Unavailable("SQS said nothing about this entry of the batch"))
-
-
-def received(answer: bytes, decode: Decode, queue: str) -> list[Received]:
+def unread(answer: bytes) -> list[Unread]:
     """The messages of a `ReceiveMessage` answer, none where there are none."""
     try:
-        messages = orjson.loads(answer).get("Messages") or ()
-        return [_received(message, decode, queue) for message in messages]
-    except _SHAPE_ERRORS as error:
-        raise _unreadable(error) from None
+        return [
+            Unread(
+                message["Body"],
+                message.get("MessageAttributes") or _NOTHING,
+                message.get("Attributes") or _NOTHING,
+                message["ReceiptHandle"],
+                message.get("MessageId", ""),
+            )
+            for message in orjson.loads(answer).get("Messages") or ()
+        ]
+    except SHAPE_ERRORS as error:
+        raise unreadable(error) from None
 
 
-def _received(message: Mapping[str, Any], decode: Decode, queue: str) -> Received:
-    system = message.get("Attributes") or _NOTHING
-    decoded = decode(message["Body"], message.get("MessageAttributes") or _NOTHING, system, queue)
-    attempt = int(system.get("ApproximateReceiveCount", 1))
-    stored_at = int(system.get("SentTimestamp", 0)) / 1000
-    return Received(decoded, message["ReceiptHandle"], attempt, message.get("MessageId", ""), stored_at)
-
-
-def queue_url(answer: bytes) -> str:
-    """The URL in the answer of `GetQueueUrl` or `CreateQueue`."""
+def received(messages: Sequence[Unread], decode: Decode, queue: str) -> list[Received]:
+    """Decode what a queue has given; `queue` is the hub's name of it."""
     try:
-        return str(orjson.loads(answer)["QueueUrl"])
-    except _SHAPE_ERRORS as error:
-        raise _unreadable(error) from None
+        return [
+            Received(
+                decode(body, attributes, system, queue),
+                handle,
+                int(system.get("ApproximateReceiveCount", 1)),
+                uid,
+                int(system.get("SentTimestamp", 0)) / 1000,
+            )
+            for body, attributes, system, handle, uid in messages
+        ]
+    except SHAPE_ERRORS as error:
+        raise unreadable(error) from None
 
 
 def depth(answer: bytes) -> Depth:
@@ -78,10 +72,6 @@ def depth(answer: bytes) -> Depth:
     try:
         attributes = orjson.loads(answer)["Attributes"]
         ready, unsettled, delayed = (int(attributes[name]) for name in COUNTS)
-    except _SHAPE_ERRORS as error:
-        raise _unreadable(error) from None
+    except SHAPE_ERRORS as error:
+        raise unreadable(error) from None
     return Depth(ready=ready, unsettled=unsettled, delayed=delayed)
-
-
-def _unreadable(error: Exception) -> Unavailable:
-    return Unavailable(f"an answer that is not SQS's: {type(error).__name__} {error}")

@@ -5,23 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
+from adapters.aws.batches import batch_results
 from adapters.aws.errors import classify, code_of
-from adapters.sqs.answers import COUNTS, batch_results, depth, received
-from adapters.sqs.encoding import TRACE_HEADER, Decoder, Encoder
-from adapters.sqs.groups import DeduplicationIds, legal_id, message_group
-from adapters.sqs.naming import is_fifo, queue_name
+from adapters.aws.groups import DeduplicationIds, legal_id, message_group
+from adapters.aws.names import is_fifo
+from adapters.aws.payloads import MAX_PAYLOAD, LargeEntry, LargePayloads, fields_of, send_rest
+from adapters.sqs.answers import COUNTS, Unread, depth, received, unread
+from adapters.sqs.encoding import TRACE_HEADER, Decoder, Encoder, encode_pointer
+from adapters.sqs.naming import queue_name
+from adapters.sqs.offloaded import fetch, handle_of, pointer_of
 from adapters.sqs.queues import MAX_RETENTION, MIN_RETENTION, Provision, Queue, QueueDirectory
-from adapters.sqs.settings import DEFAULT_OPTIONS, KIND, SqsOptions
+from adapters.sqs.settings import DEFAULT_OPTIONS, DEFAULT_SETTINGS, KIND, Settings, SqsOptions
 from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
-from gateway.core.errors import Invalid, NotFound, TooLarge
+from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import Message
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.templates import Template
 from gateway.core.transform import transformed
 
@@ -50,9 +55,11 @@ _ENTRY_HEADS: Final = tuple(b'{"Id":"%d",' % index for index in range(BATCH_ENTR
 _log = structlog.get_logger("mqlift.sqs")
 
 
-def open_backend(aws: AwsClient, *, prefix: str, provision: Provision) -> SqsBackend:
+def open_backend(
+    aws: AwsClient, *, prefix: str, provision: Provision, settings: Settings = DEFAULT_SETTINGS
+) -> SqsBackend:
     """How this folder offers itself. `prefix` begins the names that are made from legacy names."""
-    return SqsBackend(aws, prefix=prefix, provision=provision)
+    return SqsBackend(aws, prefix=prefix, provision=provision, settings=settings)
 
 
 class SqsBackend:
@@ -67,8 +74,22 @@ class SqsBackend:
         max_hold=float(MAX_VISIBILITY),
     )
 
-    def __init__(self, aws: AwsClient, *, prefix: str = "", provision: Provision = "auto") -> None:
+    def __init__(
+        self,
+        aws: AwsClient,
+        *,
+        prefix: str = "",
+        provision: Provision = "auto",
+        settings: Settings = DEFAULT_SETTINGS,
+    ) -> None:
         self._aws = aws
+        self._payloads: LargePayloads | None = None
+        self._threshold = MAX_BYTES
+        """Bytes above which a message cannot be sent with its body in it."""
+        if settings.large_payloads is not None:
+            self._payloads = LargePayloads(aws, settings.large_payloads, MAX_BYTES)
+            self._threshold = self._payloads.threshold
+            self.limits = replace(self.limits, entry_bytes=MAX_PAYLOAD)
         self._prefix = prefix
         self._queues = QueueDirectory(aws, provision)
         self._encoder = Encoder()
@@ -90,12 +111,30 @@ class SqsBackend:
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, SqsOptions) else DEFAULT_OPTIONS
         try:
-            fields, size = self._encoder.encode(transformed(target.transform, message), options.attributes)
+            message = transformed(target.transform, message)
+            fields, size = self._encoder.encode(message, options.attributes)
+            if size > self._threshold:
+                return self._large_entry(target, options, message, size)
         except ValueError as error:
             raise Invalid(str(error), resource=f"sqs queue {target.name}") from None
-        if size > MAX_BYTES:
-            problem = f"the message has {size} bytes with its attributes; SQS takes {MAX_BYTES}"
+        return self._entry(target, options, message, fields, size)
+
+    def _large_entry(self, target: Target, options: SqsOptions, message: Message, size: int) -> Entry:
+        """An entry with the body in S3. It has the size of that body: that is what it takes of the gateway's memory."""
+        if self._payloads is None or len(message.body) > MAX_PAYLOAD:
+            limit = MAX_BYTES if self._payloads is None else MAX_PAYLOAD
+            problem = f"the message has {size} bytes with its attributes; the limit is {limit}"
             raise TooLarge(problem, resource=f"sqs queue {target.name}")
+        payload = self._payloads.payload(message.body)
+        fields, pointer_size = encode_pointer(message, options.attributes, payload)
+        if pointer_size > MAX_BYTES:
+            problem = f"the message has {pointer_size} bytes without its body; SQS takes {MAX_BYTES}"
+            raise TooLarge(problem, resource=f"sqs queue {target.name}")
+        entry = self._entry(target, options, message, fields, max(pointer_size, len(payload.content)))
+        entry.payload = LargeEntry(fields_of(entry.payload), payload)
+        return entry
+
+    def _entry(self, target: Target, options: SqsOptions, message: Message, fields: bytes, size: int) -> Entry:
         if is_fifo(target.name):
             return self._ordered_entry(target, options, message, fields, size)
         if message.not_before:
@@ -122,10 +161,16 @@ class SqsBackend:
         queue = self._queues.find(target)
         if queue.url is None:
             await self._queues.url(queue, target, create=True)
-        payloads = cast("list[bytes]", [entry.payload for entry in entries])
+        payloads = [entry.payload for entry in entries]
+        if self._payloads is None:
+            return await self._send(queue, cast("list[bytes]", payloads))
+        stored = await self._payloads.store(payloads, [None] * len(payloads))
+        return await send_rest(payloads, stored, lambda rest: self._send(queue, rest))
+
+    async def _send(self, queue: Queue, payloads: Sequence[bytes]) -> Sequence[Result]:
         joined = b",".join([_ENTRY_HEADS[index] + payload for index, payload in enumerate(payloads)])
         answer = await self._call(queue, "SendMessageBatch", queue.send_head + joined + b"]}", creating=True)
-        return _results(queue, "SendMessage", answer, len(entries))
+        return _results(queue, "SendMessage", answer, len(payloads))
 
     async def receive(self, target: Target, limit: int, wait: float, visibility: float) -> Sequence[Received]:
         queue = self._queues.find(target)
@@ -139,20 +184,44 @@ class SqsBackend:
             "MessageAttributeNames": ("All",),
         }
         answer = await self._call(queue, "ReceiveMessage", orjson.dumps(request), read_timeout=seconds + RECEIVE_MARGIN)
-        return received(answer, self._decoder.decode, target.queue)
+        messages: Sequence[Unread] = unread(answer)
+        if self._payloads is not None:
+            messages = await self._fetch(target, messages, self._payloads)
+        return received(messages, self._decoder.decode, target.queue)
+
+    async def _fetch(self, target: Target, messages: Sequence[Unread], payloads: LargePayloads) -> Sequence[Unread]:
+        """Get the bodies that are in S3.
+
+        A message whose body cannot be had is left alone: it comes back when its visibility ends. The error is raised
+        where nothing else came with it, so that polling slows down and the problem is told.
+        """
+        fetched = await fetch(messages, payloads)
+        if fetched.postponed:
+            try:
+                await self._change_visibility(target, fetched.postponed, 0)
+            except BackendError as error:
+                _log.warning("messages_come_back_late", queue=target.queue, problem=str(error))
+        if fetched.error is not None and not fetched.whole:
+            raise fetched.error
+        return fetched.whole
 
     async def settle(self, target: Target, receipts: Sequence[str], outcome: Outcome) -> Sequence[Result]:
         if outcome is Outcome.RELEASED:
             return await self._change_visibility(target, receipts, 0)
-        entries = [{"Id": str(index), "ReceiptHandle": receipt} for index, receipt in enumerate(receipts)]
-        return await self._change(target, "DeleteMessage", entries)
+        entries = [{"Id": str(index), "ReceiptHandle": handle_of(receipt)} for index, receipt in enumerate(receipts)]
+        results = await self._change(target, "DeleteMessage", entries)
+        if self._payloads is not None and self._payloads.remove_after_ack:
+            # What is still in SQS keeps its body.
+            ended = [receipt for receipt, result in zip(receipts, results, strict=True) if result is ACCEPTED]
+            await self._payloads.remove([pointer for pointer in map(pointer_of, ended) if pointer is not None])
+        return results
 
     async def extend(self, target: Target, receipts: Sequence[str], visibility: float) -> Sequence[Result]:
         return await self._change_visibility(target, receipts, _whole_seconds(visibility))
 
     async def _change_visibility(self, target: Target, receipts: Sequence[str], seconds: int) -> Sequence[Result]:
         entries = [
-            {"Id": str(index), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+            {"Id": str(index), "ReceiptHandle": handle_of(receipt), "VisibilityTimeout": seconds}
             for index, receipt in enumerate(receipts)
         ]
         return await self._change(target, "ChangeMessageVisibility", entries)
@@ -182,11 +251,6 @@ class SqsBackend:
         except NotFound:
             return  # there is none, as was wished
         queue.forget()
-
-    async def purge(self, target: Target) -> None:
-        queue = self._queues.find(target)
-        url = await self._queues.url(queue, target, create=False)
-        await self._call(queue, "PurgeQueue", orjson.dumps({"QueueUrl": url}))
 
     async def depth(self, target: Target) -> Depth:
         queue = self._queues.find(target)
@@ -233,7 +297,8 @@ def _retention(spec: QueueSpec) -> int:
     ttl = spec.arguments.get("x-message-ttl")
     if not isinstance(ttl, int) or "x-dead-letter-exchange" in spec.arguments:
         return MAX_RETENTION
-    return min(max(math.ceil(ttl / 1000), MIN_RETENTION), MAX_RETENTION)
+    # SQS counts from the sending, and a delayed message begins to live when its delay is over.
+    return min(max(math.ceil(ttl / 1000) + MAX_DELAY, MIN_RETENTION), MAX_RETENTION)
 
 
 def _delay_field(message: Message) -> bytes:

@@ -3,80 +3,51 @@
 from __future__ import annotations
 
 import base64
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
 import orjson
 
+from adapters.aws.payloads import LargePayload
+from adapters.aws.wire import (
+    ATTRIBUTE_LIMIT,
+    ENCODING,
+    GROUP_HEADER,
+    KEY,
+    LEGACY_PAYLOAD_SIZE,
+    META,
+    ORIGIN,
+    PAYLOAD_SIZE,
+    Attribute,
+    decode_body,
+    encode_body,
+    header_value,
+    shown_attributes,
+    text_attribute,
+)
 from gateway.core.message import DEFAULT_EXCHANGE, Address, Headers, HeaderValue, Message
 from gateway.core.packing import Meta, pack_meta, unpack_meta
 
-META: Final = "mqlift.meta"
-ENCODING: Final = "mqlift.encoding"
-BASE64: Final = "base64"
-EMPTY: Final = "empty"
-EMPTY_BODY: Final = "-"
-"""What stands for an empty payload, for SQS wants at least one character. Readers go by the attribute."""
-
 TRACEPARENT: Final = "traceparent"
 TRACE_HEADER: Final = "AWSTraceHeader"
-GROUP_HEADER: Final = "JMSXGroupID"
-"""The header that shows the message group of a native message, under JMS's name for it (JMS 2.0 §3.5.9)."""
-
-ATTRIBUTE_LIMIT: Final = 10
-"""Attributes of one message (SQS guide, "Amazon SQS message metadata")."""
 EXPOSED_LIMIT: Final = ATTRIBUTE_LIMIT - 2
+"""Headers that a rule may show; `mqlift.meta` and `mqlift.encoding` need a place too."""
 
 CACHED_MESSAGES: Final = 4096
 CACHED_LENGTH: Final = 512
 """Longer ones are not kept, so that a cache holds a few MiB at most."""
 
-# Allowed in bodies and attributes: #x9 #xA #xD, #x20 to #xD7FF, #xE000 to #xFFFD, #x10000 to #x10FFFF (SQS API
-# reference, SendMessage). UTF-8 has no surrogates.
-_ILLEGAL_BYTES = bytes(set(range(0x20)) - {0x09, 0x0A, 0x0D})
-_ILLEGAL_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
-# Numbers have up to 38 digits of precision, from 10^-128 to 10^126 (SQS guide, "Message attribute data types").
-_NUMBER_DIGITS: Final = 38
-_NUMBER_EXPONENTS: Final = range(-128, 127)
-_INTEGER = re.compile(r"[+-]?[0-9]{1,38}")
+_NATIVE_OWN: Final = frozenset({ENCODING, KEY, PAYLOAD_SIZE, LEGACY_PAYLOAD_SIZE})
+_OWN: Final = _NATIVE_OWN | {META}
+"""Attributes that say how to read a message; they are no headers of it."""
 
 Attributes: TypeAlias = Mapping[str, Mapping[str, str]]
 """`MessageAttributes` of a received message."""
 
 _Fragment: TypeAlias = tuple[bytes, int]
 """A piece of an entry's JSON, and the bytes that SQS counts for it."""
-
-
-def encode_body(body: bytes) -> tuple[str, str]:
-    """The text that carries a payload, and the value of `mqlift.encoding` ("" where the text is the payload)."""
-    if not body:
-        return EMPTY_BODY, EMPTY
-    if len(body.translate(None, _ILLEGAL_BYTES)) == len(body):
-        try:
-            text = body.decode()
-        except UnicodeDecodeError:
-            pass
-        else:
-            if text.isascii() or ("\ufffe" not in text and "\uffff" not in text):
-                return text, ""
-    return base64.b64encode(body).decode(), BASE64
-
-
-def decode_body(text: str, encoding: str) -> bytes:
-    """The payload. Raises `ValueError` where the text is not in that encoding, or the encoding is not known."""
-    if encoding == BASE64:
-        try:
-            return base64.b64decode(text, validate=True)
-        except ValueError as error:
-            raise ValueError(f"{ENCODING} is base64 and the body is not: {error}") from None
-    if encoding == EMPTY:
-        return b""
-    raise ValueError(f"{ENCODING} has an unknown value")
 
 
 class Encoder:
@@ -111,51 +82,33 @@ class Encoder:
         return fragment
 
 
-def _attributes_fragment(message: Message, encoding: str, exposed: Sequence[str]) -> _Fragment:
-    headers = message.headers
-    attributes = [_text_attribute(META, pack_meta(message))]
+def encode_pointer(message: Message, exposed: Sequence[str], payload: LargePayload) -> _Fragment:
+    """As `Encoder.encode`, for a message whose body is in S3. The size of that body takes the place of one header."""
+    shown = exposed[: EXPOSED_LIMIT - 1]
+    attributes, size = _attributes_fragment(message, payload.encoding, shown, payload.size_attribute)
+    return b'"MessageBody":' + orjson.dumps(payload.pointer.text) + attributes, size + len(payload.pointer.text)
+
+
+def _attributes_fragment(
+    message: Message, encoding: str, exposed: Sequence[str], payload_size: Attribute | None = None
+) -> _Fragment:
+    attributes = [text_attribute(META, pack_meta(message))]
     if encoding:
-        attributes.append(_text_attribute(ENCODING, encoding))
-    native = [_native_attribute(name, headers[name]) for name in exposed if name in headers]
-    attributes += [attribute for attribute in native if attribute is not None]
-    fields = b",".join([field for field, _ in attributes])
-    fragment = b',"MessageAttributes":{' + fields + b"}" + _trace_fragment(headers)
-    return fragment, sum([size for _, size in attributes])
+        attributes.append(text_attribute(ENCODING, encoding))
+    if payload_size is not None:
+        attributes.append(payload_size)
+    attributes += shown_attributes(message.headers, exposed)
+    fields = b",".join([_field(attribute) for attribute in attributes])
+    fragment = b',"MessageAttributes":{' + fields + b"}" + _trace_fragment(message.headers)
+    return fragment, sum([attribute.size for attribute in attributes])
 
 
-def _text_attribute(name: str, text: str, data_type: str = "String") -> _Fragment:
-    # Name, type and value all count (SQS guide, "Amazon SQS message metadata").
-    size = len(name) + len(data_type) + (len(text) if text.isascii() else len(text.encode()))
-    return (f'"{name}":{{"DataType":"{data_type}","StringValue":').encode() + orjson.dumps(text) + b"}", size
-
-
-def _bytes_attribute(name: str, value: bytes) -> _Fragment:
-    encoded = base64.b64encode(value)
-    return f'"{name}":{{"DataType":"Binary","BinaryValue":"'.encode() + encoded + b'"}', len(name) + 6 + len(value)
-
-
-def _native_attribute(name: str, value: HeaderValue) -> _Fragment | None:
-    """A header as an attribute that anybody can read. None: only `mqlift.meta` has it, for SQS has no place for it."""
-    if isinstance(value, bool):
-        return _text_attribute(name, "true" if value else "false")
-    if isinstance(value, (int, float, Decimal)):
-        return _number_attribute(name, value)
-    if isinstance(value, datetime):
-        return _text_attribute(name, value.isoformat())
+def _field(attribute: Attribute) -> bytes:
+    name, data_type, value = attribute
     if isinstance(value, bytes):
-        return _bytes_attribute(name, value) if value else None
-    if isinstance(value, str) and value and not _ILLEGAL_TEXT.search(value):
-        return _text_attribute(name, value)
-    return None
-
-
-def _number_attribute(name: str, value: float | Decimal) -> _Fragment | None:
-    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-    if not number.is_finite():
-        return None
-    if len(number.as_tuple().digits) > _NUMBER_DIGITS or (number and number.adjusted() not in _NUMBER_EXPONENTS):
-        return _text_attribute(name, str(value))
-    return _text_attribute(name, str(value), "Number")
+        head, encoded = f'"{name}":{{"DataType":"{data_type}","BinaryValue":"', base64.b64encode(value)
+        return head.encode() + encoded + b'"}'
+    return f'"{name}":{{"DataType":"{data_type}","StringValue":'.encode() + orjson.dumps(value) + b"}"
 
 
 class Decoder:
@@ -171,8 +124,10 @@ class Decoder:
         self._report = report
         self._metas: dict[str, Meta] = {}
 
-    def decode(self, text: str, attributes: Attributes, system: Mapping[str, str], queue: str) -> Message:
-        """`system` are the message's system attributes; `queue` is the hub's name of the queue it came from."""
+    def decode(self, text: str | bytes, attributes: Attributes, system: Mapping[str, str], queue: str) -> Message:
+        """`text` is the body, or what was fetched from S3 in its place; `system` are the message's system attributes;
+        `queue` is the hub's name of the queue it came from.
+        """
         body = self._body(text, attributes, queue)
         meta = self._meta(attributes[META], queue) if META in attributes else None
         if meta is None:
@@ -182,13 +137,13 @@ class Decoder:
             headers = _added_headers(headers, attributes, system)
         return Message(address, body, properties, headers, origin, not_before)
 
-    def _body(self, text: str, attributes: Attributes, queue: str) -> bytes:
+    def _body(self, text: str | bytes, attributes: Attributes, queue: str) -> bytes:
         if ENCODING in attributes:
             try:
                 return decode_body(text, attributes[ENCODING].get("StringValue", ""))
             except ValueError as error:
                 self._report(queue, str(error))
-        return text.encode()
+        return text if isinstance(text, bytes) else text.encode()
 
     def _meta(self, attribute: Mapping[str, str], queue: str) -> Meta | None:
         packed = attribute.get("StringValue", "")
@@ -208,7 +163,7 @@ class Decoder:
 
 
 def _native_headers(attributes: Attributes, system: Mapping[str, str]) -> dict[str, HeaderValue]:
-    headers = {name: _header_value(fields) for name, fields in attributes.items() if name != ENCODING}
+    headers = {name: header_value(fields) for name, fields in attributes.items() if name not in _NATIVE_OWN}
     if (group := system.get("MessageGroupId")) is not None:
         headers.setdefault(GROUP_HEADER, group)
     if (traceparent := _traceparent(system)) is not None:
@@ -219,37 +174,13 @@ def _native_headers(attributes: Attributes, system: Mapping[str, str]) -> dict[s
 def _added_headers(headers: Headers, attributes: Attributes, system: Mapping[str, str]) -> Headers:
     """What somebody added to one of our messages on its way; what `mqlift.meta` has already is not taken twice."""
     added = {
-        name: _header_value(fields)
+        name: header_value(fields)
         for name, fields in attributes.items()
-        if name not in headers and name not in (META, ENCODING)
+        if (name not in headers and name not in _OWN) or name == ORIGIN
     }
     if TRACEPARENT not in headers and (traceparent := _traceparent(system)) is not None:
         added[TRACEPARENT] = traceparent
     return {**headers, **added} if added else headers
-
-
-def _header_value(fields: Mapping[str, str]) -> HeaderValue:
-    # A type may carry a label, as in `Number.int` and `Binary.png`.
-    kind = fields.get("DataType", "").partition(".")[0]
-    if kind == "Binary":
-        try:
-            return base64.b64decode(fields.get("BinaryValue", ""), validate=True)
-        except ValueError:
-            return fields.get("BinaryValue")
-    text = fields.get("StringValue", "")
-    return _number(text) if kind == "Number" else text
-
-
-def _number(text: str) -> HeaderValue:
-    """An integer, else a float where it says exactly the same, else a decimal; text that is no number stays text."""
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    try:
-        approximate = float(text)
-        exact = Decimal(text)
-    except (ValueError, InvalidOperation):
-        return text
-    return approximate if math.isfinite(approximate) and Decimal(repr(approximate)) == exact else exact
 
 
 # https://www.w3.org/TR/trace-context/#traceparent-header, version 00; an all-zero trace id or parent is invalid.

@@ -10,8 +10,9 @@ import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
-from adapters.sqs.answers import queue_url
-from adapters.sqs.naming import QueueReference, parse_reference, tag_value
+from adapters.aws.batches import text_of
+from adapters.aws.names import NAME_TAG, tag_value
+from adapters.sqs.naming import QueueReference, parse_reference
 from gateway.core.backend import Target
 from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
 
@@ -27,8 +28,6 @@ RETRY_SECONDS: Final = 0.1
 
 SETTLING_SECONDS: Final = 5.0
 """A queue that was just created may be unknown to a part of SQS for "at least one second" (API, CreateQueue)."""
-
-NAME_TAG: Final = "mqlift:name"
 
 # Seconds (SQS API reference, SetQueueAttributes). Brokers keep messages until they are consumed; SQS at most so long.
 MIN_RETENTION: Final = 60
@@ -146,7 +145,7 @@ class QueueDirectory:
         if queue.reference.account:
             request["QueueOwnerAWSAccountId"] = queue.reference.account
         try:
-            return queue_url(await self._call(queue, "GetQueueUrl", request))
+            return text_of(await self._call(queue, "GetQueueUrl", request), "QueueUrl")
         except NotFound:
             raise self.missing(queue, "sqs:GetQueueUrl") from None
 
@@ -165,7 +164,7 @@ class QueueDirectory:
             "Attributes": {**kept, **_FIFO_ATTRIBUTES} if reference.fifo else kept,
             "tags": {NAME_TAG: tag_value(target.queue or target.name)},
         }
-        url = queue_url(await self._call(queue, "CreateQueue", request))
+        url = text_of(await self._call(queue, "CreateQueue", request), "QueueUrl")
         queue.created_at = _now()
         _log.info("queue_created", queue=target.queue, name=reference.name)
         return url

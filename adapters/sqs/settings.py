@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from adapters.sqs.encoding import ATTRIBUTE_LIMIT, EXPOSED_LIMIT
-from adapters.sqs.naming import is_fifo, parse_reference
+from pydantic import BaseModel, ConfigDict
+
+from adapters.aws.names import is_fifo
+from adapters.aws.options import attributes_option, template_option
+from adapters.aws.payloads import LargePayloadSettings
+from adapters.sqs.encoding import EXPOSED_LIMIT
+from adapters.sqs.naming import parse_reference
 from gateway.core.backend import Target
 from gateway.core.errors import ConfigError
 from gateway.core.templates import Template
@@ -18,9 +22,17 @@ KIND: Final = "sqs"
 
 _OPTIONS: Final = ("group_id", "deduplication_id", "attributes")
 
-# Names of attributes: A-Z a-z 0-9 _ - . up to 256 characters, no period first, last or doubled, and no prefix `AWS.` or
-# `Amazon.` (SQS API reference, SendMessage, MessageAttributes).
-_ATTRIBUTE = re.compile(r"(?!(?:aws|amazon|mqlift)\.)(?=.{1,256}$)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.IGNORECASE)
+
+class Settings(BaseModel):
+    """The `sqs` section of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    large_payloads: LargePayloadSettings | None = None
+    """None: a message over the limit of SQS is refused, and pointers to S3 are delivered as they are."""
+
+
+DEFAULT_SETTINGS: Final = Settings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +57,9 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
             raise ConfigError(key, "an sqs target has no such option", f"known are {', '.join(_OPTIONS)}")
     name = _name(value, captures)
     parsed = SqsOptions(
-        group_id=_template("group_id", options.get("group_id"), captures),
-        deduplication_id=_template("deduplication_id", options.get("deduplication_id"), captures),
-        attributes=_attributes(options.get("attributes")),
+        group_id=template_option("group_id", options.get("group_id"), captures),
+        deduplication_id=template_option("deduplication_id", options.get("deduplication_id"), captures),
+        attributes=attributes_option(options.get("attributes"), EXPOSED_LIMIT),
     )
     # A name that ends in a capture may turn out to be that of a FIFO queue.
     if parsed.deduplication_id is not None and not is_fifo(name) and not name.endswith("}"):
@@ -78,37 +90,3 @@ def _name(value: object, captures: AbstractSet[str]) -> str:
             "a name has A-Z a-z 0-9 - and _, 80 characters at most; that of a FIFO queue ends in .fifo",
         )
     return value
-
-
-def _template(key: str, value: object, captures: AbstractSet[str]) -> Template | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ConfigError(key, "not a text with fields", 'give a text such as "{header:JMSXGroupID}"')
-    try:
-        return Template.parse(value, captures)
-    except ValueError as error:
-        raise ConfigError(key, str(error)) from None
-
-
-def _attributes(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ConfigError("attributes", "not a list of header names", "give a list such as [tenant, region]")
-    for name in value:
-        if not _ATTRIBUTE.fullmatch(name):
-            raise ConfigError(
-                "attributes",
-                f"{name!r} cannot be the name of an SQS attribute",
-                "use A-Z a-z 0-9 _ - and single periods inside, without the prefix aws., amazon. or mqlift.",
-            )
-    names = tuple(dict.fromkeys(value))
-    if len(names) > EXPOSED_LIMIT:
-        raise ConfigError(
-            "attributes",
-            f"{len(names)} headers are too many",
-            f"SQS takes {ATTRIBUTE_LIMIT} attributes and mqlift needs {ATTRIBUTE_LIMIT - EXPOSED_LIMIT} of them, "
-            f"so name {EXPOSED_LIMIT} at most",
-        )
-    return names

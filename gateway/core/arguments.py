@@ -1,13 +1,13 @@
 """What RabbitMQ's queue arguments (`x-…`) ask for, read and checked once. Pure.
 
-https://www.rabbitmq.com/docs/queues#optional-arguments. Arguments that are not known are kept, compared when the queue
-is declared again, and mean nothing, as for RabbitMQ.
+https://www.rabbitmq.com/docs/queues#optional-arguments. Arguments that are not known are kept and mean nothing, also
+when the queue is declared again, as for RabbitMQ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from typing import Final
@@ -22,6 +22,9 @@ MAX_PRIORITIES: Final = 255
 
 MAX_MILLISECONDS: Final = 315_360_000_000
 """Ten years: RabbitMQ's limit for times to live and for expiry."""
+
+QUEUE_TYPE: Final = "x-queue-type"
+CLASSIC: Final = "classic"
 
 QUORUM_DELIVERY_LIMIT: Final = 20
 """What a quorum queue has when it does not say, since RabbitMQ 4.0."""
@@ -70,7 +73,8 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
     for name, (field, read) in _KNOWN.items():
         if name in arguments:
             values[field] = read(name, arguments[name])
-    kind = _one_of("x-queue-type", arguments.get("x-queue-type", "classic"), ("classic", "quorum", "stream"))
+    kind = _one_of(QUEUE_TYPE, arguments.get(QUEUE_TYPE, CLASSIC), (CLASSIC, "quorum", "stream"), "queue type")
+    _one_of("x-queue-mode", arguments.get("x-queue-mode", "default"), ("default", "lazy"), "queue mode")
     if kind == "stream":
         _check_durable(spec, "stream")
         for name in sorted(_NOT_OF_STREAMS & arguments.keys()):
@@ -78,6 +82,12 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
         return QueuePolicy(max_length_bytes=values.get("max_length_bytes"), stream=True)  # type: ignore[arg-type]  # read
     if values.get("dead_letter_routing_key") is not None and values.get("dead_letter_exchange") is None:
         raise InvalidArgument("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined")
+    if values.get("max_length_bytes") is not None and not spec.virtual:
+        raise InvalidArgument(
+            "x-max-length-bytes", "a queue in AWS does not know its bytes; x-max-length counts messages"
+        )
+    if values.get("max_priority") and spec.arguments.get("x-fifo") in (True, "true"):
+        raise InvalidArgument("x-max-priority", "a FIFO queue has one order")
     if kind == "quorum":
         _check_durable(spec, "quorum")
         values["quorum"] = True
@@ -87,7 +97,15 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
 
 def is_stream(spec: QueueSpec) -> bool:
     """Whether a stream was asked for."""
-    return spec.arguments.get("x-queue-type") == "stream"
+    return spec.arguments.get(QUEUE_TYPE) == "stream"
+
+
+def read_stream_policy(spec: QueueSpec) -> QueuePolicy:
+    """As `read_policy`, of a queue that is a stream because of where it lives. Raises `InvalidArgument`."""
+    kind = spec.arguments.get(QUEUE_TYPE, "stream")
+    if kind != "stream":
+        raise InvalidArgument(QUEUE_TYPE, f"the queue lives in a stream, and cannot be {kind!r}")
+    return read_policy(replace(spec, arguments={**spec.arguments, QUEUE_TYPE: "stream"}))
 
 
 def _check_durable(spec: QueueSpec, kind: str) -> None:
@@ -105,9 +123,10 @@ def check_equivalent(queue: str, current: QueueSpec, asked: QueueSpec) -> None:
     ):
         if received != present:
             raise Inequivalent("queue", queue, flag, shown(received), shown(present))
-    for name in sorted({*current.arguments, *asked.arguments} - _NOT_COMPARED):
+    for name in _COMPARED:
         given, had = asked.arguments.get(name), current.arguments.get(name)
-        if _comparable(given) != _comparable(had):
+        default = CLASSIC if name == QUEUE_TYPE else None
+        if _comparable(given, default) != _comparable(had, default):
             raise Inequivalent("queue", queue, name, _shown(given), _shown(had))
 
 
@@ -126,11 +145,11 @@ _NOT_OF_STREAMS: Final = frozenset(
 )
 """https://www.rabbitmq.com/docs/streams#feature-comparison"""
 
-_NOT_COMPARED: Final = frozenset({"x-queue-mode", "x-queue-master-locator", "x-queue-version"})
 
-
-def _comparable(value: object) -> object:
+def _comparable(value: object, default: object) -> object:
     """Numbers are equal whatever type they came in, and booleans are no numbers."""
+    if value is None:
+        return default
     if isinstance(value, bool):
         return (bool, value)
     return (int, value) if isinstance(value, (int, float, Decimal)) else value
@@ -141,14 +160,14 @@ def _shown(value: object) -> str:
     return shown(value) if value is None or isinstance(value, known) else repr(value)  # type: ignore[arg-type]
 
 
-def _number(least: int, most: int | None = None) -> Callable[[str, object], int]:
+def _number(least: int, most: int | None = None, too_large: str = "value_too_large") -> Callable[[str, object], int]:
     def read(name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidArgument(name, f"{{unacceptable_type,{_type_name(value)}}}")
+            raise InvalidArgument(name, f'"expected integer, got {_type_name(value)}"')
         if value < 0 or value < least:
             raise InvalidArgument(name, f"{{value_negative,{value}}}" if value < 0 else f"{{value_zero,{value}}}")
         if most is not None and value > most:
-            raise InvalidArgument(name, f"{{value_too_large,{value}}}")
+            raise InvalidArgument(name, f"{{{too_large},{value}}}")
         return value
 
     return read
@@ -172,13 +191,16 @@ def _delivery_limit(name: str, value: object) -> int | None:
 
 
 def _overflow(name: str, value: object) -> Overflow:
-    return Overflow(_one_of(name, value, tuple(each.value for each in Overflow)))
+    try:
+        return Overflow(_text(name, value))
+    except ValueError:
+        raise InvalidArgument(name, "invalid_overflow") from None
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
+def _one_of(name: str, value: object, allowed: tuple[str, ...], what: str) -> str:
     text = _text(name, value)
     if text not in allowed:
-        raise InvalidArgument(name, f"{text!r} is none of {', '.join(allowed)}")
+        raise InvalidArgument(name, f"\"unsupported {what} '{text}'\"")
     return text
 
 
@@ -206,7 +228,10 @@ _KNOWN: Final[Mapping[str, tuple[str, Callable[[str, object], object]]]] = {
     "x-max-length": ("max_length", _number(0)),
     "x-max-length-bytes": ("max_length_bytes", _number(0)),
     "x-overflow": ("overflow", _overflow),
-    "x-max-priority": ("max_priority", _number(0, MAX_PRIORITIES)),
+    "x-max-priority": ("max_priority", _number(0, MAX_PRIORITIES, "max_value_exceeded")),
     "x-single-active-consumer": ("single_active_consumer", _flag),
     "x-delivery-limit": ("delivery_limit", _delivery_limit),
 }
+
+_COMPARED: Final = (*sorted({*_KNOWN, QUEUE_TYPE, "x-fifo"}),)
+"""What has to be the same when a queue is declared again."""

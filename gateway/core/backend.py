@@ -187,9 +187,6 @@ class Backend(Protocol):
     async def remove(self, target: Target) -> None:
         """Remove a queue with its messages. One that is not there is removed already."""
 
-    async def purge(self, target: Target) -> None:
-        """Drop all messages of a queue; it may take a while until all are gone (SQS: 60 s)."""
-
     async def depth(self, target: Target) -> Depth:
         """Approximate counts of a queue."""
 

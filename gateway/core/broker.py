@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -15,7 +16,7 @@ from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
-from gateway.core.deadletter import DeadLettering, Reason, copies_of, dead_letter, goes_in_circles
+from gateway.core.burying import NOTHING_SKIPPED, Undertaker
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, MqliftError, NotSupported, Refused
 from gateway.core.exchanges import Destination as Bound
@@ -25,6 +26,7 @@ from gateway.core.health import Health
 from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
+from gateway.core.priority import Levels, PriorityBackend, with_levels
 from gateway.core.queues import Destination, Sink
 from gateway.core.queuetable import QueueTable
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
@@ -142,6 +144,7 @@ class Broker:
         self._senders: dict[tuple[str, str], Sender] = {}
         self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
+        self._levels = Levels()
         self.store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
@@ -155,7 +158,7 @@ class Broker:
             durable=self._durable,
             shared=self._shared,
             resources=self,
-            bury=self._bury,
+            bury=Undertaker(topology, self, metrics).bury,
             nobody=_NOBODY,
             metrics=metrics,
             limit=limits.durable_queues,
@@ -163,6 +166,7 @@ class Broker:
         self._tails = Tails(routes.tails(), self._open_tail, self._publish_live)
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
+        self._lengths_due = self._loop.time() + RECHECK
 
     async def authenticate(self, credentials: Credentials) -> Identity:
         """Who the peer is. Raises `NotAuthorized`."""
@@ -172,9 +176,13 @@ class Broker:
         """Take up what the state store has kept. Before anything else; raises `StoreError`."""
         await self._retained.restore()
         for name, spec in (await self._durable.restore(self._topology)).items():
-            self._queues.adopt(name, spec.arguments)
+            try:
+                self._queues.adopt(name, spec.arguments)
+            except MqliftError as error:  # such as a rule that was changed since
+                log.error("queue_not_restored", queue=name, problem=str(error))  # noqa: TRY400 - told in one line
         for name in self._routes.named_queues():
-            self._queues.adopt(name, {})
+            if not self._topology.has_queue(name):
+                self._queues.adopt(name, {}, declared=False)
         await self._durable.restore_bindings(self._topology)
         for name, kept in (await self._shared.restore()).items():
             self._queues.adopt(name, kept.arguments, kept.bindings)
@@ -270,10 +278,16 @@ class Broker:
         plan = self._plans.get(address)
         if plan is None or also:
             try:
+                self._topology.check_publish(address.exchange)
                 plan = self._plan(message, also)
             except MqliftError as error:
                 publisher.answer(token, Result(Outcome.REJECTED, error))
                 return
+        self.put(message, plan, publisher, token)
+
+    def put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
+        """Hand a message to all places of its plan; `publisher.answer(token, …)` follows once."""
+        address = message.address
         if self._topology.delaying and address.exchange in self._topology.delaying:
             message = self._delayed(message)
         if len(plan) == 1:
@@ -291,7 +305,8 @@ class Broker:
         delay = message.headers.get(DELAY)
         if isinstance(delay, bool) or not isinstance(delay, int) or delay <= 0:
             return message
-        return replace(message, not_before=time.time() + delay / 1000)
+        # As RabbitMQ's plugin: consumers see how long it was, and it is not delayed again on its way as a dead letter.
+        return replace(message, headers={**message.headers, DELAY: -delay}, not_before=time.time() + delay / 1000)
 
     def declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> Awaitable[None] | None:
         """Have an exchange. What is durable survives the gateway once what this returns has been awaited.
@@ -351,6 +366,15 @@ class Broker:
         self._topology.unbind(destination, exchange, pattern, arguments)
         return self._durable.written()
 
+    def rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> Awaitable[None] | None:
+        """Let a queue have these bindings and no others. As `bind`; where one is impossible, nothing is undone."""
+        for exchange, pattern in bindings:
+            self._topology.bind(queue, exchange, pattern)
+        for binding in self._topology.bindings(queue):
+            if (binding.source, binding.pattern) not in bindings or binding.arguments:
+                self._topology.unbind(queue, binding.source, binding.pattern, binding.arguments)
+        return self._durable.written()
+
     def consume(self, command: Consume, consumer: Owner) -> Subscription:
         """Deliver a queue's messages to a consumer. Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
         return self._queues.consume(command, consumer, consumer)
@@ -359,9 +383,21 @@ class Broker:
         """Take one message, if there is one. Raises `UnknownQueue`, `Locked`, `BackendError`."""
         return await self._queues.get(queue, owner)
 
+    def check_owner(self, queue: str, owner: Owner) -> None:
+        """Raises `Locked` for another connection's exclusive queue."""
+        self._queues.check_owner(queue, owner)
+
     def is_private(self, queue: str, owner: Owner) -> bool:
         """Whether only this connection consumes a queue: it declared it as its own, or it is a kept session's."""
         return self._queues.is_private(queue, owner)
+
+    def is_kept_session(self, queue: str) -> bool:
+        """Whether a queue is that of a kept session, of whomever."""
+        return self._queues.is_kept_session(queue)
+
+    def shared_sources(self, queue: str) -> Collection[tuple[str, str]] | None:
+        """Exchange and pattern of what the queue of a shared subscription is bound to. None for any other queue."""
+        return self._shared.sources(queue)
 
     def disconnected(self, owner: Owner, client_id: str) -> None:
         """A connection has ended: its own queues and its claim, if it made one, end with it."""
@@ -371,18 +407,30 @@ class Broker:
 
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
-        recheck = self._loop.time()
-        await self._tails.start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tails.start())
+            tasks.create_task(self._watch_sessions())
+            tasks.create_task(self._watch_queues())
+            tasks.create_task(self._watch_destinations())
+
+    async def _watch_sessions(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
             self._sessions.sweep()
-            try:
-                await self._queues.sweep()
-            except MqliftError as error:
-                log.warning("housekeeping_failed", problem=str(error))  # and is tried again
-            if self._loop.time() - recheck >= RECHECK:
-                recheck = self._loop.time()
-                await self._look_around()
+
+    async def _watch_queues(self) -> None:
+        """Apart from the others: what it deletes and takes out may be a lot."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            await self._queues.sweep()
+            if self._loop.time() >= self._lengths_due:
+                self._lengths_due = self._loop.time() + RECHECK
+                await self._queues.check_lengths()
+
+    async def _watch_destinations(self) -> None:
+        while True:
+            await asyncio.sleep(RECHECK)
+            await self._look_around()
 
     async def _look_around(self) -> None:
         for sender in list(self._senders.values()):
@@ -393,7 +441,6 @@ class Broker:
             for name in self._shared.unused(self._consumed(), self._sessions.in_use()):
                 await self.delete_queue(name, None)
                 self._shared.forget(name)
-            await self._queues.check_lengths()
             await self._tails.start()
         except MqliftError as error:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
@@ -420,29 +467,27 @@ class Broker:
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
         # What ended only when its dead letter was stored elsewhere.
         await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
+        await self._levels.drain()
+        await self._queues.finish_deletions()
         await self._writer.drain()
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
-        for queue in self._queues.all_durable():
-            await queue.aclose()
+        await self._queues.aclose()
         await self._tails.aclose()
         for sender in self._senders.values():
             await sender.aclose()
         await self._sessions.aclose()
         await self._writer.drain()
         await self.store.aclose()
+        await self._levels.aclose()
         for backend in self._backends.values():
             await backend.aclose()
 
     def _plan(self, message: Message, also: Sequence[str]) -> tuple[Sink, ...]:
         """Where a message goes: each place once, bound queues first. Raises `UnknownExchange`, `Refused`, `Invalid`."""
         address = message.address
-        self._topology.check_publish(address.exchange)
-        sinks: dict[object, Sink] = {}
-        for key in (address.routing_key, *also):
-            self._add_sinks(sinks, Address(address.exchange, key), message.headers)
-        plan = tuple(sinks.values())
+        plan = self.sinks(message, also, NOTHING_SKIPPED)
         if also or self._topology.routes_by_headers(address.exchange):
             return plan
         if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
@@ -452,8 +497,19 @@ class Broker:
         self._plans[address] = plan
         return plan
 
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, headers: Headers) -> None:
-        names = list(self._topology.route(address.exchange, address.routing_key, headers))
+    def sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
+        """Where a message goes; `skipped` are queues that are not to have it, though it is routed to them.
+
+        Raises `UnknownExchange`, `Refused`, `Invalid`.
+        """
+        sinks: dict[object, Sink] = {}
+        for key in (message.address.routing_key, *also):
+            address = Address(message.address.exchange, key)
+            names = self._topology.route(address.exchange, key, message.headers)
+            self._add_sinks(sinks, address, [name for name in names if name not in skipped])
+        return tuple(sinks.values())
+
+    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str]) -> None:
         targets = list(self._routes.for_publish(address))
         for name in names:
             targets.extend(self._routes.copies(name))
@@ -508,32 +564,24 @@ class Broker:
             if virtual is not None:
                 virtual.put(message, _NOBODY, _LIVE, None)
 
-    def _bury(self, queue: DeadLettering, message: Message, reason: Reason, done: Callable[[Result], None]) -> None:
-        """Send what a queue gave up to its dead-letter exchange; without one it ends here, as in RabbitMQ."""
-        self._metrics.dead_letters.labels(reason.value).inc()
-        policy = queue.policy
-        exchange = policy.dead_letter_exchange
-        if exchange is None:
-            done(ACCEPTED)
-            return
-        letter = dead_letter(message, queue.name, reason, time.time(), exchange, policy.dead_letter_routing_key)
-        also = copies_of(letter.headers)
-        address = letter.address
-        try:
-            names = self._topology.route(exchange, address.routing_key, letter.headers)
-            circling = reason is not Reason.REJECTED and goes_in_circles(letter, names)
-        except UnknownExchange:
-            circling = True  # or rather, going nowhere
-        if circling:
-            self._metrics.dead_letters_dropped.inc()
-            done(ACCEPTED)
-            return
-        self.publish(letter, Burial(done), None, also)
-
     # What queues need
 
-    def backend(self, target: Target) -> Backend:
-        return self._backends[target.kind]
+    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
+        """What a queue lives in: its backend, or for one with priorities several queues of that.
+
+        Raises `InvalidArgument`.
+        """
+        return self._levels.keep(target, self._made_for(target, policy))
+
+    def _made_for(self, target: Target, policy: QueuePolicy) -> Backend:
+        backend = self._backend_of(target)
+        if not policy.max_priority or isinstance(backend, PriorityBackend):
+            return backend
+        ruled = self._routes.home(target.queue) is not None
+        return with_levels(backend, target, policy.max_priority, by_name=ruled)
+
+    def _backend_of(self, target: Target) -> Backend:
+        return self._levels.find(target) or self._backends[target.kind]
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`, and `NotSupported` for a stream where none can live."""
@@ -547,7 +595,7 @@ class Broker:
 
     def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
         """What polls a queue."""
-        backend = self._backends[target.kind]
+        backend = self._backend_of(target)
         return Receiver(
             backend,
             target,
@@ -565,7 +613,8 @@ class Broker:
         if sender is not None:
             await sender.drain()  # an entry that came later than the deletion would make the queue anew
             await sender.aclose()
-        await self._backends[target.kind].remove(target)
+        await self._backend_of(target).remove(target)
+        await self._levels.forget(target)
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)
@@ -593,7 +642,7 @@ class Broker:
                     f"{target.kind} '{target.name}': {limit} destinations are in use, the limit of this gateway"
                 )
             sender = self._senders[key] = Sender(
-                self._backends[target.kind],
+                self._backend_of(target),
                 target,
                 policy=self._sending,
                 inflight=self._inflight,
@@ -602,37 +651,20 @@ class Broker:
             )
         return sender
 
-    async def ensure(self, target: Target, spec: QueueSpec) -> None:
-        """Find or create a resource, trying again while that may help."""
+    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
+        """Find or create a queue, trying again while that may help."""
+        backend = self._made_for(target, policy)
         deadline = self._loop.time() + self._sending.timeout
         attempt = 0
         while True:
             try:
-                return await self._backends[target.kind].ensure(target, spec)
+                return await backend.ensure(target, spec)
             except BackendError as error:
                 attempt += 1
                 delay = self._sending.backoff(attempt)
                 if not error.retriable or self._loop.time() + delay >= deadline:
                     raise
             await asyncio.sleep(delay)
-
-
-class Burial:
-    """Publishes a dead letter, and tells what became of it; it cannot be made to wait."""
-
-    __slots__ = ("_done",)
-
-    def __init__(self, done: Callable[[Result], None]) -> None:
-        self._done = done
-
-    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - there is one
-        self._done(result)
-
-    def pause(self, reason: object) -> None:
-        """Dead letters are no more than consumers hold."""
-
-    def resume(self, reason: object) -> None:
-        """Nothing was paused."""
 
 
 class _Live:

@@ -21,7 +21,8 @@ COPIES: Final = "CC"
 """Header: more routing keys that a message was published with."""
 
 MAX_DEATHS: Final = 64
-"""Entries of `x-death` that are kept: a message that wanders through more queues forgets the first ones."""
+"""Entries of `x-death` that are kept. A message that wanders through so many queues without anybody rejecting it would
+go on for ever, as far as can be told."""
 
 
 class Reason(Enum):
@@ -61,7 +62,8 @@ def dead_letter(message: Message, queue: str, reason: Reason, now: float, exchan
     """
     headers = dict(message.headers)
     deaths = deaths_of(headers)
-    death = _death(message, queue, reason, now, deaths)
+    known = next((entry for entry in deaths if _same(entry, queue, reason)), None)
+    death = _died_again(known) if known is not None else _death(message, queue, reason, now)
     others = [entry for entry in deaths if not _same(entry, queue, reason)]
     headers[DEATHS] = [death, *others[: MAX_DEATHS - 1]]
     for place, value in (("reason", reason.value), ("queue", queue), ("exchange", message.address.exchange)):
@@ -78,17 +80,16 @@ def dead_letter(message: Message, queue: str, reason: Reason, now: float, exchan
     )
 
 
-def _death(
-    message: Message, queue: str, reason: Reason, now: float, deaths: Sequence[dict[str, HeaderValue]]
-) -> HeaderValue:
-    count = 1
-    for entry in deaths:
-        known = entry.get("count")
-        if _same(entry, queue, reason) and isinstance(known, int):
-            count += known
+def _died_again(known: dict[str, HeaderValue]) -> HeaderValue:
+    """The first time, exchange and keys stay, as in RabbitMQ."""
+    count = known.get("count")
+    return {**known, "count": count + 1 if isinstance(count, int) else 1}
+
+
+def _death(message: Message, queue: str, reason: Reason, now: float) -> HeaderValue:
     keys: list[HeaderValue] = [message.address.routing_key, *copies_of(message.headers)]
     death: dict[str, HeaderValue] = {
-        "count": count,
+        "count": 1,
         "reason": reason.value,
         "queue": queue,
         "time": datetime.fromtimestamp(int(now), UTC),
@@ -112,14 +113,13 @@ def deaths_of(headers: Headers) -> list[dict[str, HeaderValue]]:
     return [entry for entry in deaths if isinstance(entry, dict)] if isinstance(deaths, list) else []
 
 
-def goes_in_circles(message: Message, queues: Iterable[str]) -> bool:
-    """Whether a dead letter would only reach queues that have given it up already, with nobody rejecting it meanwhile.
+def circles(letter: Message, queues: Iterable[str]) -> set[str]:
+    """The queues that have given a dead letter up already, with nobody rejecting it since: it would go round for ever.
 
-    As RabbitMQ ("Automatic dead-letter cycles"): it is dropped, or it would go round for ever.
+    As in RabbitMQ, which drops it there ("Dead-Lettered Effects on Messages", automatic cycles).
     """
-    deaths = deaths_of(message.headers)
-    names = list(queues)
-    return bool(names) and all(_circle(deaths, name) for name in names)
+    deaths = deaths_of(letter.headers)
+    return {queue for queue in queues if _circle(deaths, queue)}
 
 
 def _circle(deaths: Sequence[dict[str, HeaderValue]], queue: str) -> bool:
@@ -128,7 +128,7 @@ def _circle(deaths: Sequence[dict[str, HeaderValue]], queue: str) -> bool:
             return False
         if entry.get("queue") == queue:
             return True
-    return False
+    return len(deaths) >= MAX_DEATHS
 
 
 def _same(entry: dict[str, HeaderValue], queue: str, reason: Reason) -> bool:

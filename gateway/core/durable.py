@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -24,6 +24,9 @@ EXCHANGE: Final = "exchange"
 QUEUE: Final = "queue"
 BINDING: Final = "binding"
 
+UNDONE: Final = 100_000
+"""Records that are remembered until they are written: as many as the writer takes."""
+
 
 class DurableTopology:
     """Writes down every durable change, and reads it back. The topology's journal."""
@@ -32,6 +35,8 @@ class DurableTopology:
         self._store = store
         self._writer = writer
         self._unwritten: list[asyncio.Future[None]] = []
+        self._undone: dict[tuple[str, str], _Write] = {}
+        """What is being written, or could not be: who asks for the same again must not be told that it is durable."""
 
     def exchange_changed(self, name: str, spec: ExchangeSpec | None) -> None:
         self._write(EXCHANGE, name, None if spec is None else _pack_exchange(spec))
@@ -40,6 +45,17 @@ class DurableTopology:
         key = _binding_key(binding)
         self._write(BINDING, key, b"{}" if bound else None)
 
+    def exchange_repeated(self, name: str) -> None:
+        self._repeat(EXCHANGE, name)
+
+    def binding_repeated(self, binding: Binding) -> None:
+        if self._undone:
+            self._repeat(BINDING, _binding_key(binding))
+
+    def queue_repeated(self, name: str) -> None:
+        """A queue was asked for again, or to be deleted and is not there."""
+        self._repeat(QUEUE, name)
+
     def queue_changed(self, name: str, spec: QueueSpec | None) -> None:
         """A queue was declared, or with None deleted."""
         self._write(QUEUE, name, None if spec is None else orjson.dumps({"arguments": _pack(spec.arguments)}))
@@ -47,25 +63,30 @@ class DurableTopology:
     def written(self) -> Awaitable[None] | None:
         """What to wait for until everything that was told since the last call is durable; None for nothing.
 
-        Raises `StoreError` when awaited.
+        To be called before anything else may happen, or others would wait in one's place. Raises `StoreError` when
+        awaited.
         """
         if not self._unwritten:
             return None
         unwritten, self._unwritten = self._unwritten, []
-        return _all(unwritten)
+        return Writes(unwritten)
+
+    def forget(self) -> None:
+        """Nobody waits for what was told since the last call; the writer logs what goes wrong."""
+        self._unwritten.clear()
 
     async def restore(self, topology: Topology) -> Mapping[str, QueueSpec]:
         """Declare the exchanges that are kept, and give the queues. Raises `StoreError`."""
         async for record in every_record(self._store, EXCHANGE):
             try:
                 topology.declare_exchange(record.key, _unpack_exchange(record.value))
-            except (MqliftError, KeyError, TypeError, ValueError) as error:
+            except (MqliftError, AttributeError, KeyError, TypeError, ValueError) as error:
                 log.error("exchange_unreadable", exchange=record.key, problem=str(error))  # noqa: TRY400
         queues: dict[str, QueueSpec] = {}
         async for record in every_record(self._store, QUEUE):
             try:
                 queues[record.key] = QueueSpec(arguments=_unpack(orjson.loads(record.value)["arguments"]))
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 log.error("queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400
         return queues
 
@@ -76,13 +97,21 @@ class DurableTopology:
                 source, kind, name, pattern, arguments = orjson.loads(record.key)
                 destination = ToExchange(name) if kind == EXCHANGE else str(name)
                 topology.bind(destination, source, pattern, _unpack(arguments))
-            except (MqliftError, TypeError, ValueError) as error:
+            except (MqliftError, AttributeError, TypeError, ValueError) as error:
                 log.error("binding_unreadable", binding=record.key, problem=str(error))  # noqa: TRY400
+
+    def _repeat(self, kind: str, key: str) -> None:
+        if (kind, key) in self._undone:
+            self._write(kind, key, self._undone[kind, key].value)
 
     def _write(self, kind: str, key: str, value: bytes | None) -> None:
         write: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+        noted = self._note(kind, key, value)
+
         def done(error: MqliftError | None) -> None:
+            if error is None and self._undone.get((kind, key)) is noted:
+                del self._undone[kind, key]
             if write.cancelled():
                 return
             if error is None:
@@ -94,10 +123,33 @@ class DurableTopology:
         self._unwritten.append(write)
         self._writer.write(kind, key, value, done)
 
+    def _note(self, kind: str, key: str, value: bytes | None) -> _Write:
+        if len(self._undone) >= UNDONE:
+            del self._undone[next(iter(self._undone))]
+        noted = self._undone[kind, key] = _Write(value)
+        return noted
 
-async def _all(writes: Sequence[asyncio.Future[None]]) -> None:
-    for write in writes:
-        await write
+
+class _Write:
+    """The latest that was asked for of one record; None removes it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bytes | None) -> None:
+        self.value = value
+
+
+class Writes:
+    """Writes that somebody may wait for, or not. Raises `StoreError` for the first that failed."""
+
+    __slots__ = ("_writes",)
+
+    def __init__(self, writes: Sequence[asyncio.Future[None]]) -> None:
+        self._writes = writes
+
+    def __await__(self) -> Generator[object, None, None]:
+        for write in self._writes:
+            yield from write
 
 
 def _pack(arguments: Mapping[str, object]) -> dict[str, object]:

@@ -212,8 +212,8 @@ class _HeadersMatch:
 
 
 def _equal(wanted: HeaderValue, given: HeaderValue) -> bool:
-    """A binding without a value asks for the header's presence; types count, as for RabbitMQ: 1 is not true."""
-    return wanted is None or (type(wanted) is type(given) and wanted == given)
+    """A binding without a value asks for the header's presence; as for RabbitMQ, 1 equals 1.0 and not true."""
+    return wanted is None or (isinstance(wanted, bool) is isinstance(given, bool) and wanted == given)
 
 
 class _Headers:
@@ -245,6 +245,8 @@ class Exchange:
         self.bindings: dict[BindingKey, Headers] = {}
         self.onward = 0
         """Bindings to other exchanges."""
+        if spec.arguments.get(ALTERNATE) is not None and spec.alternate is None:
+            raise InvalidArgument(ALTERNATE, "is the name of an exchange")
         deciding = spec.deciding
         self.by_headers = deciding is ExchangeType.HEADERS
         self._router: Router = _new_router(deciding, shield_dollar=shield_dollar)

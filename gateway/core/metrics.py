@@ -157,6 +157,8 @@ class Metrics:
         self.polls = gauge("polls", "Receive requests under way", "queue")
         self.dropped = counter("virtual_queue_dropped", "Messages dropped from a full virtual queue of a slow consumer")
 
+        self.virtual_ready = gauge("virtual_queue_messages", "Messages in memory that wait for a consumer")
+
         self._queues: dict[str, WeakSet[CountedQueue]] = {}
 
         self.aws_calls = counter("aws_calls", "Requests to AWS", "service", "action", "outcome")

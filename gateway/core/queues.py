@@ -7,7 +7,10 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
+
+import structlog
 
 from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
@@ -15,10 +18,12 @@ from gateway.core.deadletter import Bury, Reason
 from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
-from gateway.core.receiver import Keeper, Receiver
+from gateway.core.receiver import GET_WAIT, Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription
+
+log = structlog.get_logger("mqlift.queues")
 
 EXPIRING: Final = 1_000
 """Messages of one queue without consumers that are watched until they expire; the others follow as these go."""
@@ -28,6 +33,18 @@ DEPTH_SECONDS: Final = 1.0
 
 EARLY: Final = 0.5
 """Seconds before its time at which a delayed message may be delivered: SQS counts whole seconds."""
+
+LET_GO: Final = 60.0
+"""Seconds before the longest hold of the service at which a message is given back."""
+
+PURGING_POLLS: Final = 8
+"""Requests of a purge under way at once: some thousand messages a second."""
+
+PURGING_VISIBILITY: Final = 30.0
+"""Seconds that a message stays hidden which a purge has received and could not delete."""
+
+CLOCKS_APART: Final = 1.0
+"""Seconds by which the service's clock may be ahead of ours, before a purge spares what was sent before it."""
 
 TRIMMED: Final = 1_000
 """Messages that one look at a queue over its length takes out, at most."""
@@ -78,6 +95,8 @@ class BackendQueue:
         self.policy = read_policy(spec)
         self.ensured = False
         """Whether the backend has said that it is there. One that only a rule names is found, or made, by sending."""
+        self.declared = False
+        """Whether a client has said how it is to be; of one that only a rule names, or that was found, nobody has."""
         self.used_at = asyncio.get_running_loop().time()
         """When it was last declared, consumed or read, on the event loop's clock."""
         self.full = False
@@ -91,8 +110,12 @@ class BackendQueue:
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
         self._waiting: _Waiting | None = None
+        self._expiring = self.policy.message_ttl is not None
+        """Whether messages that expire may be in it."""
         self._depth: Depth | None = None
         self._depth_at = float("-inf")
+        self._put_since = False
+        """Messages were put into it since it was last counted."""
 
     # Publishing
 
@@ -108,8 +131,10 @@ class BackendQueue:
             except Refused as error:
                 waiter.answer(token, Result(Outcome.REJECTED, error))
                 return
-        if message.properties.expiration is not None and self.policy.dead_letter_exchange is not None:
-            self._watch_expiry()
+        if message.properties.expiration is not None and not self._expiring:
+            self._expiring = True
+            self.watch_expiry()
+        self._put_since = True
         self._sender.put(self.target, message, publisher, waiter, token)
 
     # Consuming
@@ -169,18 +194,14 @@ class BackendQueue:
 
     def idle(self) -> None:
         self.used_at = asyncio.get_running_loop().time()
-        if self.policy.message_ttl is not None and self.policy.dead_letter_exchange is not None:
-            self._watch_expiry()
+        self.watch_expiry()
 
     # Expiry, delays, dead letters
 
     def watch_expiry(self) -> None:
         """Dead letters of messages that expire are due even when nobody consumes the queue."""
-        if self.policy.message_ttl is not None and self.policy.dead_letter_exchange is not None:
-            self._watch_expiry()
-
-    def _watch_expiry(self) -> None:
-        if self._waiting is None and not self.consumers:
+        wanted = self._expiring and self.policy.dead_letter_exchange is not None
+        if wanted and self._waiting is None and not self.consumers:
             self._waiting = _Waiting(self, self._receiving(), self._wall)
 
     def _stop_waiting(self) -> None:
@@ -194,7 +215,10 @@ class BackendQueue:
         own = delivery.message.properties.expiration
         if own is not None and (ttl is None or own < ttl):
             ttl = own
-        return None if ttl is None or not delivery.stored_at else delivery.stored_at + ttl / 1000
+        if ttl is None or not delivery.stored_at:
+            return None
+        # A delayed message begins to wait when its delay is over, as behind RabbitMQ's delayed exchange.
+        return max(delivery.stored_at, delivery.message.not_before) + ttl / 1000
 
     def expire(self, delivery: Delivery) -> None:
         self._give_up(delivery, Reason.EXPIRED)
@@ -217,13 +241,19 @@ class BackendQueue:
         self._bury(self, delivery.message, reason, self._settling(delivery))
 
     def _settling(self, delivery: Delivery) -> Callable[[Result], None]:
-        """What ends a delivery when its message is stored elsewhere, or gives it back when it is not."""
+        """What ends a delivery when its message is stored elsewhere.
+
+        When it is not, the delivery is left alone: it comes back when its visibility ends, which is the pause before
+        the next attempt. Given back at once, it would be tried as fast as the backend can answer.
+        """
         assert self._receiver is not None
         settler = self._receiver.settler
 
         def done(result: Result) -> None:
-            accepted = result.outcome is Outcome.ACCEPTED
-            settler.settle(delivery, Outcome.ACCEPTED if accepted else Outcome.RELEASED)
+            if result.outcome is Outcome.ACCEPTED:
+                settler.settle(delivery, Outcome.ACCEPTED)
+            else:
+                log.warning("message_not_moved", queue=self.name, problem=str(result.error))
 
         return done
 
@@ -232,25 +262,65 @@ class BackendQueue:
         assert self._receiver is not None
         if self._receiver.withdraw(delivery):
             if self._sender is None:
-                self._sender = self._open_sender(self.target)
+                try:
+                    self._sender = self._open_sender(self.target)
+                except Refused as error:
+                    self._settling(delivery)(Result(Outcome.RELEASED, error))
+                    return
             done = _Done(self._settling(delivery))
             self._sender.put(self.target, delivery.message, self._nobody, done, None)
 
     # Counts
 
-    async def depth(self) -> Depth:
-        """Approximate counts, not older than a second. Raises `BackendError`."""
+    async def depth(self, *, fresh: bool = False) -> Depth:
+        """Approximate counts, not older than a second or the last publish. Raises `BackendError`."""
         now = asyncio.get_running_loop().time()
-        if self._depth is None or now - self._depth_at > DEPTH_SECONDS:
+        if self._depth is None or fresh or self._put_since or now - self._depth_at > DEPTH_SECONDS:
+            self._put_since = False
             self._depth = await self._backend.depth(self.target)
             self._depth_at = now
         return self._depth
 
+    async def remaining(self) -> int:
+        """Messages that are ready after one was taken with `get`, approximately. Raises `BackendError`."""
+        depth = self._depth
+        if depth is not None and asyncio.get_running_loop().time() - self._depth_at <= DEPTH_SECONDS:
+            self._depth = replace(depth, ready=max(depth.ready - 1, 0))
+            return self._depth.ready
+        return (await self.depth()).ready
+
     async def purge(self) -> int:
-        """Drop its messages; how many there were, approximately. Raises `BackendError`."""
-        count = (await self.depth()).ready
-        await self._backend.purge(self.target)
+        """Drop the messages that nobody holds; how many there were. Raises `BackendError`.
+
+        They are received and deleted: SQS's own PurgeQueue also drops what is sent within the next minute.
+        """
+        count = 0
+        while self._waiting is not None and (delivery := self._waiting.take()) is not None:
+            delivery.source.settle(delivery, Outcome.ACCEPTED)
+            count += 1
+        began = self._wall()
+        purges = [self._purge(began) for _ in range(PURGING_POLLS)]
+        results = await asyncio.gather(*purges, return_exceptions=True)
         self._depth = None
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            count += result
+        return count
+
+    async def _purge(self, began: float) -> int:
+        """Delete until nothing comes, or only what was sent later."""
+        most = self._backend.limits.receive_entries
+        count = 0
+        while received := await self._backend.receive(self.target, most, GET_WAIT, PURGING_VISIBILITY):
+            old = [each.receipt for each in received if each.stored_at <= began + CLOCKS_APART]
+            young = [each.receipt for each in received if each.stored_at > began + CLOCKS_APART]
+            if old:
+                results = await self._backend.settle(self.target, old, Outcome.ACCEPTED)
+                count += sum(result.outcome is Outcome.ACCEPTED for result in results)
+            if young:
+                await self._backend.settle(self.target, young, Outcome.RELEASED)
+                break
         return count
 
     async def check_length(self) -> None:
@@ -271,10 +341,24 @@ class BackendQueue:
 
     # Ending
 
+    @property
+    def unsent(self) -> int:
+        """Messages that were published to it, and that the backend has not answered for."""
+        return 0 if self._sender is None else self._sender.held
+
     def cancel_consumers(self) -> None:
         """It has been deleted: tell those who consume it."""
+        self.stop_polling()
         if self._receiver is not None:
-            self._receiver.cancel_consumers()
+            self._receiver.cancel_consumers(deleted=True)
+
+    def redefine(self, spec: QueueSpec) -> None:
+        """Be as the first declaration asks for; until then nobody has. Raises `InvalidArgument`, `NotSupported`."""
+        self.policy = read_policy(spec)
+        self.spec = spec
+        self._expiring = self._expiring or self.policy.message_ttl is not None
+        if self._receiver is not None:
+            self._receiver.be_single(self.policy.single_active_consumer)
 
     def stop_polling(self) -> None:
         """No new polls; what consumers hold can still be settled."""
@@ -312,11 +396,15 @@ class _Waiting:
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:  # noqa: ARG002 - there is one
         self._held[delivery] = None
+        # Beyond the service's longest hold it comes back, and would be held twice: so it is given back before.
+        due = self._wall() + delivery.held_until - self._loop.time() - LET_GO
         ends = self._queue.ends(delivery)
-        if ends is not None:
-            heapq.heappush(self._due, (ends, next(self._numbers), delivery))
-            if self._due[0][2] is delivery:
-                self._set_timer()
+        heapq.heappush(self._due, (due if ends is None else min(ends, due), next(self._numbers), delivery))
+        if self._due[0][2] is delivery:
+            self._set_timer()
+        if len(self._due) > 2 * EXPIRING:
+            self._due = [entry for entry in self._due if entry[2] in self._held]  # others took them with `get`
+            heapq.heapify(self._due)
 
     def cancelled(self, subscription: Subscription) -> None:
         """Never asked for."""
@@ -336,8 +424,9 @@ class _Waiting:
         if self._timer is not None:
             self._timer.cancel()
         for delivery in list(self._held):
-            self._receiver.settle(delivery, Outcome.RELEASED)
+            self._receiver.release(delivery)
         self._held.clear()
+        self._due.clear()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -349,9 +438,14 @@ class _Waiting:
         now = self._wall()
         while self._due and self._due[0][0] <= now:
             _, _, delivery = heapq.heappop(self._due)
-            if delivery in self._held:
-                del self._held[delivery]
+            if delivery not in self._held:
+                continue
+            del self._held[delivery]
+            ends = self._queue.ends(delivery)
+            if ends is not None and ends <= now:
                 self._queue.expire(delivery)
+            else:
+                self._receiver.release(delivery)
         if self._due:
             self._set_timer()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
 
-from gateway.core.arguments import QueuePolicy, check_equivalent
+from gateway.core.arguments import NO_POLICY, QueuePolicy, check_equivalent, read_policy, read_stream_policy
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.deadletter import Bury
 from gateway.core.durable import DurableTopology
@@ -25,16 +25,15 @@ from gateway.core.stream import StreamBackend
 from gateway.core.streamoffset import STREAM_OFFSET
 from gateway.core.streams import StreamQueue
 from gateway.core.subscription import Consumer, Subscription
-from gateway.core.topology import Topology, UnknownQueue
+from gateway.core.topology import Binding, Topology, UnknownExchange, UnknownQueue
 from gateway.core.virtual import VirtualQueue
 
 log = structlog.get_logger("mqlift.queues")
 
+T = TypeVar("T")
+
 DurableQueue: TypeAlias = BackendQueue | StreamQueue
 Queue: TypeAlias = DurableQueue | VirtualQueue
-
-NOWHERE: Final = 10.0
-"""Seconds that a queue which AWS does not have is not asked for again by consumers and passive declarations."""
 
 
 class Resources(Protocol):
@@ -43,7 +42,8 @@ class Resources(Protocol):
     store: StateStore
     health: Health
 
-    def backend(self, target: Target) -> Backend: ...
+    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
+        """What a queue lives in. Raises `InvalidArgument` for what it cannot have there."""
 
     def sender(self, target: Target) -> Sender:
         """Raises `Refused` at a limit."""
@@ -53,11 +53,40 @@ class Resources(Protocol):
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`."""
 
-    async def ensure(self, target: Target, spec: QueueSpec) -> None:
+    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
         """Find or create it, trying again while that may help. Raises `BackendError`."""
 
     async def remove(self, target: Target) -> None:
         """Remove it in the backend, once everything that was sent to it has its answer. Raises `BackendError`."""
+
+
+class _Alone:
+    """One after the other, what changes the queue of one name: so a declaration never meets a half-made decision."""
+
+    __slots__ = ("_lock", "_locks", "_name", "_users")
+
+    def __init__(self, locks: dict[str, _Alone], name: str) -> None:
+        self._locks = locks
+        self._name = name
+        self._lock = asyncio.Lock()
+        self._users = 0
+
+    async def __aenter__(self) -> None:
+        self._users += 1
+        try:
+            await self._lock.acquire()
+        except asyncio.CancelledError:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if not self._users:
+            del self._locks[self._name]
 
 
 class QueueTable:
@@ -88,6 +117,9 @@ class QueueTable:
         self._virtual: dict[str, VirtualQueue] = {}
         self._owners: dict[str, object] = {}
         self._owned: dict[object, set[str]] = {}
+        self._alone: dict[str, _Alone] = {}
+        self._deletions: set[asyncio.Task[Any]] = set()
+        metrics.virtual_ready.set_function(lambda: sum(queue.ready for queue in self._virtual.values()))
 
     # Looking
 
@@ -107,39 +139,74 @@ class QueueTable:
             return bool(durable.spec.arguments.get(SESSION))
         return name in self._owned.get(owner, ())
 
+    def is_kept_session(self, name: str) -> bool:
+        """Whether a queue is that of a kept session, of whomever."""
+        durable = self._durable.get(name)
+        return durable is not None and bool(durable.spec.arguments.get(SESSION))
+
     def _find(self, name: str, owner: object) -> Queue:
         """Raises `UnknownQueue`, and `Locked` for somebody else's."""
         queue = self._durable.get(name) or self._virtual.get(name)
         if queue is None:
             raise UnknownQueue(name)
+        self.check_owner(name, owner)
+        return queue
+
+    def check_owner(self, name: str, owner: object) -> None:
+        """Raises `Locked` for somebody else's queue."""
         if self._owners.get(name, owner) is not owner:
             raise Locked(name)
-        return queue
 
     # Declaring
 
     async def declare(self, name: str, spec: QueueSpec, presence: Presence, owner: object) -> Counted:
         """Raises `Inequivalent`, `UnknownQueue`, `Locked`, `Refused`, `BackendError`, `StoreError`."""
-        known = self._known(name, spec, presence, owner)
-        if known is None:
-            if presence is Presence.REQUIRED:
-                known = await self._look_for(name)
-            elif spec.virtual:
-                known = self._make_virtual(name, spec, owner)
-            else:
-                known = await self._make_durable(name, spec)
-        known.used_at = self._loop.time()
+        async with self._one_at_a_time(name):
+            known = self._known(name, spec, presence, owner)
+            if known is None:
+                if presence is Presence.REQUIRED:
+                    known = await self._look_for(name)
+                elif spec.virtual:
+                    known = self._make_virtual(name, spec, owner)
+                else:
+                    known = await self._make_durable(name, spec)
+            elif not isinstance(known, VirtualQueue):
+                await self._repeat(known)
+            known.used_at = self._loop.time()
         return await self._count(known, presence)
 
+    def _one_at_a_time(self, name: str) -> _Alone:
+        alone = self._alone.get(name)
+        if alone is None:
+            alone = self._alone[name] = _Alone(self._alone, name)
+        return alone
+
     def _known(self, name: str, spec: QueueSpec, presence: Presence, owner: object) -> Queue | None:
+        """The queue, if there is nothing to be made. Raises `Inequivalent`, `Locked`."""
         if name not in self._virtual and name not in self._durable:
             return None
         queue = self._find(name, owner)
+        if presence is Presence.REQUIRED:
+            return queue
+        if isinstance(queue, VirtualQueue):
+            if presence is Presence.EQUIVALENT:
+                check_equivalent(name, queue.spec, spec)
+            return queue
         if presence is Presence.EQUIVALENT:
+            if (
+                not queue.declared
+                and not spec.arguments.get("x-max-priority")
+                and self._resources.home(name, spec) == queue.target
+            ):
+                check_equivalent(name, QueueSpec(arguments=spec.arguments), spec)
+                return None
             check_equivalent(name, queue.spec, spec)
-        if not isinstance(queue, VirtualQueue) and not queue.ensured and presence is not Presence.REQUIRED:
-            return None
-        return queue
+        return queue if queue.ensured else None
+
+    async def _repeat(self, queue: DurableQueue) -> None:
+        """A queue was declared again: it may still be on its way into the store."""
+        self._kept.queue_repeated(queue.name)
+        await self._written()
 
     def _make_virtual(self, name: str, spec: QueueSpec, owner: object) -> VirtualQueue:
         queue = VirtualQueue(name, spec, self._metrics, bury=self._bury, on_unused=lambda: self._drop(name))
@@ -153,14 +220,16 @@ class QueueTable:
     async def _make_durable(self, name: str, spec: QueueSpec) -> Queue:
         known = self._durable.get(name)
         if known is None:
-            self._check_room(name)  # before anything is created
-        spec = known.spec if known is not None else spec
-        await self._resources.ensure(known.target if known else self._resources.home(name, spec), spec)
-        virtual = self._virtual.get(name)
-        if virtual is not None:
-            return virtual  # somebody else has taken the name meanwhile
+            self._check_room(name)
+        elif known.declared:
+            spec = known.spec
+        target = known.target if known is not None else self._resources.home(name, spec)
+        policy = self._policy(target, spec)  # before anything is created
+        await self._resources.ensure(target, spec, policy)
         queue = self.known(name, spec)
-        queue.ensured = True
+        if not queue.declared:
+            queue.redefine(spec)
+        queue.ensured = queue.declared = True
         if spec.arguments.get(SHARED):
             self._shared.declare(name, spec.arguments)
         elif not spec.arguments.get(SESSION):
@@ -170,6 +239,7 @@ class QueueTable:
         return queue
 
     async def _written(self) -> None:
+        """Wait for what has just been told to the store. Nothing may come between; raises `StoreError`."""
         if (written := self._kept.written()) is not None:
             await written
 
@@ -177,7 +247,7 @@ class QueueTable:
         """A queue that nobody has declared here may be there all the same: made by another gateway, or in AWS."""
         target = self._resources.home(name, QueueSpec())
         try:
-            await self._resources.backend(target).probe(target)
+            await self._resources.backend(target, NO_POLICY).probe(target)
         except NotFound:
             raise UnknownQueue(name) from None
         queue = self.known(name, QueueSpec())
@@ -204,10 +274,16 @@ class QueueTable:
         self._durable[name] = queue
         return queue
 
+    def _policy(self, target: Target, spec: QueueSpec) -> QueuePolicy:
+        """What a queue's arguments mean where it lives. Raises `InvalidArgument`."""
+        if isinstance(self._resources.backend(target, NO_POLICY), StreamBackend):
+            return read_stream_policy(spec)
+        return read_policy(spec)
+
     def _make(self, target: Target, spec: QueueSpec) -> DurableQueue:
         """Raises `InvalidArgument`, `NotSupported`."""
-        backend = self._resources.backend(target)
         resources = self._resources
+        backend = resources.backend(target, self._policy(target, spec))
         if isinstance(backend, StreamBackend):
             return StreamQueue(
                 target,
@@ -228,9 +304,17 @@ class QueueTable:
             nobody=self._nobody,
         )
 
-    def adopt(self, name: str, arguments: Mapping[str, object], bindings: Iterable[tuple[str, str]] = ()) -> None:
+    def adopt(
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        bindings: Iterable[tuple[str, str]] = (),
+        *,
+        declared: bool = True,
+    ) -> None:
         """Make a kept queue known again. It is not asked for in AWS before it is used."""
         queue = self.known(name, QueueSpec(arguments=arguments))
+        queue.declared = declared
         for exchange, pattern in bindings:
             self._topology.bind(name, exchange, pattern)
         queue.watch_expiry()
@@ -242,49 +326,100 @@ class QueueTable:
     # Deleting
 
     async def delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
-        """`Counted` also when there was none. Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`."""
-        try:
-            queue = self._find(name, owner)
-        except UnknownQueue:
-            return Counted(0)
-        if if_unused and queue.consumers:
-            raise InUse(f"queue '{name}' has consumers")
-        count = queue.ready if isinstance(queue, VirtualQueue) else await self._waiting_in(queue, if_empty=if_empty)
-        if if_empty and count:
-            raise NotEmpty(f"queue '{name}' has messages")
-        if isinstance(queue, VirtualQueue):
-            self._drop(name)
-        else:
-            await self.delete_durable(queue)
+        """`Counted` also when there was none. Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`, `StoreError`.
+
+        Whoever asks for it may vanish: it is done all the same, and nobody declares the queue anew before it is.
+        """
+        return await self._in_any_case(self._delete(name, owner, if_unused=if_unused, if_empty=if_empty))
+
+    async def _in_any_case(self, deletion: Coroutine[Any, Any, T]) -> T:
+        task = self._loop.create_task(deletion)
+        self._deletions.add(task)
+        task.add_done_callback(self._deletions.discard)
+        return await asyncio.shield(task)
+
+    async def _delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
+        async with self._one_at_a_time(name):
+            try:
+                queue = self._find(name, owner)
+            except UnknownQueue:
+                self._kept.queue_repeated(name)
+                await self._written()
+                return Counted(0)
+            _check_unused(queue, if_unused=if_unused)
+            count = queue.ready if isinstance(queue, VirtualQueue) else await self._waiting_in(queue, if_empty=if_empty)
+            if if_empty and count:
+                raise NotEmpty(f"queue '{name}' has messages")
+            _check_unused(queue, if_unused=if_unused)  # somebody may have come meanwhile
+            if isinstance(queue, VirtualQueue):
+                self._drop(name)
+            else:
+                await self._delete_durable(queue)
         return Counted(count)
+
+    async def finish_deletions(self) -> None:
+        """Wait until what is being deleted is gone."""
+        await asyncio.gather(*self._deletions, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Give up the deletions under way, and close every queue."""
+        for deletion in list(self._deletions):
+            deletion.cancel()
+        await self.finish_deletions()
+        for virtual in list(self._virtual.values()):
+            virtual.close()
+        for queue in self.all_durable():
+            await queue.aclose()
 
     async def _waiting_in(self, queue: DurableQueue, *, if_empty: bool) -> int:
         try:
-            depth = await queue.depth()
+            depth = await queue.depth(fresh=if_empty)
         except NotFound:
             return 0
         except BackendError:
             if if_empty:
                 raise
             return 0  # the number is a courtesy; the deletion says what is wrong
-        return depth.ready + depth.delayed + (depth.unsettled if if_empty else 0)
+        return depth.ready + depth.delayed + (depth.unsettled + queue.unsent if if_empty else 0)
 
-    async def delete_durable(self, queue: DurableQueue) -> None:
-        """Remove a durable queue with its messages and bindings. Raises `BackendError`."""
-        if self._durable.pop(queue.name, None) is None:
-            return
+    async def _delete_durable(self, queue: DurableQueue) -> None:
+        """Remove a durable queue with its messages and bindings. Raises `BackendError`, and it stays as it was."""
+        name = queue.name
+        if self._durable.get(name) is not queue:
+            return  # two have asked for it
+        bindings = self._topology.bindings(name)
+        durable = self._topology.is_durable(name)
+        del self._durable[name]
+        self._topology.delete_queue(name)  # nothing is routed to it from now on, or that would make it anew
+        self._kept.forget()
+        try:
+            await self._resources.remove(queue.target)
+        except BackendError:
+            self._put_back(queue, bindings, durable=durable)
+            raise
+        self._kept.queue_changed(name, None)
+        written = self._kept.written()
         queue.cancel_consumers()
-        self._topology.delete_queue(queue.name)
-        self._kept.queue_changed(queue.name, None)
-        await self._resources.remove(queue.target)
         await queue.aclose()
         if isinstance(queue, StreamQueue):
             await queue.forget()
-        await self._written()
+        if written is not None:
+            await written
+
+    def _put_back(self, queue: DurableQueue, bindings: Iterable[Binding], *, durable: bool) -> None:
+        self._topology.declare_queue(queue.name, durable=durable)
+        self._durable.setdefault(queue.name, queue)  # a rule may have made it known again
+        for binding in bindings:
+            try:
+                self._topology.bind(binding.destination, binding.source, binding.pattern, binding.arguments)
+            except UnknownExchange as error:
+                log.info("binding_ended", queue=queue.name, problem=str(error))  # its exchange has gone meanwhile
+        self._kept.forget()
 
     def pop_durable(self, name: str) -> DurableQueue | None:
         """Forget a durable queue here; somebody else removes it in AWS."""
         self._topology.delete_queue(name)
+        self._kept.forget()
         return self._durable.pop(name, None)
 
     def disconnected(self, owner: object) -> None:
@@ -298,6 +433,7 @@ class QueueTable:
         if queue is None:
             return
         self._topology.delete_queue(name)
+        self._kept.forget()  # an exchange that goes with its last binding
         owner = self._owners.pop(name, None)
         if owner is not None:
             owned = self._owned[owner]
@@ -325,7 +461,7 @@ class QueueTable:
 
     async def _remaining(self, queue: DurableQueue, delivery: Delivery) -> int:
         try:
-            return (await queue.depth()).ready
+            return await queue.remaining()
         except BackendError as error:
             log.debug("depth_unknown", queue=queue.name, problem=str(error), attempt=delivery.attempt)
             return 0  # the message is what was asked for
@@ -349,7 +485,15 @@ class QueueTable:
             if isinstance(queue, VirtualQueue):
                 self._drop(queue.name)
             else:
-                await self.delete_durable(queue)
+                await self._in_any_case(self._expire(queue))
+
+    async def _expire(self, queue: DurableQueue) -> None:
+        async with self._one_at_a_time(queue.name):
+            try:
+                if not queue.consumers:
+                    await self._delete_durable(queue)
+            except MqliftError as error:
+                log.warning("queue_not_deleted", queue=queue.name, problem=str(error))  # and is tried again
 
     async def check_lengths(self) -> None:
         """Keep queues to their `x-max-length`."""
@@ -358,3 +502,8 @@ class QueueTable:
                 await queue.check_length()
             except MqliftError as error:
                 log.warning("length_unknown", queue=queue.name, problem=str(error))
+
+
+def _check_unused(queue: Queue, *, if_unused: bool) -> None:
+    if if_unused and queue.consumers:
+        raise InUse(f"queue '{queue.name}' has consumers")

@@ -116,6 +116,11 @@ class Receiver:
     def consumers(self) -> int:
         return len(self._turns)
 
+    def be_single(self, single: bool) -> None:
+        """Whether only one consumer is active at a time."""
+        self._turns.be_single(single)
+        self.wake()
+
     def check(self, *, exclusive: bool) -> None:
         """Whether one more consumer may come. Raises `InUse`."""
         self._turns.check(exclusive=exclusive)
@@ -169,6 +174,11 @@ class Receiver:
             subscription.settled()
         return True
 
+    def release(self, delivery: Delivery) -> None:
+        """Give back what no consumer has had; its queue has nothing to say to that."""
+        if self.withdraw(delivery):
+            self.settler.settle(delivery, Outcome.RELEASED)
+
     async def get(self) -> Delivery | None:
         """Take one message for nobody's subscription, if there is one. Raises `BackendError`."""
         while True:
@@ -176,15 +186,22 @@ class Receiver:
             if not received:
                 return None
             delivery = self._hold(received[0], self._loop.time())
+            if self._closed:
+                self.release(delivery)
+                return None
             if not self._keeper.screen(delivery):
                 self._deliveries.inc()
                 return delivery
 
-    def cancel_consumers(self) -> None:
-        """The queue is gone: end the subscriptions of those who want to be told, and tell them."""
+    def cancel_consumers(self, *, deleted: bool = False) -> None:
+        """The queue is gone: end the subscriptions of those who want to be told, and tell them.
+
+        The others wait until it is back, unless it was `deleted` for good.
+        """
         for subscription in self._turns:
-            if subscription.cancellable:
+            if subscription.cancellable or deleted:
                 subscription.cancel()
+            if subscription.cancellable:
                 subscription.consumer.cancelled(subscription)
 
     def stop(self) -> None:
@@ -298,7 +315,7 @@ class Receiver:
                 redelivered += delivery.redelivered
             else:
                 # Its consumer left, or stopped reading, while the poll was under way.
-                self.settle(delivery, Outcome.RELEASED)
+                self.release(delivery)
         self._deliveries.inc(handed)
         self._redeliveries.inc(redelivered)
 

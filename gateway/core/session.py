@@ -277,6 +277,18 @@ class Unbind:
 
 
 @dataclass(frozen=True, slots=True)
+class Rebind:
+    """Let a queue have these bindings, (exchange, pattern) each, and no others. Answered like `Bind`.
+
+    What is in the queue stays there, also what came by a binding that is undone.
+    """
+
+    queue: str
+    bindings: tuple[tuple[str, str], ...]
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
 class BindExchange:
     """Route from an exchange (`source`) to another one (`destination`). Answered like `Bind`."""
 
@@ -419,6 +431,7 @@ ControlCommand: TypeAlias = (
     | PurgeQueue
     | Bind
     | Unbind
+    | Rebind
     | BindExchange
     | UnbindExchange
     | Consume

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
@@ -68,6 +68,11 @@ class SharedQueues:
         if queue is not None:
             queue.bindings[exchange, pattern] = None
             self._keep(name, queue)
+
+    def sources(self, name: str) -> Collection[tuple[str, str]] | None:
+        """Exchange and pattern of what a shared queue is bound to. None for a queue that is no shared one."""
+        queue = self._queues.get(name)
+        return None if queue is None else queue.bindings
 
     def unused(self, consumed: AbstractSet[str], in_use: AbstractSet[str]) -> list[str]:
         """The queues that have had neither a consumer nor a kept session for `GRACE`."""

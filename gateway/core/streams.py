@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from gateway.core.arguments import read_policy
+from gateway.core.arguments import read_stream_policy
 from gateway.core.backend import Answerable, Depth, QueueSpec, Target
 from gateway.core.errors import InUse, NotSupported, Refused
 from gateway.core.health import Health
@@ -59,9 +59,11 @@ class StreamQueue:
         self.name = target.queue
         self.target = target
         self.spec = spec
-        self.policy = read_policy(spec)
+        self.policy = read_stream_policy(spec)
         self.ensured = False
         """Whether the backend has said that it is there."""
+        self.declared = False
+        """Whether a client has said how it is to be; of one that only a rule names, or that was found, nobody has."""
         self.used_at = asyncio.get_running_loop().time()
         self._backend = backend
         self._open_sender = open_sender
@@ -74,6 +76,11 @@ class StreamQueue:
         label = target.label or target.queue
         self._deliveries = metrics.tally(metrics.deliveries.labels(label))
         metrics.count_queue(label, self)
+
+    def redefine(self, spec: QueueSpec) -> None:
+        """Be as the first declaration asks for; until then nobody has. Raises `InvalidArgument`."""
+        self.policy = read_stream_policy(spec)
+        self.spec = spec
 
     # Publishing
 
@@ -98,8 +105,6 @@ class StreamQueue:
             raise NotSupported(
                 f"queue '{self.name}' is a stream: automatic acknowledgement is not supported by streams"
             )
-        if command.shared is not None and command.shared.limit:
-            raise NotSupported(f"queue '{self.name}' is a stream: global qos is not supported by streams")
         if command.unlimited:
             raise Refused(f"consumer prefetch count is not set for stream queue '{self.name}'")
         guide = self._guide(command)
@@ -164,9 +169,18 @@ class StreamQueue:
         """Shards that are read."""
         return sum(bool(len(reader)) for reader in self._readers.values())
 
-    async def depth(self) -> Depth:
+    async def depth(self, *, fresh: bool = False) -> Depth:  # noqa: ARG002 - as `BackendQueue.depth`
         """Nothing waits in a stream."""
         return _UNCOUNTED
+
+    async def remaining(self) -> int:
+        """Nothing can be taken with `get`."""
+        return 0
+
+    @property
+    def unsent(self) -> int:
+        """Messages that were published to it, and that the backend has not answered for."""
+        return 0 if self._sender is None else self._sender.held
 
     async def purge(self) -> int:
         raise NotSupported(f"queue '{self.name}' is a stream: queue.purge is not supported by streams")

@@ -138,6 +138,15 @@ class Turns:
     def __iter__(self) -> Iterator[Subscription]:
         return iter(list(self._all))
 
+    def be_single(self, single: bool) -> None:
+        """Who holds deliveries keeps them."""
+        self._single = single
+        self._lines = [(0, deque())]
+        for subscription in self._all:
+            subscription.in_turn = False
+        for subscription in self._all:
+            self.offer(subscription)
+
     def check(self, *, exclusive: bool) -> None:
         """Whether one more may come. Raises `InUse` when it, or one that is here, wants to be alone."""
         if self._all and (exclusive or next(iter(self._all)).exclusive):

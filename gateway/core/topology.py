@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gateway.core.errors import InUse, NotAuthorized, Refused
+from gateway.core.errors import InUse, NotAuthorized, NotSupported, Refused
 from gateway.core.exchanges import (
     BindingKey,
     Destination,
@@ -69,6 +69,12 @@ class Journal(Protocol):
         """Declared, or with None deleted."""
 
     def binding_changed(self, binding: Binding, *, bound: bool) -> None: ...
+
+    def exchange_repeated(self, name: str) -> None:
+        """Asked for again, or to be deleted and not there: nothing has changed, but it may still be unwritten."""
+
+    def binding_repeated(self, binding: Binding) -> None:
+        """The same, of a binding or its end."""
 
 
 class Topology:
@@ -159,6 +165,7 @@ class Topology:
         existing = self._exchanges.get(exchange)
         if exchange == DEFAULT_EXCHANGE or existing is not None:
             (existing.spec if existing is not None else _DEFAULT_SPEC).check_equivalent(exchange, spec)
+            self._repeat_exchange(exchange)
             return False
         _check_room(len(self._exchanges), self._max_exchanges, "exchanges")
         self._exchanges[exchange] = Exchange(spec)
@@ -175,24 +182,34 @@ class Topology:
             raise Refused(f"exchange {exchange!r} is predeclared and stays")
         gone = self._exchanges.get(exchange)
         if gone is None:
+            self._repeat_exchange(exchange)
             return False
         if if_unused and gone.bindings:
             raise InUse(f"exchange {exchange!r} has bindings")
         for binding in list(gone.bindings):
-            self._unbind(exchange, binding)
-        self._unbind_all(ToExchange(exchange))
-        # An auto-delete exchange may have gone with its last binding.
-        self._remove_exchange(exchange)
+            self._drop_binding(exchange, binding)
+        self._remove_exchanges([exchange])
         return True
 
-    def _remove_exchange(self, exchange: str) -> None:
-        gone = self._exchanges.pop(exchange, None)
-        if gone is None:
-            return
+    def _remove_exchanges(self, unused: list[str]) -> None:
+        """Remove exchanges that have no bindings, with what leads to them; auto-delete ones may follow, and so on."""
+        while unused:
+            exchange = unused.pop()
+            for source, key in list(self._incoming.get(ToExchange(exchange), ())):
+                if self._drop_binding(source, key):
+                    unused.append(source)
+            self._forget_exchange(exchange)
+
+    def _forget_exchange(self, exchange: str) -> None:
+        gone = self._exchanges.pop(exchange)
         self.delaying.discard(exchange)
         self.version += 1
         if gone.spec.durable and self.journal is not None:
             self.journal.exchange_changed(exchange, None)
+
+    def _repeat_exchange(self, exchange: str) -> None:
+        if self.journal is not None:
+            self.journal.exchange_repeated(exchange)
 
     def exchange_spec(self, exchange: str) -> ExchangeSpec:
         """How it was declared. Raises `UnknownExchange`."""
@@ -225,6 +242,10 @@ class Topology:
     def has_queue(self, queue: str) -> bool:
         return queue in self._queues
 
+    def is_durable(self, queue: str) -> bool:
+        """Whether its durable bindings are written down; False also for one that is not there."""
+        return self._queues.get(queue, False)
+
     def queues(self) -> Iterator[str]:
         """All names, in the order of their declaration."""
         return iter(self._queues)
@@ -232,7 +253,8 @@ class Topology:
     # Bindings
 
     def bind(self, destination: Destination, source: str, pattern: str, arguments: Headers = NO_HEADERS) -> bool:
-        """Whether it is new. Raises `UnknownQueue`, `UnknownExchange`, `InvalidArgument`, and `Refused` at a limit.
+        """Whether it is new. Raises `UnknownQueue`, `UnknownExchange`, `InvalidArgument`, `NotSupported` for a delayed
+        exchange as the destination, and `Refused` at a limit.
 
         The default exchange takes no bindings: every queue is bound to it by its name (AMQP 0-9-1 §3.1.3.1).
         """
@@ -242,7 +264,10 @@ class Topology:
         exchange = self._exchange(source)
         key = BindingKey.of(destination, pattern, arguments)
         if key in exchange.bindings:
+            self._repeat_binding(source, key, arguments)
             return False
+        if isinstance(destination, ToExchange) and destination.exchange in self.delaying:
+            raise NotSupported(f"exchange '{destination.exchange}' delays messages: nothing can be bound to it")
         _check_room(self.binding_count, self._max_bindings, "bindings")
         exchange.bind(key, arguments)
         self._incoming.setdefault(destination, {})[source, key] = None
@@ -257,9 +282,14 @@ class Topology:
         exchange = self._exchanges.get(source)
         key = BindingKey.of(destination, pattern, arguments)
         if exchange is None or key not in exchange.bindings:
+            self._repeat_binding(source, key, arguments)
             return False
         self._unbind(source, key)
         return True
+
+    def _repeat_binding(self, source: str, key: BindingKey, arguments: Headers) -> None:
+        if self.journal is not None:
+            self.journal.binding_repeated(Binding(source, key.destination, key.pattern, arguments))
 
     def bindings(self, destination: Destination) -> tuple[Binding, ...]:
         """What leads to a queue or exchange, in the order it was made. Raises `UnknownQueue`, `UnknownExchange`."""
@@ -274,6 +304,11 @@ class Topology:
             self._unbind(source, key)
 
     def _unbind(self, source: str, key: BindingKey) -> None:
+        if self._drop_binding(source, key):
+            self._remove_exchanges([source])
+
+    def _drop_binding(self, source: str, key: BindingKey) -> bool:
+        """Whether its exchange is to go with it: an auto-delete one that has lost its last binding."""
         exchange = self._exchanges[source]
         arguments = exchange.bindings[key]
         exchange.unbind(key)
@@ -285,9 +320,7 @@ class Topology:
         self.binding_count -= 1
         self.version += 1
         self._tell(source, exchange, key, arguments, bound=False)
-        if exchange.spec.auto_delete and not exchange.bindings:
-            self._unbind_all(ToExchange(source))
-            self._remove_exchange(source)
+        return exchange.spec.auto_delete and not exchange.bindings
 
     def _tell(self, source: str, exchange: Exchange, key: BindingKey, arguments: Headers, *, bound: bool) -> None:
         if self.journal is not None and exchange.spec.durable and self._is_durable(key.destination):

@@ -77,11 +77,14 @@ class VirtualQueue:
         self._delayed: list[tuple[float, int, Message]] = []
         self._numbers = itertools.count()
         self._bytes = 0
+        """Of what is ready and what is delayed."""
+        self._delayed_bytes = 0
         self._closed = False
         self._dropped = metrics.dropped
         self._dropping = False
         self._wake: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
 
     # Publishing
 
@@ -100,35 +103,48 @@ class VirtualQueue:
         self._wake_up()
 
     def _take(self, message: Message) -> Result:
-        timed = self.policy.message_ttl is not None or message.properties.expiration is not None
-        received = Received(message, "", stored_at=self._wall() if timed else 0.0)
+        received = self._arrived(message)
         if not self._ready and self._turns.hand(Delivery(received, self)):
             return ACCEPTED
         refusal = self._make_room(message)
-        if refusal is not None:
-            return refusal
-        self._keep(received)
-        if timed:
-            self._watch()
-        return ACCEPTED
+        if refusal is None:
+            self._keep(received)
+        return refusal or ACCEPTED
+
+    def _arrived(self, message: Message) -> Received:
+        timed = self.policy.message_ttl is not None or message.properties.expiration is not None
+        return Received(message, "", stored_at=self._wall() if timed else 0.0)
 
     def _keep(self, received: Received) -> None:
         self._ready.append(Delivery(received, self))
         self._bytes += len(received.message.body)
+        if received.stored_at:
+            self._watch()
 
     def _make_room(self, message: Message) -> Result | None:
         """Room for one more, or why there is none: the result for its publisher."""
         size = len(message.body)
-        while self._over_policy(size):
-            if self.policy.overflow is not Overflow.DROP_HEAD:
-                if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
-                    self._bury(self, message, Reason.MAXLEN, _ignore)
-                return Result(Outcome.REJECTED, Refused(f"queue '{self.name}' is full"))
-            if not self._ready:
+        if self.policy.overflow is Overflow.DROP_HEAD:
+            if not self._drop_head(size):
                 self._bury(self, message, Reason.MAXLEN, _ignore)  # larger than the whole queue may be
                 return ACCEPTED
+        elif self._over_policy(size):
+            if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
+                self._bury(self, message, Reason.MAXLEN, _ignore)
+            return Result(Outcome.REJECTED, Refused(f"queue '{self.name}' is full"))
+        return self._refuse_at_limit(size)
+
+    def _drop_head(self, size: int) -> bool:
+        """Give up the oldest until there is room for one more; False when not even an empty queue has it."""
+        while self._over_policy(size):
+            if not self._ready:
+                return False
             self._bury(self, self._pop_head().message, Reason.MAXLEN, _ignore)
-        if len(self._ready) < self._room.messages and self._bytes + size <= self._room.bytes:
+        return True
+
+    def _refuse_at_limit(self, size: int) -> Result | None:
+        """What this gateway's memory has no room for; delayed messages take theirs."""
+        if len(self._ready) + len(self._delayed) < self._room.messages and self._bytes + size <= self._room.bytes:
             return None
         if not self.spec.lossy:
             return Result(Outcome.RELEASED, Refused(f"queue '{self.name}' is full; it lives in the gateway's memory"))
@@ -141,15 +157,29 @@ class VirtualQueue:
     def _over_policy(self, size: int) -> bool:
         policy = self.policy
         return (policy.max_length is not None and len(self._ready) + 1 > policy.max_length) or (
-            policy.max_length_bytes is not None and self._bytes + size > policy.max_length_bytes
+            policy.max_length_bytes is not None and self._bytes - self._delayed_bytes + size > policy.max_length_bytes
         )
 
     def _delay(self, message: Message) -> Result:
-        refusal = self._make_room(message) if len(self._delayed) >= self._room.messages else None
+        refusal = self._refuse_at_limit(len(message.body))
         if refusal is None:
             heapq.heappush(self._delayed, (message.not_before, next(self._numbers), message))
+            self._bytes += len(message.body)
+            self._delayed_bytes += len(message.body)
             self._watch()
         return refusal or ACCEPTED
+
+    def _come_due(self, message: Message) -> None:
+        """A delayed message was accepted long ago: it is kept, whatever else has come meanwhile."""
+        self._bytes -= len(message.body)
+        self._delayed_bytes -= len(message.body)
+        received = self._arrived(message)
+        if not self._ready and self._turns.hand(Delivery(received, self)):
+            return
+        if self.policy.overflow is Overflow.DROP_HEAD and not self._drop_head(len(message.body)):
+            self._bury(self, message, Reason.MAXLEN, _ignore)
+        else:
+            self._keep(received)
 
     # Consuming
 
@@ -185,8 +215,9 @@ class VirtualQueue:
     def get(self) -> Delivery | None:
         """Take the first message, if there is one."""
         self.used_at = self._loop.time()
-        self._expire()
-        return self._pop_head() if self._ready else None
+        delivery = self._next()
+        self._watch()
+        return delivery
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """End a delivery, once: a released one is delivered again, ahead of the others, marked redelivered."""
@@ -219,7 +250,7 @@ class VirtualQueue:
         """Drop what nobody holds; how many messages that were."""
         count = len(self._ready)
         self._ready.clear()
-        self._bytes = 0
+        self._bytes = self._delayed_bytes
         return count
 
     def close(self) -> None:
@@ -229,6 +260,7 @@ class VirtualQueue:
             if handle is not None:
                 handle.cancel()
         self._delayed.clear()
+        self._delayed_bytes = 0
         self.purge()
         for subscription in self._turns:
             subscription.cancel()
@@ -241,14 +273,19 @@ class VirtualQueue:
 
     def _hand_out(self) -> None:
         self._wake = None
-        self._expire()
-        while self._ready:
-            delivery = self._pop_head()
+        while (delivery := self._next()) is not None:
             if not self._turns.hand(delivery):
                 self._ready.put_first(delivery)
                 self._bytes += len(delivery.message.body)
-                return
-        self._dropping = False
+                break
+        else:
+            self._dropping = False
+        self._watch()
+
+    def _next(self) -> Delivery | None:
+        """Take the first message whose time is not over."""
+        self._expire()
+        return self._pop_head() if self._ready else None
 
     def _pop_head(self) -> Delivery:
         delivery = self._ready.pop()
@@ -259,8 +296,7 @@ class VirtualQueue:
 
     def _expire(self) -> None:
         """Give up the messages at the head whose time is over. Those behind wait for their turn, as in RabbitMQ."""
-        now = self._wall()
-        while self._ready and (ends := self._ends(self._ready.head())) is not None and ends <= now:
+        while self._ready and (ends := self._ends(self._ready.head())) is not None and ends <= self._wall():
             self._bury(self, self._pop_head().message, Reason.EXPIRED, _ignore)
 
     def _ends(self, delivery: Delivery) -> float | None:
@@ -279,7 +315,10 @@ class VirtualQueue:
         if due is None or self._closed:
             return
         if self._timer is not None:
+            if self._timer_due <= due:
+                return  # it goes off early, and looks again
             self._timer.cancel()
+        self._timer_due = due
         self._timer = self._loop.call_later(min(max(due - self._wall(), 0.0), _DAY), self._time_passed)
 
     def _time_passed(self) -> None:
@@ -287,8 +326,7 @@ class VirtualQueue:
         now = self._wall()
         while self._delayed and self._delayed[0][0] <= now:
             _, _, message = heapq.heappop(self._delayed)
-            if self._take(message) is not ACCEPTED:
-                self._dropped.inc()
+            self._come_due(message)
         self._expire()
         self._watch()
 

@@ -16,8 +16,10 @@ from typing import Final
 import structlog
 
 from gateway.net.proxy import Introduced, NobodySpoke, ProxyHeaderError, Source, read_header
+from gateway.net.quotas import Seat
 from gateway.net.tls import ServerTls
 from gateway.net.transports import Refused, shown
+from gateway.net.transports import address as address_of
 
 log = structlog.get_logger("mqlift.listener")
 
@@ -31,7 +33,7 @@ ACCEPT_REST: Final = 1.0
 """Seconds of not accepting when the operating system has nothing left for one more connection, such as a descriptor."""
 
 TLS_HANDSHAKE: Final = 10.0
-"""Seconds that a peer has for the TLS handshake."""
+"""Seconds that a peer has for the TLS handshake, unless it has less for all that comes before it is let in."""
 
 PROXY_HEADER: Final = "proxy_header"
 TLS: Final = "tls_handshake"
@@ -41,25 +43,30 @@ class Acceptor:
     """Owns the listening sockets of one port, and what is accepted until `make` is asked for its protocol.
 
     Every connection takes the context of `tls` that is current when it begins. `admit` says whether there is room for
-    one more; `refused` is told why a connection was cut, by one of the reasons above.
+    one more, and `seat` whether there is for one from an address, when that is known; what it gives is left again
+    unless the protocol has taken it. `refused` is told why a connection was cut, by one of the reasons above.
     """
 
     def __init__(
         self,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[Seat], asyncio.Protocol],
         *,
         tls: ServerTls | None,
         proxy_protocol: bool,
         patience: float,
         admit: Callable[[int], bool],
+        seat: Callable[[str], Seat | None],
         refused: Refused,
     ) -> None:
-        """`patience`: seconds for the PROXY header. `admit` takes the number of those that are on their way."""
+        """`patience`: seconds for the PROXY header, and for the TLS handshake. `admit` takes the number of those that
+        are on their way.
+        """
         self._make = make
         self._tls = tls
         self._proxy_protocol = proxy_protocol
         self._patience = patience
         self._admit = admit
+        self._seat = seat
         self._refused = refused
         self._sockets: list[socket.socket] = []
         self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -148,7 +155,14 @@ class Acceptor:
         except ProxyHeaderError as error:
             self._refused(PROXY_HEADER, str(error), shown(address))
         else:
-            await self._hand_over(sock, source, address)
+            seat = self._seat(address_of(source or address))
+            if seat is None:
+                return
+            try:
+                await self._hand_over(sock, source, address, seat)
+            finally:
+                if not seat.taken:
+                    seat.leave()
 
     def _welcomed(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         """It came to its protocol, or did not: also when it was cancelled before it began."""
@@ -168,8 +182,8 @@ class Acceptor:
         except OSError as error:
             raise ProxyHeaderError(f"the connection broke: {error.strerror}") from error
 
-    async def _hand_over(self, sock: socket.socket, source: Source | None, address: object) -> None:
-        protocol = self._make() if source is None else Introduced(self._make(), source)
+    async def _hand_over(self, sock: socket.socket, source: Source | None, address: object, seat: Seat) -> None:
+        protocol = self._make(seat) if source is None else Introduced(self._make(seat), source)
         tls = self._tls
         self._unowned.discard(sock)  # a transport owns it from here on, and closes it when a handshake fails
         if tls is None:
@@ -177,7 +191,7 @@ class Acceptor:
             return
         try:
             await self._loop.connect_accepted_socket(
-                lambda: protocol, sock, ssl=tls.context, ssl_handshake_timeout=TLS_HANDSHAKE
+                lambda: protocol, sock, ssl=tls.context, ssl_handshake_timeout=min(TLS_HANDSHAKE, self._patience)
             )
         except ssl.SSLError as error:
             self._refused(TLS, error.reason or str(error), shown(source or address))

@@ -11,15 +11,20 @@ What happens with every message, `Publish` and `Settle`, is in no table.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import structlog
 
+from gateway.core.auth import Credentials, Identity, renewed
 from gateway.core.broker import Broker, Owner
+from gateway.core.certificate import Certificate
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.exchanges import ToExchange
-from gateway.core.message import DEFAULT_EXCHANGE, Address
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (
     Authenticate,
@@ -38,15 +43,23 @@ from gateway.core.session import (
     KeepSession,
     Opened,
     OpenSession,
+    Prefetch,
+    Presence,
     PurgeQueue,
+    Rebind,
     Retain,
     SendRetained,
     Unbind,
     UnbindExchange,
 )
+from gateway.core.shared import SESSION, SHARED
 from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
+from gateway.core.topology import UnknownQueue
 from gateway.net.guard import Guard
+from gateway.net.limits import ConnectionLimits
+from gateway.net.quotas import Seat
+from gateway.net.transports import address
 
 log = structlog.get_logger("mqlift.connection")
 
@@ -54,27 +67,62 @@ log = structlog.get_logger("mqlift.connection")
 class Peer:
     """One connection, as commands see it: who it is at the broker, and what it consumes there."""
 
-    __slots__ = ("_subscriptions", "blocked", "broker", "client_id", "guard", "owner")
+    __slots__ = (
+        "_subscriptions",
+        "blocked",
+        "broker",
+        "client_id",
+        "ends_at",
+        "guard",
+        "holding",
+        "identity",
+        "kept_queue",
+        "limits",
+        "owner",
+        "seat",
+        "transport",
+    )
 
-    def __init__(self, broker: Broker, owner: Owner) -> None:
+    def __init__(self, broker: Broker, owner: Owner, limits: ConnectionLimits, seat: Seat) -> None:
         self.broker = broker
         self.owner = owner
         self.client_id = ""
         """What it has claimed, until another connection claims it."""
         self.guard = None if broker.authorizer is None else Guard(broker.authorizer)
+        self.kept_queue = ""
+        """That of its own session, which is kept."""
+        self.identity: Identity | None = None
+        """Who it has proved to be."""
+        self.ends_at = math.inf
+        """When that proof is no longer good, by the event loop's clock."""
+        self.transport: asyncio.BaseTransport | None = None
         self.blocked = False
         """Whether it does not read what it was sent."""
+        self.limits = limits
+        self.seat = seat
+        self.holding = Prefetch(limits.unacknowledged) if limits.unacknowledged else None
+        """What its consumers hold together."""
         self._subscriptions: dict[str, Subscription] | None = None  # most connections have none
+
+    def owns(self, queue: str) -> bool:
+        """Whether only this connection consumes a queue. Somebody else's kept session is not for it."""
+        if self.broker.is_kept_session(queue):
+            return queue == self.kept_queue
+        return self.broker.is_private(queue, self.owner)
 
     def subscribe(self, command: Consume) -> Awaitable[None] | None:
         """What to wait for until it consumes, if anything.
 
-        Raises `Refused` for a tag that is in use, and what `Broker.consume` raises.
+        Raises `Refused` for a tag that is in use and for one too many, and what `Broker.consume` raises.
         """
         if self._subscriptions is None:
             self._subscriptions = {}
         if command.tag in self._subscriptions:
             raise Refused(f"there is a consumer '{command.tag}' already")
+        if len(self._subscriptions) >= self.limits.consumers:
+            raise Refused(f"there are {self.limits.consumers} consumers already")
+        if command.shared is None and self.holding is not None:
+            command = replace(command, shared=self.holding)
         subscription = self.broker.consume(command, self.owner)
         if self.blocked:
             subscription.blocked = True
@@ -89,7 +137,7 @@ class Peer:
 
     def may_receive(self, subscription: Subscription, address: Address) -> bool:
         """A wildcard may bring what is not for this peer. What a shared queue has is for whoever may consume it."""
-        if self.guard is None or not self.broker.is_private(subscription.queue.name, self.owner):
+        if self.guard is None or not self.owns(subscription.queue.name):
             return True
         return self.guard.may_receive(address)
 
@@ -118,10 +166,27 @@ class Peer:
 
 
 async def _authenticate(peer: Peer, command: Authenticate) -> Result:
-    identity = await peer.broker.authenticate(command.credentials)
+    """A peer that is in may prove again who it is, as the same user: it stays for as long as the new proof is good."""
+    identity = await peer.broker.authenticate(_with_proofs(command.credentials, peer.transport))
+    identity = identity if peer.identity is None else renewed(peer.identity, identity)
+    peer.seat.belongs_to(identity.user)
+    peer.identity = identity
+    now = asyncio.get_running_loop().time()
+    peer.ends_at = math.inf if identity.expires_at is None else now + identity.expires_at - time.time()
     if peer.guard is not None:
         peer.guard.identity = identity
     return Authenticated(identity)
+
+
+def _with_proofs(credentials: Credentials, transport: asyncio.BaseTransport | None) -> Credentials:
+    """With what only the connection knows: where the peer is, and the certificate that TLS has verified."""
+    if transport is None:
+        return credentials
+    return replace(
+        credentials,
+        peer=address(transport.get_extra_info("peername")),
+        certificate=Certificate.of(transport.get_extra_info("peercert")),
+    )
 
 
 async def _open_session(peer: Peer, command: OpenSession) -> Result:
@@ -134,16 +199,42 @@ async def _keep_session(peer: Peer, command: KeepSession) -> Result:
 
 
 async def _declare_queue(peer: Peer, command: DeclareQueue) -> Result:
-    return await peer.broker.declare_queue(command.queue, command.spec, peer.owner, command.presence)
+    presence = _allowed_presence(peer, command)
+    if command.spec.arguments.get(SESSION):
+        peer.kept_queue = command.queue
+    try:
+        return await peer.broker.declare_queue(command.queue, command.spec, peer.owner, presence)
+    except UnknownQueue as error:
+        if presence is command.presence:
+            raise
+        raise NotAuthorized(f"configuring '{command.queue}' is not allowed") from error
+
+
+def _allowed_presence(peer: Peer, command: DeclareQueue) -> Presence:
+    """A protocol that has no declarations wants a queue that will do: then who may make none may use what is there.
+
+    Raises `NotAuthorized` where the client itself declares.
+    """
+    guard, presence, spec = peer.guard, command.presence, command.spec
+    if guard is None or presence is Presence.REQUIRED:
+        return presence
+    if presence is Presence.EQUIVALENT:
+        guard.check_declaring(DEFAULT_EXCHANGE, command.queue)
+        return presence
+    of_a_protocol = spec.virtual or spec.arguments.get(SESSION) or spec.arguments.get(SHARED)
+    return presence if of_a_protocol or guard.may_declare(DEFAULT_EXCHANGE, command.queue) else Presence.REQUIRED
 
 
 async def _delete_queue(peer: Peer, command: DeleteQueue) -> Result:
+    if peer.guard is not None and not peer.owns(command.queue):
+        peer.guard.check_declaring(DEFAULT_EXCHANGE, command.queue)
     return await peer.broker.delete_queue(
         command.queue, peer.owner, if_unused=command.if_unused, if_empty=command.if_empty
     )
 
 
 async def _purge_queue(peer: Peer, command: PurgeQueue) -> Result:
+    _check_consuming(peer, command.queue)
     return await peer.broker.purge_queue(command.queue, peer.owner)
 
 
@@ -201,30 +292,44 @@ def _keep_inflight(peer: Peer, command: KeepInflight, done: Done) -> None:
 
 
 def _declare_exchange(peer: Peer, command: DeclareExchange) -> Awaitable[None] | None:
+    if peer.guard is not None and command.presence is not Presence.REQUIRED:
+        peer.guard.check_declaring(command.exchange, "")
     return peer.broker.declare_exchange(command.exchange, command.spec, command.presence)
 
 
 def _delete_exchange(peer: Peer, command: DeleteExchange) -> Awaitable[None] | None:
+    if peer.guard is not None:
+        peer.guard.check_declaring(command.exchange, "")
     return peer.broker.delete_exchange(command.exchange, if_unused=command.if_unused)
 
 
 def _bind(peer: Peer, command: Bind) -> Awaitable[None] | None:
-    if peer.guard is not None:
-        peer.guard.check_subscribing(command.exchange, command.pattern)
+    _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.bind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
 def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
+    if not peer.owns(command.queue):
+        _check_binding(peer, command)
+    peer.broker.check_owner(command.queue, peer.owner)
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
-def _bind_exchange(peer: Peer, command: BindExchange) -> Awaitable[None] | None:
+def _rebind(peer: Peer, command: Rebind) -> Awaitable[None] | None:
     if peer.guard is not None:
-        peer.guard.check_subscribing(command.source, command.pattern)
+        for exchange, pattern in command.bindings:
+            peer.guard.check_subscribing(exchange, pattern)
+    return peer.broker.rebind(command.queue, command.bindings)
+
+
+def _bind_exchange(peer: Peer, command: BindExchange) -> Awaitable[None] | None:
+    _check_exchange_binding(peer, command)
     return peer.broker.bind(ToExchange(command.destination), command.source, command.pattern, command.arguments)
 
 
 def _unbind_exchange(peer: Peer, command: UnbindExchange) -> Awaitable[None] | None:
+    _check_exchange_binding(peer, command)
     return peer.broker.unbind(ToExchange(command.destination), command.source, command.pattern, command.arguments)
 
 
@@ -247,8 +352,33 @@ def _cancel(peer: Peer, command: Cancel) -> None:
 
 
 def _check_consuming(peer: Peer, queue: str) -> None:
-    if peer.guard is not None and not peer.broker.is_private(queue, peer.owner):
+    """The queue of a shared subscription is for those who may have what is routed to it."""
+    if peer.guard is None or peer.owns(queue):
+        return
+    sources = peer.broker.shared_sources(queue)
+    for exchange, pattern in sources or ():
+        peer.guard.check_binding(exchange, pattern)
+    if not sources:
         peer.guard.check_subscribing(DEFAULT_EXCHANGE, queue)
+
+
+def _check_binding(peer: Peer, command: Bind | Unbind) -> None:
+    """What comes to a queue of the peer's own is asked about later, message by message; to others' it is not."""
+    if peer.guard is None:
+        return
+    queue, exchange, pattern = command.queue, command.exchange, command.pattern
+    if peer.owns(queue):
+        peer.guard.check_subscribing(exchange, pattern)
+        return
+    peer.guard.check_binding(exchange, pattern)
+    if exchange != TOPIC_EXCHANGE or peer.broker.shared_sources(queue) is None:
+        peer.guard.check_feeding(DEFAULT_EXCHANGE, queue)
+
+
+def _check_exchange_binding(peer: Peer, command: BindExchange | UnbindExchange) -> None:
+    if peer.guard is not None:
+        peer.guard.check_binding(command.source, command.pattern)
+        peer.guard.check_feeding(command.destination, "")
 
 
 def end_session(peer: Peer, command: EndSession) -> None:
@@ -285,6 +415,7 @@ IMMEDIATE: Final[Mapping[type[object], Do]] = {
     UnbindExchange: _unbind_exchange,
     Bind: _bind,
     Unbind: _unbind,
+    Rebind: _rebind,
     Consume: _consume,
     Cancel: _cancel,
 }

@@ -23,6 +23,7 @@ from gateway.net.commands import result_of
 from gateway.net.executor import Executor
 from gateway.net.limits import ConnectionLimits, Heavy
 from gateway.net.metrics import ConnectionMetrics
+from gateway.net.quotas import Seat
 from gateway.net.transports import shown
 
 log = structlog.get_logger("mqlift.connection")
@@ -37,9 +38,13 @@ at the first byte that waits; but its acknowledgements are still taken, or both 
 STUCK: Final = 60.0
 """Seconds after which a peer that sends and never reads its answers is cut off."""
 
+SHORTEST_REST: Final = 0.001
+"""Seconds; a peer that published too much for less than that goes on, and owes it."""
+
 _UNSENT: Final = "the peer does not read"
 _CONGESTED: Final = "the session holds back too much"
 _SHUTDOWN: Final = "the gateway stops"
+_TOO_FAST: Final = "the peer publishes faster than it may"
 
 _numbers = itertools.count(1)
 
@@ -53,6 +58,7 @@ class Connection(asyncio.Protocol):
         "_due",
         "_executor",
         "_flush_handle",
+        "_gone",
         "_handshake_ends",
         "_limits",
         "_loop",
@@ -62,8 +68,11 @@ class Connection(asyncio.Protocol):
         "_on_made",
         "_open_session",
         "_pauses",
+        "_rested_at",
+        "_sent",
         "_session",
         "_share",
+        "_stalled_at",
         "_stuck_at",
         "_timer",
         "_transport",
@@ -71,6 +80,7 @@ class Connection(asyncio.Protocol):
         "_writing",
         "inflight",
         "number",
+        "seat",
     )
 
     def __init__(
@@ -79,12 +89,16 @@ class Connection(asyncio.Protocol):
         broker: Broker,
         metrics: ConnectionMetrics,
         limits: ConnectionLimits,
+        seat: Seat,
         on_made: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
     ) -> None:
         self.number = next(_numbers)
         self.inflight = 0
         """Published messages without a result; a heavy one counts as several."""
+        self.seat = seat
+        if (pace := limits.publish_rate.pace()) is not None:
+            seat.paces = (pace,)
         self._open_session = open_session
         self._broker = broker
         self._metrics = metrics
@@ -96,6 +110,14 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._lost = False
         self._stuck_at = float("inf")
+        self._stalled_at = float("inf")
+        """When the peer has taken nothing for too long of what it was sent."""
+        self._rested_at = float("inf")
+        """When a peer that published too fast is read again."""
+        self._sent = 0
+        """Bytes that were written."""
+        self._gone = 0
+        """Those of them that the peer had taken when it was last looked at."""
         self._pauses: set[object] | None = None  # made when needed, as most connections are idle most of the time
         # Deliveries that are settled by being written: in the session's bytes; then given to the transport.
         self._unwritten: list[Delivery] | None = None
@@ -110,13 +132,14 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         now = self._loop.time()
         self._session = self._open_session(shown(transport.get_extra_info("peername")), now)
-        self._executor = Executor(self._session, self._broker, self, self._metrics)
+        self._executor = Executor(self._session, self._broker, self, self._metrics, self._limits, self.seat)
+        self._executor.peer.transport = transport
+        self._handshake_ends = now + self._limits.connect_timeout
         # Told as soon as a single byte stays behind: a delivery counts as written only when all of it has gone.
         # (asyncio's TLS is paused at the high mark already, not above it, and would never go on with 0. Behind it up to
         # 64 KiB of ciphertext may wait in the plain transport, which it shows to nobody: they count as written.)
         high = 0 if transport.get_extra_info("sslcontext") is None else 1
         self._transport.set_write_buffer_limits(high=high, low=0)  # may call `pause_writing`: TLS has bytes of its own
-        self._handshake_ends = now + self._limits.connect_timeout
         self._metrics.opened.inc()
         self._metrics.connections.inc()
         self._on_made(self)
@@ -136,9 +159,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._executor.peer.block()
+        if self._limits.write_timeout:
+            self._gone = self._sent - self._transport.get_write_buffer_size()
+            self._stalled_at = self._loop.time() + self._limits.write_timeout
+            self._arm()
 
     def resume_writing(self) -> None:
-        self._stuck_at = float("inf")
+        self._stuck_at = self._stalled_at = float("inf")
         self._accept_written()
         self._executor.peer.unblock()
         self.resume(_UNSENT)
@@ -288,6 +315,16 @@ class Connection(asyncio.Protocol):
             self.answer(token, Result(Outcome.REJECTED, refusal))
         if self.inflight >= self._limits.inflight:
             self.pause(self)
+        if self.seat.paces:
+            self._keep_pace(size)
+
+    def _keep_pace(self, size: int) -> None:
+        """Count what was published, and let the peer rest when that was too much."""
+        now = self._loop.time()
+        rest = max(pace.spend(size, now) for pace in self.seat.paces)
+        if rest > SHORTEST_REST:
+            self._rested_at = now + rest
+            self.pause(_TOO_FAST)
 
     def begin(self, start: Callable[[Done], None], token: object) -> None:
         """Start what goes on beside what follows, and tell the session when it is done."""
@@ -358,6 +395,7 @@ class Connection(asyncio.Protocol):
             self._writing = self._writing + unwritten if self._writing else unwritten
         if data:
             self._metrics.sent.count += len(data)
+            self._sent += len(data)
             self._transport.write(data)
         if unwritten and not self._executor.peer.blocked:
             # Not now: that a write has failed shows in the next turn, when the transport says that it is closing.
@@ -377,7 +415,9 @@ class Connection(asyncio.Protocol):
 
     def _arm(self) -> None:
         """See that the timer goes off by the next deadline. A later one is left alone until then: activity is free."""
-        due = min(self._session.deadline, self._stuck_at)
+        due = min(
+            self._session.deadline, self._stuck_at, self._stalled_at, self._rested_at, self._executor.peer.ends_at
+        )
         if not self._session.established:
             due = min(due, self._handshake_ends)
         if due < self._due and not self._closing:
@@ -399,11 +439,24 @@ class Connection(asyncio.Protocol):
             self._cut("the peer sends and does not read")
         elif not self._session.established and now >= self._handshake_ends:
             self._cut("the peer did not connect in time")
+        elif now >= self._executor.peer.ends_at:
+            self._cut("the proof of who the peer is has expired")
+        elif now >= self._stalled_at and not self._moves(now):
+            self._cut("the peer does not read")
         else:
+            if now >= self._rested_at:
+                self._rested_at = float("inf")
+                self.resume(_TOO_FAST)
             if now >= self._session.deadline:
                 self._executor.insert(self._session.tick(now))
                 self.flush_soon()
             self._arm()
+
+    def _moves(self, now: float) -> bool:
+        """Whether the peer has taken something since it was last looked at; then it has as long again."""
+        before, self._gone = self._gone, self._sent - self._transport.get_write_buffer_size()
+        self._stalled_at = now + self._limits.write_timeout
+        return self._gone > before
 
     def _cut(self, reason: str) -> None:
         self._metrics.errors.inc()

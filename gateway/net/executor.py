@@ -43,7 +43,9 @@ from gateway.net.commands import (
     end_session,
     result_of,
 )
+from gateway.net.limits import ConnectionLimits
 from gateway.net.metrics import ConnectionMetrics
+from gateway.net.quotas import Seat
 
 log = structlog.get_logger("mqlift.connection")
 
@@ -98,8 +100,16 @@ class Executor:
         "peer",
     )
 
-    def __init__(self, session: Session, broker: Broker, host: Host, metrics: ConnectionMetrics) -> None:
-        self.peer = Peer(broker, host)
+    def __init__(
+        self,
+        session: Session,
+        broker: Broker,
+        host: Host,
+        metrics: ConnectionMetrics,
+        limits: ConnectionLimits,
+        seat: Seat,
+    ) -> None:
+        self.peer = Peer(broker, host, limits, seat)
         self._session = session
         self._host = host
         self._metrics = metrics
@@ -152,13 +162,13 @@ class Executor:
         """The connection closes: only what the peer has settled, and what it leaves behind, still counts."""
         if not self._left:
             self._left = True
+            if self._task is not None:
+                self._task.cancel()
+            self._call_off()  # a queue that was declared from now on would never end
             self.peer.leave()
 
     def lost(self) -> None:
         """The socket is gone, after `leave`: execute what still counts."""
-        if self._task is not None:
-            self._task.cancel()
-        self._call_off()
         # What the peer settled and sent it settled and sent, though it was behind a command that waited.
         self._run(self._queue or deque())
         self._run(deque(self._session.connection_lost()))
@@ -204,7 +214,8 @@ class Executor:
         kind = type(command)
         if (do := IMMEDIATE.get(kind)) is not None:
             result = self._do(do, command)
-            if isinstance(result, Result):
+            if isinstance(result, Result) or self._ending:
+                result = result if isinstance(result, Result) else _INTERRUPTED
                 queue.extendleft(reversed(self._answer(command.token, result)))
                 return True
             self._wait(lambda *_: _after(result), command)
@@ -225,7 +236,7 @@ class Executor:
         result = None if do is None else self._do(do, command)
         if isinstance(result, Result):
             queue.extendleft(reversed(self._answer(command.token, result)))
-        elif result is not None:
+        elif result is not None and not self._ending:
             self._start(lambda *_: _after(result), command)
         elif self._ending:
             queue.extendleft(reversed(self._answer(command.token, _INTERRUPTED)))
@@ -248,6 +259,9 @@ class Executor:
             result = await wait(self.peer, command)
         except MqliftError as error:
             result = result_of(error)
+        task = asyncio.current_task()
+        assert task is not None
+        self._beside.pop(task, None)  # what follows may be the end, which interrupts what is beside
         if self._left:
             if isinstance(result, Got) and result.delivery is not None:
                 result.delivery.source.settle(result.delivery, Outcome.RELEASED)

@@ -44,6 +44,25 @@ class Guard:
         if not self._authorizer.allows(self.identity, Action.SUBSCRIBE, exchange, key):
             raise NotAuthorized(f"subscribing to '{key}' is not allowed")
 
+    def check_binding(self, source: str, pattern: str) -> None:
+        """To have what comes under a pattern routed to where nobody is asked about it. Raises `NotAuthorized`."""
+        if not self._authorizer.allows(self.identity, Action.BIND_SOURCE, source, pattern):
+            raise NotAuthorized(f"binding to '{pattern}' is not allowed")
+
+    def check_feeding(self, exchange: str, queue: str) -> None:
+        """To have an exchange, or with an empty one a queue, fed by a binding. Raises `NotAuthorized`."""
+        if not self._authorizer.allows(self.identity, Action.BIND_DESTINATION, exchange, queue):
+            raise NotAuthorized(f"binding '{exchange or queue}' is not allowed")
+
+    def may_declare(self, exchange: str, queue: str) -> bool:
+        """Whether the peer may make and delete an exchange or, with an empty one, a queue."""
+        return self._authorizer.allows(self.identity, Action.DECLARE, exchange, queue)
+
+    def check_declaring(self, exchange: str, queue: str) -> None:
+        """Raises `NotAuthorized`."""
+        if not self.may_declare(exchange, queue):
+            raise NotAuthorized(f"configuring '{exchange or queue}' is not allowed")
+
     def may_receive(self, address: Address) -> bool:
         """Whether a message with this address is for the peer."""
         return self._authorizer.allows(self.identity, Action.RECEIVE, *address)

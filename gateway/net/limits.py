@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gateway.net.pace import PublishRate
 
 MIB = 1024 * 1024
 
@@ -17,6 +19,15 @@ class ConnectionLimits:
     """Published messages without a result before the connection is not read any more."""
     inflight_bytes: int = 64 * MIB
     """The same, in bytes of their bodies."""
+    publish_rate: PublishRate = field(default_factory=PublishRate)
+    """Over it the connection is not read for a while."""
+    consumers: int = 5_000
+    """Of queues; one more is refused. What the protocol calls subscriptions, it limits itself."""
+    unacknowledged: int = 0
+    """Deliveries that consumers hold together, whatever their prefetch allows; 0 for any number. Consumers that share
+    a limit of their protocol's (AMQP's channels) keep to that one."""
+    write_timeout: float = 300.0
+    """Seconds in which a peer that was sent something has to take a byte of it; 0 for ever."""
 
     @property
     def share(self) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -17,10 +19,15 @@ from gateway.net.acceptor import Acceptor
 from gateway.net.connection import Connection
 from gateway.net.limits import ConnectionLimits
 from gateway.net.metrics import ConnectionMetrics
+from gateway.net.quotas import Quotas, Seat
 from gateway.net.tls import ServerTls
+from gateway.net.turns import TakesTurns
 from gateway.net.websocket import WebSocket, WebSocketOptions
 
 log = structlog.get_logger("mqlift.listener")
+
+TELL_INTERVAL: Final = 10.0
+"""Seconds between two lines about connections that were refused for one reason: a flood is counted, not told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +53,11 @@ class Listener:
         open_session: Callable[[str, float], Session],
         broker: Broker,
         metrics: Metrics,
+        quotas: Quotas | None = None,
     ) -> None:
+        """`quotas` are shared with other listeners; without, there are none."""
         self.options = options
+        self._quotas = quotas or Quotas()
         self._open_session = open_session
         self._broker = broker
         self._connection_metrics = ConnectionMetrics(metrics, options.protocol)
@@ -59,9 +69,12 @@ class Listener:
             proxy_protocol=options.proxy_protocol,
             patience=options.limits.connect_timeout,
             admit=self._admit,
+            seat=self._seat,
             refused=self._cut,
         )
         self._full = False
+        self._told: dict[str, float] = {}
+        """When a line was last written about refusals, by their reason."""
         self._stopped = False
         self._all_gone = asyncio.Event()
 
@@ -125,20 +138,33 @@ class Listener:
         self._full = False
         return True
 
-    def _accept(self) -> asyncio.Protocol:
+    def _seat(self, address: str) -> Seat | None:
+        now = asyncio.get_running_loop().time()
+        reason = self._quotas.refusal(address, now)
+        if not reason:
+            return self._quotas.seat(address)
+        self._refused.labels(self.options.protocol, reason).inc()
+        if now >= self._told.get(reason, -math.inf) + TELL_INTERVAL:
+            self._told[reason] = now
+            log.warning("too_many_connections", protocol=self.options.protocol, reason=reason, peer=address)
+        return None
+
+    def _accept(self, seat: Seat) -> asyncio.Protocol:
         connection = Connection(
             self._open_session,
             self._broker,
             self._connection_metrics,
             self.options.limits,
+            seat,
             self._made,  # not before the TLS handshake: one that fails never ends as a connection
             self._lost,
         )
         websocket = self.options.websocket
-        return connection if websocket is None else WebSocket(connection, websocket, self._cut)
+        return TakesTurns(connection if websocket is None else WebSocket(connection, websocket, self._cut))
 
     def _made(self, connection: Connection) -> None:
         """Count a connection. Others that were accepted with it, or a stop, may have come first."""
+        connection.seat.taken = True
         self._connections.add(connection)
         if len(self._connections) > self.options.max_connections:
             self._refuse()
@@ -158,6 +184,7 @@ class Listener:
         log.info("connection_refused", protocol=self.options.protocol, reason=reason, problem=problem, peer=peer)
 
     def _lost(self, connection: Connection) -> None:
+        connection.seat.leave()
         self._connections.discard(connection)
         if not self._connections:
             self._all_gone.set()

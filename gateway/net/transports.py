@@ -15,6 +15,11 @@ def shown(peer: object) -> str:
     return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
 
 
+def address(peer: object) -> str:
+    """The same without the port: one for everybody who comes from there."""
+    return str(peer[0]) if isinstance(peer, tuple) else str(peer or "")
+
+
 class TransportOver(asyncio.Transport):
     """Passes on to `_transport` what a subclass does not do itself.
 

@@ -1,4 +1,4 @@
-"""An endpoint of SQS, Kinesis and Firehose that answers at once: a benchmark measures the gateway and not an emulator.
+"""An endpoint of SQS, SNS, Kinesis and Firehose that answers at once: it is the gateway that is measured.
 
 `python -m tests.bench.endpoint --port 4580`. It stores nothing: a send is counted and acknowledged, a receive hands
 out synthetic messages. `GET /stats` shows the counters as JSON, `POST /reset` clears them and takes new `Settings`.
@@ -39,6 +39,14 @@ SENT = f'{{"Id":"%s","MessageId":"{MESSAGE_ID}","MD5OfMessageBody":"%s"}}'
 RECEIVED = (
     f'{{"MessageId":"{MESSAGE_ID}","ReceiptHandle":"{RECEIPT}","MD5OfBody":"%s","Body":"%s",'
     '"Attributes":{"ApproximateReceiveCount":"1","SentTimestamp":"1700000000000"}}'
+)
+FORM_ACTION = b"Action="
+"""What a request of the query protocol begins with."""
+PUBLISHED = f"<member><MessageId>{MESSAGE_ID}</MessageId><Id>%d</Id></member>"
+PUBLISH_ANSWER = (
+    '<PublishBatchResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishBatchResult><Failed/>'
+    "<Successful>%s</Successful></PublishBatchResult><ResponseMetadata><RequestId>00000000-0000-4000-8000-000000000000"
+    "</RequestId></ResponseMetadata></PublishBatchResponse>"
 )
 PUT = '{"SequenceNumber":"49590338271490256608559692538361571095921575989136588898","ShardId":"shardId-000000000000"}'
 """Of each record; a sequence number is about this long, and nobody reads it."""
@@ -111,7 +119,11 @@ def parse_request(buffer: bytes) -> tuple[Request, int] | None:
         return None
     target = header(head, b"\r\nx-amz-target:", lowered)
     line = head[: head.find(b"\r\n")] if b"\r\n" in head else head
-    return Request(line, target.rpartition(b".")[2].decode(), buffer[end + 4 : total]), total
+    body = buffer[end + 4 : total]
+    action = target.rpartition(b".")[2]
+    if body.startswith(FORM_ACTION):
+        action = body[len(FORM_ACTION) :].partition(b"&")[0]
+    return Request(line, action.decode(), body), total
 
 
 def header(head: bytes, name: bytes, lowered: bytes) -> bytes:
@@ -195,6 +207,14 @@ class Queue:
         self.sent += 1
         digest = md5_of(orjson.loads(body)["MessageBody"]) if self.md5 else UNCHECKED_MD5
         return f'{{"MessageId":"{MESSAGE_ID % self.sent}","MD5OfMessageBody":"{digest}"}}'
+
+    def publish_batch(self, body: bytes) -> str:
+        """Entries are counted by their ids, which are their indices; values have no `=` in them, for it is quoted."""
+        number = body.count(b".Id=")
+        self.count("PublishBatch", number, len(body))
+        parts = [PUBLISHED % (self.sent + index, index) for index in range(number)]
+        self.sent += number
+        return PUBLISH_ANSWER % "".join(parts)
 
     def put_records(self, body: bytes) -> str:
         records = orjson.loads(body)["Records"]
@@ -283,6 +303,7 @@ def echoed_ids(entries: list[dict[str, str]]) -> str:
 ACTIONS: dict[str, Callable[[Queue, bytes], str]] = {
     "SendMessageBatch": Queue.send_batch,
     "SendMessage": Queue.send,
+    "PublishBatch": Queue.publish_batch,
     "PutRecords": Queue.put_records,
     "PutRecordBatch": Queue.put_record_batch,
     "DeleteMessageBatch": Queue.delete_batch,

@@ -1,4 +1,4 @@
-"""The load generator: `python -m tests.bench.load publish|fan|paced|probe|consume|idle …`.
+"""The load generator: `python -m tests.bench.load publish|send|fan|paced|probe|consume|idle …`.
 
 It runs as a process of its own, on another core than the gateway, and writes one line of JSON to standard output.
 """
@@ -22,7 +22,7 @@ from tests.bench.machine import Sample, Window, resident_bytes
 from tests.bench.mqtt_deliveries import Fan, FanPublisher, FencedPublisher, IdleSubscriber, Subscriber, TwofoldPublisher
 from tests.bench.mqtt_load import IdleConnection, LoadError, MqttConnection, PacedPublisher, Publisher
 from tests.bench.probe import Probe, send_request
-from tests.bench.stomp_load import Consumer, Seen
+from tests.bench.stomp_load import Consumer, Seen, Sender
 
 SETUP_TIMEOUT = 60.0
 DRAIN_TIMEOUT = 60.0
@@ -76,6 +76,7 @@ class Options(argparse.Namespace):
     payload_bytes: int
     rate: int
     prefetch: int
+    together: int
     queue: str
     warmup: float
     duration: float
@@ -86,7 +87,22 @@ class Options(argparse.Namespace):
     subscribe: bool
 
 
-ConnectionT = TypeVar("ConnectionT", bound=MqttConnection)
+ConnectionT = TypeVar("ConnectionT", bound=MqttConnection | Sender)
+
+
+class Windowed(Protocol):
+    """Keeps a number of messages without an answer, until it is stopped and `ended`."""
+
+    ended: asyncio.Future[None]
+
+    @property
+    def acked(self) -> int: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Paced(Protocol):
@@ -139,7 +155,17 @@ def publisher_of(options: Options, number: int) -> FencedPublisher | Publisher |
 
 async def publish(options: Options) -> Published:
     """Publishes as fast as the window allows."""
-    publishers = await connect(options.port, [publisher_of(options, number) for number in range(options.connections)])
+    publishers = [publisher_of(options, number) for number in range(options.connections)]
+    return await run_windows(options, await connect(options.port, publishers))
+
+
+async def send(options: Options) -> Published:
+    """SENDs to a queue as fast as the window of receipts allows."""
+    senders = [Sender(options.queue, options.payload_bytes, options.window) for _ in range(options.connections)]
+    return await run_windows(options, await connect(options.port, senders))
+
+
+async def run_windows(options: Options, publishers: Sequence[Windowed]) -> Published:
     for publisher in publishers:
         publisher.start()
     window = await measured(options, lambda: sum(publisher.acked for publisher in publishers))
@@ -250,7 +276,7 @@ async def probe(options: Options) -> Latency:
 async def consume(options: Options) -> Consumed:
     """Consumers over an endless supply; when it is stopped, all that was handed out has to be acknowledged."""
     seen = Seen()
-    consumers = [Consumer(options.queue, options.prefetch, seen) for _ in range(options.connections)]
+    consumers = [Consumer(options.queue, options.prefetch, seen, options.together) for _ in range(options.connections)]
     await asyncio.gather(*(attach(options.port, consumer) for consumer in consumers))
     window = await measured(options, lambda: seen.messages)
     endpoint = Control(options.endpoint)
@@ -260,6 +286,8 @@ async def consume(options: Options) -> Consumed:
         while stats["deleted"] < stats["received"]:
             raise_failed([consumer.ended for consumer in consumers])
             await asyncio.sleep(DRAIN_POLL)
+            for consumer in consumers:
+                consumer.finish()
             stats = await asyncio.to_thread(endpoint.stats)
     for consumer in consumers:
         consumer.close()
@@ -290,7 +318,7 @@ async def idle(options: Options) -> Idle:
     return {"connections": len(connections), "before": before, "after": after}
 
 
-KINDS = {"publish": publish, "fan": fan, "paced": paced, "probe": probe, "consume": consume, "idle": idle}
+KINDS = {"publish": publish, "send": send, "fan": fan, "paced": paced, "probe": probe, "consume": consume, "idle": idle}
 
 
 def main() -> None:
@@ -305,6 +333,7 @@ def main() -> None:
     parser.add_argument("--payload-bytes", type=int, default=200)
     parser.add_argument("--rate", type=int, default=1000, help="messages a second over all connections (paced, probe)")
     parser.add_argument("--prefetch", type=int, default=100, help="unacknowledged deliveries of a consumer")
+    parser.add_argument("--together", type=int, default=1, help="messages that one ACK is for (consume)")
     parser.add_argument("--queue", default="bench")
     parser.add_argument("--qos", type=int, default=1, choices=(0, 1, 2), help="of publishes (publish, fan)")
     parser.add_argument("--prefix", default="bench", help="first level of the topics (publish)")

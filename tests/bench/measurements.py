@@ -8,14 +8,19 @@ from functools import partial
 from typing import TypeAlias
 
 from tests.bench.endpoint import ENDLESS, ActionCount, Stats
+from tests.bench.load import Published
 from tests.bench.machine import Window
-from tests.bench.stage import Stage
+from tests.bench.stage import TOPIC_ROUTES, Stage
+from tests.rig.processes import Gateway
 
 FAR_MS = 10.0
 """An endpoint of the same region is some milliseconds away; an instant one hides what waiting costs."""
 PACED_CONNECTIONS = 10
 PROBE_CONNECTIONS = 50
 CONSUMERS = 10
+SENDERS = 10
+TOGETHER = 50
+"""Messages of one cumulative ACK."""
 SUBSCRIBERS = 50
 STREAM_CONNECTIONS = 50
 DEVICES = 20
@@ -54,12 +59,22 @@ def calls(stats: Stats, *actions: str) -> int:
 
 
 def publish(connections: int, latency_ms: float = 0.0, qos: int = 1) -> Callable[[Stage], Figures]:
-    """Publishers with a window; each acknowledged message has to be in a send that the endpoint accepted."""
+    """Publishers with a window of MQTT; each acknowledged message has to be in a send that the endpoint accepted."""
+    return accepted(lambda stage, gateway: stage.publish(gateway, connections, qos), latency_ms)
+
+
+def send(connections: int) -> Callable[[Stage], Figures]:
+    """The same of STOMP."""
+    return accepted(lambda stage, gateway: stage.send(gateway, connections))
+
+
+def accepted(load: Callable[[Stage, Gateway], Published], latency_ms: float = 0.0) -> Callable[[Stage], Figures]:
+    """A load whose every acknowledged message has to be in a send that the endpoint accepted."""
 
     def run(stage: Stage) -> Figures:
         with stage.gateway() as gateway:
             stage.endpoint.control.reset({"supply": 0, "latency_ms": latency_ms})
-            published = stage.publish(gateway, connections, qos)
+            published = load(stage, gateway)
         stats = stage.endpoint.control.stats()  # at QoS 0 the last ones are sent when the gateway stops
         sent = stats["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
         sent += stats["actions"].get("SendMessage", NO_CALLS)["entries"]
@@ -67,6 +82,21 @@ def publish(connections: int, latency_ms: float = 0.0, qos: int = 1) -> Callable
             raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
         sends = calls(stats, "SendMessageBatch", "SendMessage")
         return rates(published["window"]) | {"calls": sends / published["messages"]}
+
+    return run
+
+
+def publish_to_topic(connections: int) -> Callable[[Stage], Figures]:
+    """As `publish`, to an SNS topic."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+        with stage.gateway(TOPIC_ROUTES) as gateway:
+            published = stage.publish(gateway, connections)
+        batches = stage.endpoint.control.stats()["actions"].get("PublishBatch", NO_CALLS)
+        if batches["entries"] != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {batches['entries']} sent to SNS")
+        return rates(published["window"]) | {"calls": batches["calls"] / published["messages"]}
 
     return run
 
@@ -93,13 +123,13 @@ def put(action: str, prefix: str, topics: int) -> Callable[[Stage], Figures]:
     return run
 
 
-def consume(connections: int) -> Callable[[Stage], Figures]:
-    """Consumers with client-individual acks; each message has to come once and be deleted once."""
+def consume(connections: int, together: int = 1) -> Callable[[Stage], Figures]:
+    """Consumers with an ACK for each message or for several; each has to come once and be deleted once."""
 
     def run(stage: Stage) -> Figures:
         stage.endpoint.control.reset({"supply": ENDLESS, "latency_ms": 0.0})
         with stage.gateway() as gateway:
-            consumed = stage.consume(gateway, connections)
+            consumed = stage.consume(gateway, connections, together=together)
             # Answers the long polls that are under way; a gateway that stops would wait for them.
             stage.endpoint.control.reset({"supply": 0})
         stats = consumed["endpoint"]
@@ -190,10 +220,15 @@ def operations(module: str) -> Callable[[Stage], Figures]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
+    "publish-topic": Benchmark("QoS 1 publishes to SNS, 50 connections, window 100", publish_to_topic(50)),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
     "publish-far": Benchmark(f"QoS 1 publishes, 50 connections, endpoint {FAR_MS:g} ms away", publish(50, FAR_MS)),
     "consume": Benchmark(f"SQS to STOMP, {CONSUMERS} consumers, client-individual acks", consume(CONSUMERS)),
+    "consume-50": Benchmark(
+        f"SQS to STOMP, {CONSUMERS} consumers, one client ACK for {TOGETHER}", consume(CONSUMERS, TOGETHER)
+    ),
+    "send": Benchmark(f"STOMP SENDs with receipts to SQS, {SENDERS} connections, window 100", send(SENDERS)),
     "app-receive": Benchmark("Application, aiobotocore, receive 10 and delete them", application("receive")),
     "kinesis": Benchmark(
         "QoS 1 publishes to Kinesis, 50 connections, 1,000 keys", put("PutRecords", "stream", DEVICES)

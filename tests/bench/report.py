@@ -55,11 +55,14 @@ THRESHOLDS = (
     Threshold(
         "SQS calls per publish, 50 connections", lambda runs: median(runs, "publish-50", "calls"), 0.10, decimals=2
     ),
+    Threshold("publishes a second to SNS", lambda runs: median(runs, "publish-topic", "rate"), 25_000, True),
     Threshold("publishes a second to Kinesis", lambda runs: median(runs, "kinesis", "rate"), 40_000, True),
     Threshold("Kinesis calls per publish", lambda runs: median(runs, "kinesis", "calls"), 0.01, decimals=2),
     Threshold("times one call per message", lambda runs: ratio(runs, "publish-50", "app-single"), 40, True),
     Threshold("times batches of 10", lambda runs: ratio(runs, "publish-50", "app-batch"), 5, True),
     Threshold("deliveries a second", lambda runs: median(runs, "consume", "rate"), 12_000, True),
+    Threshold("deliveries a second, an ACK for 50", lambda runs: median(runs, "consume-50", "rate"), 15_000, True),
+    Threshold("SENDs a second", lambda runs: median(runs, "send", "rate"), 20_000, True),
     Threshold("SQS calls per delivery", lambda runs: median(runs, "consume", "calls"), 0.20, decimals=2),
     Threshold("added latency, median, ms", lambda runs: median(runs, "latency", "added_median"), 2),
     Threshold("added latency, 99th percentile, ms", lambda runs: median(runs, "latency", "added_p99"), 10),

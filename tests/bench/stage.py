@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -27,6 +27,9 @@ ROUTES: list[object] = [
         "to": [{"kinesis": QUEUE, "partition_key": "{device}", "aggregate": True}],
     },
     {"match": {"topic": "archive/#"}, "to": [{"firehose": QUEUE, "delimiter": "\n"}]},
+]
+TOPIC_ROUTES: list[object] = [
+    {"match": {"topic": "bench/#"}, "to": [{"sns": "arn:aws:sns:us-east-1:000000000000:bench"}]}
 ]
 PROCESS_TIMEOUT = 300.0
 
@@ -85,9 +88,9 @@ class Stage:
             endpoint.close()
 
     @contextlib.contextmanager
-    def gateway(self) -> Iterator[Gateway]:
+    def gateway(self, routes: Sequence[object] = ROUTES) -> Iterator[Gateway]:
         """A fresh gateway; it has to end well and without a traceback."""
-        config = gateway_config(self.endpoint.url, routes=ROUTES)
+        config = gateway_config(self.endpoint.url, routes=routes)
         gateway = Gateway(config, self._directory, core=self._cores.gateway)
         gateway.start()
         try:
@@ -112,8 +115,13 @@ class Stage:
     def probe(self, connections: int) -> Latency:
         return cast("Latency", self._load("probe", self.endpoint.port, self.endpoint.pid, connections))
 
-    def consume(self, gateway: Gateway, connections: int) -> Consumed:
-        return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections))
+    def send(self, gateway: Gateway, connections: int) -> Published:
+        return cast("Published", self._load("send", gateway.port("stomp"), gateway.pid, connections))
+
+    def consume(self, gateway: Gateway, connections: int, *, together: int = 1) -> Consumed:
+        """`together`: how many messages each ACK is for; consumers hold several times that."""
+        more = [f"--together={together}", f"--prefetch={max(100, 4 * together)}"]
+        return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections, *more))
 
     def idle(self, gateway: Gateway, *, subscribe: bool = False) -> Idle:
         more = ["--subscribe"] if subscribe else []

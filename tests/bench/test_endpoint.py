@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import boto3  # type: ignore[import-untyped]
 import botocore.exceptions
 import pytest
 
@@ -81,6 +82,24 @@ def test_sends_are_counted(client: SqsClient, endpoint: EndpointProcess) -> None
     assert (actions["SendMessage"]["calls"], actions["SendMessage"]["entries"]) == (1, 1)
     endpoint.control.reset({})
     assert endpoint.control.stats()["actions"] == {}
+
+
+def test_publishes_are_counted(endpoint: EndpointProcess) -> None:
+    sns = boto3.client(
+        "sns",
+        endpoint_url=endpoint.url,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    attributes = {"a": {"DataType": "String", "StringValue": "&x.Id=1"}}
+    batch = [{"Id": f"{number}", "Message": "m.Id=", "MessageAttributes": attributes} for number in range(10)]
+    answer = sns.publish_batch(TopicArn="arn:aws:sns:us-east-1:000000000000:bench", PublishBatchRequestEntries=batch)
+    assert [each["Id"] for each in answer["Successful"]] == [f"{number}" for number in range(10)]
+    assert not answer["Failed"]
+    sns.close()
+    counted = endpoint.control.stats()["actions"]["PublishBatch"]
+    assert (counted["calls"], counted["entries"]) == (1, 10)
 
 
 def test_records_are_counted(endpoint: EndpointProcess) -> None:

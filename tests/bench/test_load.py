@@ -18,7 +18,7 @@ from tests.bench.mqtt_load import (
     remaining_length,
 )
 from tests.bench.payload import telemetry
-from tests.bench.stomp_load import Consumer, Seen
+from tests.bench.stomp_load import Consumer, Seen, Sender
 
 
 class Wire(asyncio.Transport):
@@ -189,6 +189,60 @@ async def test_several_messages_are_acknowledged_in_one_write() -> None:
     each.data_received(b"".join(message(str(number), number) for number in range(100)))
     assert wire.take().count(b"ACK\n") == 100
     assert seen.distinct == 100
+
+
+async def test_one_ack_for_several_messages() -> None:
+    seen, wire = Seen(), Wire()
+    each = Consumer("bench", 50, seen, together=3)
+    each.connection_made(wire)
+    each.data_received(b"CONNECTED\nversion:1.2\n\n\0")
+    assert b"\nack:client\n" in wire.take()
+    each.data_received(message("a", 0) + message("b", 1))
+    assert wire.take() == b""
+    each.data_received(b"".join(message(ack, number) for number, ack in enumerate("cdefg", 2)))
+    assert wire.take() == b"ACK\nid:c\n\n\0ACK\nid:f\n\n\0"
+    for _ in range(2):
+        each.finish()
+    assert wire.take() == b"ACK\nid:g\n\n\0"
+
+
+def receipts(*numbers: int) -> bytes:
+    return b"".join(b"RECEIPT\nreceipt-id:%d\n\n\0" % number for number in numbers)
+
+
+async def sender(window: int) -> tuple[Sender, Wire]:
+    each, wire = Sender("bench", 100, window), Wire()
+    each.connection_made(wire)
+    each.data_received(b"CONNECTED\nversion:1.2\n\n\0\n")
+    wire.take()
+    each.start()
+    return each, wire
+
+
+def sent(wire: Wire) -> list[int]:
+    return [int(frame.partition(b"receipt:")[2].split(b"\n")[0]) for frame in wire.take().split(b"\0") if frame]
+
+
+async def test_sends_in_a_window_whose_receipts_come_in_any_order() -> None:
+    each, wire = await sender(3)
+    assert sent(wire) == [0, 1, 2]
+    for byte in receipts(2, 0):
+        each.data_received(bytes([byte]))
+    assert sent(wire) == [3, 4]
+    each.stop()
+    each.data_received(receipts(4, 3))
+    assert not each.ended.done()
+    each.data_received(receipts(1))
+    assert each.ended.result() is None
+    assert (each.acked, sent(wire)) == (5, [])
+
+
+@pytest.mark.parametrize("answer", [receipts(3), receipts(1, 1), b"ERROR\nmessage:no\n\n\0"])
+async def test_receipts_that_are_wrong(answer: bytes) -> None:
+    each, _ = await sender(3)
+    each.data_received(answer)
+    with pytest.raises(LoadError, match="not the RECEIPTs"):
+        each.ended.result()
 
 
 @pytest.mark.parametrize("frame", [b"ERROR\nmessage:no\n\n\0", b"MESSAGE\nsubscription:0\n\n000000000000\0"])

@@ -47,10 +47,13 @@ def test_every_promise_can_be_measured() -> None:
     names = [
         "publish-10",
         "publish-50",
+        "publish-topic",
         "kinesis",
         "app-single",
         "app-batch",
         "consume",
+        "consume-50",
+        "send",
         "latency",
         "idle",
         "idle-subscribed",

@@ -8,8 +8,9 @@ import pytest
 
 from config.mistakes import ConfigErrors
 from config.settings import Settings
-from gateway.assembly import assemble, backend_kinds, protocol_names
-from gateway.core.message import Address
+from gateway.assembly import assemble, backend_kinds, open_backend, protocol_names
+from gateway.core.ingress import Incoming
+from gateway.core.message import Address, Message
 from gateway.core.routes import QUEUE_KIND
 from gateway.core.transform import Compression, Transform
 from gateway.net.websocket import WebSocketOptions
@@ -47,6 +48,39 @@ def test_a_listener_gets_its_protocol(read: Read) -> None:
     assert isinstance(first.protocol_settings, MqttSettings)
     assert first.protocol_settings.delivery_window == 7
     assert second.open_session.__module__ == "gateway.protocols.stomp.session"
+
+
+def test_topics_are_listened_to(read: Read) -> None:
+    assembly = assemble(
+        read(
+            LISTENER
+            + "ingress:\n"
+            + "- {sns: events, topic: 'in/{header:site}'}\n"
+            + "- {sns: jobs.fifo, queue: jobs}\n"
+            + "- {sns: letters, exchange: mail, key: 'a.{subject}', envelope: true}\n"
+        )
+    )
+    events, jobs, letters = assembly.ingress
+    native = Message(Address("", "q"), b"", headers={"site": "north.1"})
+    assert events.rule.address(Incoming(native, {})) == Address("amq.topic", "in.north/1")
+    assert (events.queue, events.spec.arguments["x-fifo"]) == ("mqlift-ingress-events", False)
+    assert jobs.rule.address(Incoming(native, {})) == Address("", "jobs")
+    assert (jobs.queue, jobs.spec.arguments["x-fifo"]) == ("mqlift-ingress-jobs.fifo", True)
+    assert letters.rule.address(Incoming(native, {"subject": "b"})) == Address("mail", "a.b")
+    assert "sns" in assembly.kinds
+
+
+def test_adapters_get_their_sections(read: Read) -> None:
+    large = "large_payloads: {bucket: payloads, threshold: 1000}"
+    settings = read(LISTENER + f"sqs: {{{large}}}\nsns: {{{large}, message_bytes: 1048576}}\n")
+    assert assemble(settings).kinds == ("kinesis", "sqs")
+    for kind in ("sqs", "sns"):
+        assert open_backend(kind, Nothing(), settings).limits.entry_bytes == 128 * 1024 * 1024  # type: ignore[arg-type]
+    assert open_backend("sns", Nothing(), settings).limits.batch_bytes == 1_048_576  # type: ignore[arg-type]
+
+
+class Nothing:
+    """An AWS client that is not called."""
 
 
 def test_rules_become_routes(read: Read) -> None:
@@ -146,6 +180,20 @@ def test_aws_is_checked(read: Read) -> None:
             "routes: [{match: {queue: a}, to: [{queue: b}]}]",
             "routes.0.to.0.queue: a queue cannot live in another queue of the gateway; name a resource first",
         ),
+        (
+            "routes: [{match: {queue: a}, to: [{sns: b}, {sqs: a}]}]",
+            "routes.0.to.0.sns: a queue cannot live here; name what keeps it first, such as sqs:",
+        ),
+        ("ingress: [{sns: a b, topic: t}]", "ingress.0.sns: 'a b' is not a name that SNS allows"),
+        ("ingress: [{sns: a, topic: 't/{colour}'}]", "ingress.0.topic: unknown field {colour}; known are"),
+        ("ingress: [{sns: a, topic: '{subject}'}]", "ingress.0.topic: unknown field {subject}"),
+        (
+            "ingress: [{sns: a, topic: t}, {sns: 'arn:aws:sns:eu-west-1:111122223333:a', queue: q}]",
+            "ingress.1.sns: topic arn:aws:sns:eu-west-1:111122223333:a is that of ingress.0 already",
+        ),
+        ("sqs: {large_payload: {}}", "sqs.large_payload: there is no such key; did you mean large_payloads?"),
+        ("sqs: {large_payloads: {}}", "sqs.large_payloads.bucket: "),
+        ("sns: {message_bytes: 2000000}", "sns.message_bytes: "),
         (
             "routes: [{match: {topic: 'a/{b}'}, to: [{sqs: 'q-{c}'}]}]",
             "routes.0.to.0.sqs: unknown field {c}; known are {b}",

@@ -31,7 +31,7 @@ def run(path: Path, *explain: str, aws: bool = False) -> tuple[int, list[str]]:
 
 
 def test_a_right_file(write: Write) -> None:
-    path = write(LISTENER + "aws: {region: eu-west-1}\nprefix: p-")
+    path = write(LISTENER + "auth: {anonymous: true}\naws: {region: eu-west-1}\nprefix: p-")
     code, lines = run(path)
     assert code == EXIT_RIGHT
     assert lines == [
@@ -162,7 +162,7 @@ def test_streams_are_explained(write: Write) -> None:
 
 
 def test_what_rules_hardly_mean_is_warned_of(write: Write) -> None:
-    _, lines = run(write(LISTENER + STREAMS))
+    _, lines = run(write(LISTENER + "auth: {anonymous: true}\n" + STREAMS))
     warnings = [line for line in lines if "warning" in line]
     assert [line.partition(": ")[2][:60] for line in warnings] == [
         "routes.0.to.1: Firehose writes records one behind the other,",
@@ -249,3 +249,14 @@ def test_an_unknown_profile(write: Write) -> None:
     assert code == EXIT_MISTAKE
     assert lines[-1].startswith(f"{path}: aws")
     assert "nobody" in lines[-1]
+
+
+def test_topics_that_are_listened_to(write: Write, ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    aws = f"aws: {{region: us-east-1, endpoint_url: '{ministack.url}'}}\n"
+    path = write(LISTENER + aws + "prefix: p-\ningress: [{sns: not-there, topic: t}]\n")
+    code, lines = run(path, aws=True)
+    assert code == EXIT_RIGHT
+    assert "  listens to: sns not-there, through the queue p-mqlift-ingress-not-there" in lines
+    assert lines[-1] == "sns not-there: not there yet; it is created when it is first used"

@@ -22,7 +22,7 @@ def test_defaults(read: Read) -> None:
     settings = read(LISTENER)
     assert (settings.prefix, settings.provision, settings.state) == ("", "auto", "memory:")
     assert (settings.admin.host, settings.admin.port) == ("127.0.0.1", 9090)
-    assert settings.auth.anonymous is True
+    assert settings.auth.anonymous is False
     assert settings.routes == ()
     (listener,) = settings.listeners
     assert (listener.protocol, listener.host, listener.port, listener.tls) == ("mqtt", "127.0.0.1", 1883, None)
@@ -110,6 +110,16 @@ def test_mistakes_in_the_environment(
     ("text", "line"),
     [
         ("prefix: 5", "prefix: 5 is not text; put it in quotes"),
+        ("ingress: [{sns: a}]", "ingress.0: says nothing about where it goes; one of topic, exchange or queue"),
+        (
+            "ingress: [{sns: a, topic: t, queue: q}]",
+            "ingress.0: topic and queue are both given; one of topic, exchange",
+        ),
+        ("ingress: [{sns: a, topic: t, key: k}]", "ingress.0.key: a topic has no key; leave it out, or name an"),
+        (
+            "ingress: [{sns: a, topic: t, envelope: true, filter: true}]",
+            "ingress.0.filter: is for subscriptions that the gateway makes, and those deliver raw; leave one out",
+        ),
         ("prefix: a/b", "prefix: 'a/b' has a character that is not allowed; a text that matches ^[A-Za-z0-9_-]*$"),
         (f"prefix: {'a' * 41}", f"prefix: '{'a' * 41}' is too long; 40 characters at most"),
         ("provision: maybe", "provision: 'maybe' is not one of the choices; 'auto' or 'never'"),

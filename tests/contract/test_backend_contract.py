@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -19,6 +21,8 @@ LONG = 30.0
 """Seconds of visibility that no test outlasts."""
 SHORT = 1.0
 """Seconds of visibility that a test waits for."""
+CLOCKS = 1.0
+"""Seconds that two clocks differ at most, one of which may count whole seconds only."""
 PATIENCE = 20.0
 """Seconds after which a message is not coming."""
 
@@ -541,3 +545,39 @@ def test_entries_belong_to_the_sender(backend: Backend, service: Service) -> Non
     assert isinstance(entry, Entry)
     assert entry.size >= 1
     assert (entry.attempts, entry.token, entry.waiter) == (0, None, None)
+
+
+class TestTimes:
+    @pytest.mark.parametrize("suffix", ["", ".fifo"])
+    async def test_when_it_was_stored_is_told_each_time(self, backend: Backend, service: Service, suffix: str) -> None:
+        target = service.target(suffix)
+        before = time.time()
+        await publish(backend, target, message("a"))
+        after = time.time()
+        (first,) = await take(backend, target, 1)
+        assert before - CLOCKS < first.stored_at < after + CLOCKS
+        await backend.settle(target, [first.receipt], Outcome.RELEASED)
+        (again,) = await take(backend, target, 1)
+        assert (again.stored_at, again.uid) == (first.stored_at, first.uid)
+
+    async def test_nobody_gets_a_message_before_its_time(self, backend: Backend, service: Service) -> None:
+        target = service.target()
+        due = time.time() + 2.0
+        await publish(backend, target, replace(message("later"), not_before=due), message("now"))
+        assert bodies(await take(backend, target, 1)) == ["now"]
+        (later,) = await take(backend, target, 1)
+        assert time.time() >= due - CLOCKS
+        assert later.message.not_before == due
+        assert later.message.body == b"later"
+
+    async def test_a_time_that_has_passed_delays_nothing(self, backend: Backend, service: Service) -> None:
+        target = service.target()
+        await publish(backend, target, replace(message("a"), not_before=time.time() - 60))
+        assert bodies(await take(backend, target, 1)) == ["a"]
+
+    def test_more_than_the_service_delays_is_taken(self, backend: Backend, service: Service) -> None:
+        backend.encode(service.target(), replace(message("a"), not_before=time.time() + 7 * 86_400))
+
+    def test_a_fifo_queue_refuses_it(self, backend: Backend, service: Service) -> None:
+        with pytest.raises(Invalid, match="FIFO"):
+            backend.encode(service.target(".fifo"), replace(message("a"), not_before=time.time() + 60))

@@ -193,7 +193,6 @@ async def test_nothing_comes_out(backend: Backend, service: Service) -> None:
         backend.receive(target, 1, 0.0, 30.0),
         backend.settle(target, ["r"], Outcome.ACCEPTED),
         backend.extend(target, ["r"], 30.0),
-        backend.purge(target),
     ):
         with pytest.raises(BackendError, match="nothing can be consumed") as refused:
             await attempt

@@ -26,14 +26,15 @@ from gateway.core.errors import (
     Refused,
     Unavailable,
 )
+from gateway.core.exchanges import ExchangeSpec, ExchangeType
 from gateway.core.health import Health
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import QUEUE_KIND, Pattern, QueueMatch, Routes, Rule, RuleTarget, TopicMatch
-from gateway.core.session import Consume, SessionRecord
+from gateway.core.session import Consume, Presence, SessionRecord
 from gateway.core.subscription import Subscription
-from gateway.core.topology import Topology, UnknownExchange
+from gateway.core.topology import InternalExchange, Topology, UnknownExchange
 from tests.rig.clock import at_end, on_clock, settle_down, until
 from tests.rig.scripted import Consumer, ScriptedBackend, message, never, new_metrics, raising
 
@@ -69,10 +70,12 @@ class Rig:
         *rules: Rule,
         backends: Mapping[str, Backend] | None = None,
         limits: BrokerLimits | None = None,
+        store: MemoryStore | None = None,
     ) -> None:
         self.backend = ScriptedBackend()
         backends = backends or {"scripted": self.backend}
         self.topology = Topology()
+        self.store = store or MemoryStore()
         self.metrics = new_metrics()
         self.broker = Broker(
             topology=self.topology,
@@ -83,7 +86,7 @@ class Rig:
             sending=BatchPolicy(timeout=5.0, backoff_base=0.1, backoff_cap=0.5),
             receiving=ReceivePolicy(),
             limits=limits or BrokerLimits(),
-            store=MemoryStore(),
+            store=self.store,
             metrics=self.metrics,
             health=Health(),
         )
@@ -198,6 +201,22 @@ async def test_bindings_count_from_the_next_publish_on() -> None:
     rig.broker.unbind("live", TOPIC_EXCHANGE, "a.b")
     assert await rig.publish(on_topic("a.b")) is UNROUTED
     assert rig.client.bodies == [b"bound"]
+
+
+@on_clock
+async def test_a_queue_that_is_bound_anew_has_no_other_bindings() -> None:
+    rig = Rig()
+    await rig.broker.declare_queue("live", LIVE, rig.client)
+    for pattern in ("a.*", "b.#"):
+        rig.broker.bind("live", TOPIC_EXCHANGE, pattern)
+    rig.broker.rebind("live", [(TOPIC_EXCHANGE, "b.#"), (TOPIC_EXCHANGE, "c")])
+    assert [(each.source, each.pattern) for each in rig.topology.bindings("live")] == [
+        (TOPIC_EXCHANGE, "b.#"),
+        (TOPIC_EXCHANGE, "c"),
+    ]
+    with pytest.raises(UnknownExchange):
+        rig.broker.rebind("live", [("nowhere", "d")])
+    assert len(rig.topology.bindings("live")) == 2
 
 
 @on_clock
@@ -576,6 +595,117 @@ async def test_a_session_that_another_connection_goes_on_with_is_not_ended_by_th
     assert len(second.deliveries) == 1
     rig.broker.end_session("device", second, 0.0, None, 0.0)
     assert rig.broker.kept_sessions == 0
+
+
+# Exchanges with a will of their own, and the ways of the dead
+
+
+def fanout(**options: bool) -> ExchangeSpec:
+    return ExchangeSpec(type=ExchangeType.FANOUT, **options)  # type: ignore[arg-type]
+
+
+def dying(exchange: str, **arguments: object) -> QueueSpec:
+    """A queue in memory of one message, whose older ones go to an exchange."""
+    given = {"x-max-length": 1, "x-dead-letter-exchange": exchange}
+    return QueueSpec(durable=False, arguments={**given, **{key.replace("_", "-"): arguments[key] for key in arguments}})
+
+
+@on_clock
+async def test_clients_do_not_publish_to_an_internal_exchange_and_the_dead_go_there() -> None:
+    rig = Rig()
+    rig.broker.declare_exchange("graves", fanout(internal=True), Presence.EQUIVALENT)
+    await rig.broker.declare_queue("orders", dying("graves"), rig.client)
+    await rig.broker.declare_queue("dead", LIVE, rig.client)
+    rig.broker.bind("dead", "graves", "")
+    for body in (b"a", b"b"):
+        assert await rig.publish(message(body)) is ACCEPTED
+    got = await rig.broker.get("dead", rig.client)
+    assert got.delivery is not None
+    assert got.delivery.message.body == b"a"
+    for _ in range(2):
+        result = await rig.publish(message(exchange="graves"))
+        assert result.outcome is Outcome.REJECTED
+        assert isinstance(result.error, InternalExchange)
+
+
+@on_clock
+async def test_a_dead_letter_goes_round_once_and_other_queues_still_get_it() -> None:
+    rig = Rig()
+    rig.broker.declare_exchange("graves", fanout(), Presence.EQUIVALENT)
+    await rig.broker.declare_queue("orders", dying("graves"), rig.client)
+    await rig.broker.declare_queue("dead", LIVE, rig.client)
+    for queue in ("orders", "dead"):
+        rig.broker.bind(queue, "graves", "")
+    for body in (b"a", b"b"):
+        assert await rig.publish(message(body)) is ACCEPTED
+    got = await rig.broker.get("dead", rig.client)
+    assert got.delivery is not None
+    assert (await rig.broker.get("dead", rig.client)).delivery is None
+    got = await rig.broker.get("orders", rig.client)
+    assert got.delivery is not None
+    assert got.delivery.message.body == b"b", "the dead one did not come back to its queue"
+
+
+@on_clock
+async def test_a_dead_letter_without_a_place_is_counted() -> None:
+    rig = Rig()
+    await rig.broker.declare_queue("orders", dying("nowhere"), rig.client)
+    for body in (b"a", b"b"):
+        assert await rig.publish(message(body)) is ACCEPTED
+    assert rig.sample("dead_letters_dropped_total") == 1
+
+
+@on_clock
+async def test_a_long_circle_of_full_queues_comes_to_an_end() -> None:
+    rig = Rig()
+    count = 100
+    for number in range(count):
+        spec = dying("", x_dead_letter_routing_key=str((number + 1) % count))
+        await rig.broker.declare_queue(str(number), spec, rig.client)
+        assert await rig.publish(message(b"old", key=str(number))) is ACCEPTED
+    assert await rig.publish(message(b"new", key="0")) is ACCEPTED
+    assert rig.sample("virtual_queue_messages") == count
+    assert rig.sample("dead_letters_dropped_total") >= 1
+
+
+@on_clock
+async def test_a_delayed_exchange_holds_back_as_long_as_the_header_says() -> None:
+    rig = Rig()
+    spec = ExchangeSpec(type=ExchangeType.DELAYED, arguments={"x-delayed-type": "direct"})
+    rig.broker.declare_exchange("later", spec, Presence.EQUIVALENT)
+    await rig.broker.declare_queue("live", LIVE, rig.client)
+    rig.broker.bind("live", "later", "k")
+    rig.broker.consume(Consume("tag", "live", 10, None), rig.client)
+    for delay in (None, 0, -5, "soon", True, 60_000):
+        headers = {} if delay is None else {"x-delay": delay}
+        assert await rig.publish(Message(Address("later", "k"), repr(delay).encode(), headers=headers)) is ACCEPTED
+    assert [body.decode() for body in rig.client.bodies] == ["None", "0", "-5", "'soon'", "True"]
+    queue = rig.broker._queues.virtual("live")
+    assert queue is not None
+    ((_, _, waiting),) = queue._delayed
+    assert waiting.headers == {"x-delay": -60_000}, "as it was, for who gets it, and not to be delayed again"
+
+
+@on_clock
+async def test_more_keys_lead_to_more_places_each_once() -> None:
+    rig = Rig()
+    for name in ("a", "b", "c"):
+        await rig.broker.declare_queue(name, QueueSpec(durable=False), rig.client)
+    rig.broker.publish(message(key="a"), rig.client, 1, ("b", "a", "nowhere"))
+    assert rig.client.answers == [(1, ACCEPTED)]
+    rig.broker.publish(message(key="a"), rig.client, 2)
+    counts = [(await rig.broker.get(name, rig.client)).remaining for name in ("a", "b", "c")]
+    assert counts == [1, 0, 0]
+    assert rig.sample("virtual_queue_messages") == 1
+
+
+@on_clock
+async def test_headers_are_looked_at_for_every_message() -> None:
+    rig = Rig()
+    await rig.broker.declare_queue("live", LIVE, rig.client)
+    rig.broker.bind("live", "amq.headers", "", {"x": 1})
+    for value, expected in ((1, ACCEPTED), (2, UNROUTED), (1, ACCEPTED)):
+        assert await rig.publish(Message(Address("amq.headers", "k"), b"", headers={"x": value})) is expected
 
 
 @on_clock

@@ -15,7 +15,7 @@ from gateway.core.health import Health
 from gateway.core.message import HeaderValue
 from gateway.core.outcome import Outcome
 from gateway.core.sender import Sender
-from gateway.core.session import Consume, Delivery, Prefetch
+from gateway.core.session import Consume, Delivery
 from gateway.core.streamconsumer import BUFFER_BYTES
 from gateway.core.streamreader import IDLE_SECONDS
 from gateway.core.streams import StreamQueue
@@ -384,7 +384,6 @@ async def test_what_streams_do_not_have_is_refused() -> None:
     rig = Rig(StreamLog("0"))
     for command, error in (
         (Consume("t", "s", 1, None, acknowledges=False), NotSupported),
-        (Consume("t", "s", 1, None, shared=Prefetch(5)), NotSupported),
         (Consume("t", "s", 1, None, unlimited=True), Refused),
         (Consume("t", "s", 1, None, arguments={"x-stream-offset": 17}), InvalidArgument),
         (Consume("t", "s", 1, None, arguments={"name": ""}), InvalidArgument),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.memory.store import MemoryStore
-from gateway.authentication import Anonymous
+from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
@@ -33,6 +33,15 @@ IN_SQS = Rule(
     "routes.1", QueueMatch(Pattern.name("q")), (RuleTarget.of(Target(kind="scripted", name="q"), frozenset()),)
 )
 
+RULED = Rule(
+    "routes.2", QueueMatch(Pattern.name("ruled")), (RuleTarget.of(Target(kind="stream", name="r"), frozenset()),)
+)
+
+
+class Anyone:
+    async def authenticate(self, credentials: Credentials) -> Identity:
+        return Identity(user="")
+
 
 class Rig:
     def __init__(self) -> None:
@@ -45,11 +54,11 @@ class Rig:
     def open(self) -> Broker:
         broker = Broker(
             topology=Topology(),
-            routes=Routes([FED, IN_SQS]),
+            routes=Routes([FED, IN_SQS, RULED]),
             backends={"scripted": self.plain, "stream": self.log},
             home="scripted",
             stream_home="stream",
-            authenticator=Anonymous(),
+            authenticator=Anyone(),
             sending=BatchPolicy(timeout=5.0, backoff_base=0.1, backoff_cap=0.5),
             receiving=ReceivePolicy(),
             limits=BrokerLimits(),
@@ -84,6 +93,10 @@ async def test_a_declared_stream_lives_where_streams_do_and_is_there_again() -> 
 @on_clock
 async def test_what_is_no_stream() -> None:
     rig = Rig()
+    for arguments in ({"x-max-priority": 5}, {"x-message-ttl": 5}, {"x-queue-type": "quorum"}):
+        with pytest.raises(InvalidArgument):
+            await rig.broker.declare_queue("ruled", QueueSpec(arguments=arguments), rig.client)
+    assert rig.log.ensured == []
     with pytest.raises(NotSupported, match="has no streams"):
         await rig.broker.declare_queue("q", STREAM, rig.client)
     for spec in (

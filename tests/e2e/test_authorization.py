@@ -233,7 +233,7 @@ def test_a_denied_filter_is_refused_alone(version: int, code: int, mqtt_port: in
 
 @pytest.mark.parametrize(("version", "code"), [(V5, NOT_AUTHORIZED), (V3_1_1, 0x80)])
 def test_so_is_a_denied_shared_subscription(version: int, code: int, mqtt_port: int, denials: Denials) -> None:
-    denials.denied = {("ann", Action.SUBSCRIBE, "secret.#")}
+    denials.denied = {("ann", Action.BIND_SOURCE, "secret.#")}
     with device(mqtt_port, "ann", version=version) as ann:
         assert ann.subscribe("$share/group/secret/#", 1) == code
         assert ann.subscribe("$share/group/public/#", 1) == 1

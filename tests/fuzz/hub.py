@@ -13,26 +13,46 @@ from typing import ClassVar, Final, Protocol
 
 from gateway.core.auth import Identity
 from gateway.core.backend import Received
-from gateway.core.errors import MqliftError, NotAuthorized, NotFound, Refused, TooLarge, Unavailable
+from gateway.core.errors import (
+    Inequivalent,
+    InUse,
+    Locked,
+    MqliftError,
+    NotAuthorized,
+    NotFound,
+    Refused,
+    TooLarge,
+    Unavailable,
+)
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, HeaderValue, Message, Origin, Properties
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.session import (
+    Aside,
     Authenticate,
     Authenticated,
     Cancel,
+    ChangePrefetch,
     Close,
     Command,
     Consume,
+    ControlCommand,
+    Counted,
+    DeclareQueue,
+    DeleteQueue,
     Delivery,
     EndSession,
+    Get,
+    Got,
     KeepInflight,
     Opened,
     OpenSession,
     Publish,
+    PurgeQueue,
     Retain,
     Session,
     Settle,
 )
+from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.fuzz.cases import Step, Violation
 from tests.fuzz.footprint import footprint
 
@@ -102,12 +122,18 @@ def accepted(command: Command) -> Result:
             return Authenticated(Identity())
         case OpenSession():
             return Opened(None)
+        case DeclareQueue() | DeleteQueue() | PurgeQueue():
+            return Counted(1, 1)
+        case Get():
+            return Got(None)
         case _:
             return ACCEPTED
 
 
 def result_of(command: Command, choice: int) -> Result:
     """Mostly yes; sometimes one of all that can go wrong."""
+    if isinstance(command, Get) and choice % 16 < 9:
+        return Got(Delivery(Received(message_of(choice), "receipt", 1 + choice % 3 // 2), QUEUE), choice % 5)
     if choice % 16 < 13:
         return UNROUTED if isinstance(command, Publish) and choice % 16 == 12 else accepted(command)
     errors = _LOGIN_ERRORS if isinstance(command, Authenticate) else _ERRORS
@@ -118,6 +144,11 @@ def result_of(command: Command, choice: int) -> Result:
 _ERRORS: Final[Sequence[MqliftError | None]] = (
     Unavailable("no answer", resource="sqs queue q", action="sqs:SendMessage"),
     NotFound("there is no such queue"),
+    UnknownQueue("q"),
+    UnknownExchange("x"),
+    Inequivalent("queue", "q", "durable", "true", "false"),
+    Locked("q"),
+    InUse("consumers"),
     TooLarge("1 byte more than SQS takes"),
     Refused("é\n\0 \ud800 " + "long " * 100),
     None,
@@ -191,7 +222,7 @@ class Hub:
         self._state_bytes = state_bytes
         self._commands: deque[Command] = deque()
         self._control: Command | None = None
-        self._concurrent: list[Publish | Retain | KeepInflight] = []
+        self._concurrent: list[Publish | Retain | KeepInflight | Get | ControlCommand] = []
         self._consumers: dict[str, Consumer] = {}
         self._held: dict[int, tuple[Delivery, Consumer]] = {}
         self._input_bytes = 0
@@ -220,7 +251,7 @@ class Hub:
 
     def _feed(self, data: bytes) -> None:
         """Bytes arrive, unless the connection would not read now."""
-        while len(self._concurrent) > MAX_INFLIGHT:
+        while len(self._concurrent) > MAX_INFLIGHT or (self.session.congested and self._concurrent):
             self._answer(0)
         while len(self._commands) > MAX_WAITING and self._control is not None:
             self._answer_control(accepted(self._control))
@@ -250,6 +281,7 @@ class Hub:
             command = self._concurrent.pop(number)
             result = result_of(command, choice)
             self.publishes_accepted += isinstance(command, Publish) and result.outcome is Outcome.ACCEPTED
+            self._note_answer(command, result)
             self._count_answer()
             self._execute(self.session.answer(command.token, result, self._now))
 
@@ -257,12 +289,18 @@ class Hub:
         command, self._control = self._control, None
         assert command is not None
         assert not isinstance(command, Publish | Retain | KeepInflight | Settle | EndSession | Close)
-        if isinstance(command, Consume) and result.outcome is not Outcome.ACCEPTED:
-            self._consumers.pop(command.tag, None)
+        self._note_answer(command, result)
         self._count_answer()
         followers = self.session.answer(command.token, result, self._now)
         self._commands.extendleft(reversed(followers))
         self._run()
+
+    def _note_answer(self, command: Command, result: Result) -> None:
+        if isinstance(command, Consume) and result.outcome is not Outcome.ACCEPTED:
+            self._consumers.pop(command.tag, None)
+        elif isinstance(result, Got) and result.delivery is not None:
+            self._delivered_bytes += 10 * len(repr(result.delivery.message))
+            self._held[id(result.delivery)] = result.delivery, Consumer(1)
 
     def _count_answer(self) -> None:
         self._answers += 1
@@ -359,9 +397,14 @@ class Hub:
         elif isinstance(command, Close):
             self.closed = True
             self._consumers.clear()
-        elif isinstance(command, Publish | Retain | KeepInflight):
+        elif isinstance(command, Publish | Retain | KeepInflight | Get):
             if command.token is not None:
                 self._concurrent.append(command)
+        elif isinstance(command, Aside):
+            self._concurrent.append(command.command)
+            self._note(command.command)
+        elif isinstance(command, ChangePrefetch):
+            command.shared.change(command.limit)
         elif _waits(command):
             self._control = command
             self._note(command)

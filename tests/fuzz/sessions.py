@@ -96,7 +96,7 @@ def conversation(
     return tuple(steps)
 
 
-def _context(settings: object) -> SessionContext:
+def context(settings: object) -> SessionContext:
     return SessionContext(peer="192.0.2.1:4711", server="mqlift/fuzz", settings=settings)
 
 
@@ -122,7 +122,7 @@ class MqttSession:
 
     def run(self, case: Case) -> None:
         settings = NARROW_MQTT if case.options[NARROW] else MqttSettings()
-        session = mqtt_session.open_session(_context(settings), START)
+        session = mqtt_session.open_session(context(settings), START)
         with Deadline():
             Hub(session, MqttClient(settings.max_packet_size), START, _state_bytes(case)).run(case.steps)
 
@@ -149,7 +149,7 @@ class StompSession:
         limits = FrameLimits(
             settings.max_headers, settings.max_header_line, settings.max_header_section, settings.max_body
         )
-        session = stomp_session.open_session(_context(settings), START)
+        session = stomp_session.open_session(context(settings), START)
         with Deadline():
             Hub(
                 session, StompClient(limits, early_receipts=settings.dialect == ACTIVEMQ), START, _state_bytes(case)

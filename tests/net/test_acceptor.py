@@ -13,17 +13,19 @@ from structlog.testing import capture_logs
 
 from gateway.net import acceptor as acceptor_module
 from gateway.net.acceptor import Acceptor
+from gateway.net.quotas import Quotas
 from tests.rig.echoing import HOST, Echo, EchoPort
 from tests.rig.loops import on_both_loops, until
 
 
 def acceptor(echoes: list[Echo]) -> Acceptor:
     return Acceptor(
-        lambda: Echo(echoes),
+        lambda seat: Echo(echoes),
         tls=None,
         proxy_protocol=False,
         patience=60.0,
         admit=lambda arriving: True,
+        seat=Quotas().seat,
         refused=lambda reason, problem, peer: pytest.fail(problem),
     )
 

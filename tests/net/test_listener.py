@@ -26,6 +26,7 @@ from gateway.core.topology import Topology
 from gateway.net import acceptor as acceptor_module
 from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions
+from gateway.net.quotas import Quotas
 from gateway.net.tls import ServerTls, TlsOptions
 from tests.rig.certificates import Authority
 from tests.rig.connections import FakeTransport, ScriptedSession
@@ -244,7 +245,7 @@ async def test_the_last_words_reach_a_peer_that_is_still_sending() -> None:
 @on_both_loops
 async def test_a_connection_that_was_accepted_before_the_stop_and_made_after_it_is_closed() -> None:
     async with running(Rig()) as rig:
-        connection = rig.listener._accept()
+        connection = rig.listener._accept(Quotas().seat(""))
         rig.listener.stop_listening()
         transport = FakeTransport(connection)
         connection.connection_made(transport)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from gateway.net.acceptor import Acceptor
+from gateway.net.quotas import Quotas, Seat
 from gateway.net.tls import ServerTls
 from gateway.net.websocket import WebSocket, WebSocketOptions
 from tests.rig.loops import until
@@ -70,6 +71,7 @@ class EchoPort:
     proxy_protocol: bool = False
     patience: float = 60.0
     room: int = 100
+    quotas: Quotas = field(default_factory=Quotas)
     echoes: list[Echo] = field(default_factory=list)
     """Of every connection that was made."""
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -82,6 +84,7 @@ class EchoPort:
             proxy_protocol=self.proxy_protocol,
             patience=self.patience,
             admit=lambda arriving: arriving < self.room,
+            seat=self.quotas.seat,
             refused=self._refused,
         )
 
@@ -110,7 +113,7 @@ class EchoPort:
     async def connect(self, tls: ssl.SSLContext | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(HOST, self.port, ssl=tls, server_hostname="localhost" if tls else None)
 
-    def _make(self) -> asyncio.Protocol:
+    def _make(self, seat: Seat) -> asyncio.Protocol:
         echo = Echo(self.echoes)
         if self.websocket is None:
             return echo

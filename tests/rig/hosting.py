@@ -19,6 +19,7 @@ from gateway.core.topology import Topology
 from gateway.net.connection import Connection
 from gateway.net.limits import ConnectionLimits
 from gateway.net.metrics import ConnectionMetrics
+from gateway.net.quotas import Quotas
 from tests.rig.clock import at_end, settle_down
 from tests.rig.connections import FakeTransport, ScriptedSession
 from tests.rig.scripted import ScriptedBackend, new_metrics
@@ -61,6 +62,7 @@ class Rig:
         at_end(self.broker.aclose)
         self.limits = limits or ConnectionLimits()
         self.connection_metrics = ConnectionMetrics(self.metrics, "test")
+        self.quotas = Quotas()
         self.open: set[Connection] = set()
 
     def connect(self, kind: type[FakeTransport] = FakeTransport) -> Peer:
@@ -70,6 +72,7 @@ class Rig:
             self.broker,
             self.connection_metrics,
             self.limits,
+            self.quotas.seat("192.0.2.1"),
             self.open.add,
             self.open.remove,
         )

@@ -55,12 +55,14 @@ class ScriptedBackend:
         """The limit of every `receive`."""
         self.polls = 0
         self.ensured: list[str] = []
+        self.removed: list[str] = []
         self.closed = False
         self.on_send: Callable[[Sequence[Entry]], Awaitable[Sequence[Result]]] = _accept
         self.on_settle: Callable[[Sequence[str]], Awaitable[Sequence[Result]]] = _accept
         self.on_extend: Callable[[Sequence[str]], Awaitable[Sequence[Result]]] = _accept
         self.on_receive: Callable[[int], Awaitable[object]] | None = None
         self.on_ensure: Callable[[Target], Awaitable[object]] | None = None
+        self.on_remove: Callable[[Target], Awaitable[object]] | None = None
         self.on_probe: Callable[[Target], Awaitable[object]] | None = None
         self._arrived = asyncio.Event()
 
@@ -129,6 +131,11 @@ class ScriptedBackend:
         if self.on_probe is not None:
             await self.on_probe(target)
 
+    async def remove(self, target: Target) -> None:
+        if self.on_remove is not None:
+            await self.on_remove(target)
+        self.removed.append(target.name)
+
     async def depth(self, target: Target) -> Depth:
         return Depth(ready=len(self.inbox), unsettled=0, delayed=0)
 
@@ -169,10 +176,15 @@ class Consumer(Publisher):
 
     deliveries: list[Delivery] = field(default_factory=list)
     taken: bool = False
+    times_cancelled: int = 0
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         assert 0 < subscription.held <= subscription.prefetch, "handed more than its credit"
         self.deliveries.append(delivery)
+
+    def cancelled(self, subscription: Subscription) -> None:
+        assert subscription.cancelled
+        self.times_cancelled += 1
 
     def taken_over(self) -> None:
         self.taken = True

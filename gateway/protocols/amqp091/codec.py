@@ -81,7 +81,7 @@ def _read_header(channel: int, payload: bytes) -> HeaderFrame:
     class_id, _, body_size = _CONTENT.unpack_from(payload)
     if class_id != BASIC:
         problem = f"expected content header for class {BASIC}, got one for class {class_id} instead"
-        raise ConnectionException(ReplyCode.UNEXPECTED_FRAME, problem, class_id)
+        raise ConnectionException(ReplyCode.UNEXPECTED_FRAME, problem, BasicPublish.CLASS_ID, BasicPublish.METHOD_ID)
     return HeaderFrame(channel, body_size, read_content(payload[CONTENT_HEAD_BYTES:]))
 
 

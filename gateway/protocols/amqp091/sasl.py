@@ -24,10 +24,12 @@ def _text(raw: bytes, what: str) -> str:
 
 
 def read_plain(response: bytes) -> Login:
-    """RFC 4616: authorization identity, NUL, user, NUL, password. As in RabbitMQ, the first one does not matter."""
+    """RFC 4616: authorization identity, NUL, user, NUL, password. As in RabbitMQ, nobody acts for somebody else."""
     parts = response.split(b"\0")
     if len(parts) != 3:
         raise syntax_error("SASL PLAIN: the response is not three fields with a NUL byte between them")
+    if parts[0]:
+        raise syntax_error("SASL PLAIN: an authorization identity")
     return Login(_text(parts[1], "user"), parts[2])
 
 

@@ -7,12 +7,12 @@ are ActiveMQ's wildcards; `>` also stands for nothing, as `#` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, TOPIC_EXCHANGE, Address, Headers, Message, Origin
+from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, TOPIC_EXCHANGE, Address, Headers, Message
 from gateway.protocols.stomp.activemq_headers import message_headers, to_message
 from gateway.protocols.stomp.dialect import (
     DURABLE,
@@ -22,6 +22,7 @@ from gateway.protocols.stomp.dialect import (
     TEMPORARY,
     Owner,
     ReplyTo,
+    Sender,
     Source,
     Target,
     bounded,
@@ -36,6 +37,8 @@ MAX_COMPOSITE = 32
 
 _PREFIXES = ("/queue/", "/topic/", "/temp-queue/", "/temp-topic/", "/remote-temp-queue/", "/remote-temp-topic/")
 
+_WRITTEN_AS_URLS = ("queue://", "topic://")
+
 _SUBSCRIPTION_NAMES = ("activemq.subscriptionName", "durable-subscription-name", "durable-subscriber-name")
 
 _REFUSED_WHEN_TRUE = ("browser", "activemq.exclusive", "activemq.noLocal", "activemq.retroactive")
@@ -43,6 +46,8 @@ _REFUSED_WHEN_TRUE = ("browser", "activemq.exclusive", "activemq.noLocal", "acti
 
 _VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.(VirtualTopic\..+)")
 """ActiveMQ's default: `Consumer.*.` before the name of any topic below `VirtualTopic`."""
+
+_TEMPORARY_TOPIC = f"/topic/{TEMPORARY}"
 
 _CONVERT = "convert_string_expressions:"
 _DO_NOT_CONVERT = "no_convert_string_expressions:"
@@ -61,6 +66,8 @@ class ActiveMQ:
     ids_required = True
     early_receipts = True
     message_id_prefix = "ID:"
+    redelivered_lines = ("", "redelivered:true\n")
+    dead_letter_queue: str | None = "ActiveMQ.DLQ"
 
     # SEND
 
@@ -74,10 +81,10 @@ class ActiveMQ:
         name = _temporary(place, owner)
         return ReplyTo(name, name) if place.kind == "temp-queue" else ReplyTo(f"/topic/{name}")
 
-    def to_message(
-        self, headers: Mapping[str, str], address: Address, body: bytes, origin: Origin, clock: Callable[[], float]
-    ) -> Message:
-        return to_message(headers, address, body, origin, clock())
+    def to_message(self, headers: Mapping[str, str], address: Address, body: bytes, sender: Sender) -> Message:
+        destination = headers.get("destination", "")
+        original = _composite_text(destination) if "," in destination else None
+        return to_message(headers, address, body, sender, original)
 
     # SUBSCRIBE
 
@@ -94,7 +101,7 @@ class ActiveMQ:
         if durable is not None:
             if len(patterns) != len(places):
                 raise InvalidDestination(f"{shown(destination)}: only a topic has durable subscriptions")
-            return (Source(durable, DURABLE, patterns),)
+            return (Source(durable, DURABLE, patterns, exact=True),)
         sources = [
             _queue_source(place, owner, destination) for place in places if place.kind.removeprefix("temp-") != "topic"
         ]
@@ -117,9 +124,9 @@ class ActiveMQ:
         return () if durable is None else (durable,)
 
     def selector(self, selector: str) -> tuple[str, bool]:
-        if selector.startswith(_CONVERT):
-            return selector.removeprefix(_CONVERT), True
-        return selector.removeprefix(_DO_NOT_CONVERT), False
+        # As ActiveMQ's STOMP connector, which puts the first of these before every selector.
+        selector = selector.removeprefix(_CONVERT)
+        return selector.removeprefix(_DO_NOT_CONVERT), not selector.startswith(_DO_NOT_CONVERT)
 
     # MESSAGE
 
@@ -159,7 +166,22 @@ def _parse(destination: str) -> Sequence[_Place]:
     parts = destination.strip().split(",", MAX_COMPOSITE)
     if len(parts) > MAX_COMPOSITE:
         raise InvalidDestination(f"{shown(destination)} names more than {MAX_COMPOSITE} destinations")
-    return [_place(part, destination) for part in parts]
+    first = _place(parts[0], destination)
+    return [first, *(_further_place(part, first.kind, destination) for part in parts[1:])]
+
+
+def _further_place(part: str, kind: str, destination: str) -> _Place:
+    """Of a composite, all but the first may be names alone, of the kind of the first, or be written `queue://name`."""
+    part = part.strip()
+    if part.startswith(_WRITTEN_AS_URLS):
+        return _place(f"/{part.replace('://', '/', 1)}", destination)
+    return _place(part if part.startswith("/") else f"/{kind}/{part}", destination)
+
+
+def _composite_text(destination: str) -> str:
+    """As ActiveMQ shows a composite in `original-destination`."""
+    first, *others = _parse(destination)
+    return ",".join([f"/{first.kind}/{first.name}", *(f"{kind}://{name}" for kind, name in others)])
 
 
 def _place(part: str, destination: str) -> _Place:
@@ -231,4 +253,8 @@ def _written(kind: str, key: str, owner: Owner) -> str:
 
 def _reply_to(reply_to: str, owner: Owner) -> str:
     """Queues come as their names from publishers of other protocols, destinations as they were written."""
-    return reply_to if reply_to.startswith("/") else _written("queue", reply_to, owner)
+    if not reply_to.startswith("/"):
+        return _written("queue", reply_to, owner)
+    if reply_to.startswith(_TEMPORARY_TOPIC):
+        return _written("topic", reply_to.removeprefix("/topic/"), owner)
+    return reply_to

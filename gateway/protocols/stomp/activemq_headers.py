@@ -7,19 +7,18 @@ no property of a JMS message becomes one of its own, as text; `JMSXGroupID` amon
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Final
 
 from gateway.core.errors import Refused
-from gateway.core.message import Address, HeaderValue, Message, Origin, Properties
+from gateway.core.message import Address, HeaderValue, Message, Properties
 from gateway.protocols.stomp.convert import (
     MAX_EXPIRATION,
     PERSISTENT,
-    SHARED_PROPERTIES,
     as_text,
     optional_number,
     user_lines,
 )
+from gateway.protocols.stomp.dialect import Sender
 from gateway.protocols.stomp.errors import BadHeader
 from gateway.protocols.stomp.headers import parse_number
 from gateway.protocols.stomp.versions import Version
@@ -30,6 +29,10 @@ MESSAGE_TYPE: Final = "amq-msg-type"
 MAX_DELAY: Final = 366 * 24 * 3600 * 1000
 """Milliseconds of `AMQ_SCHEDULED_DELAY`: a year."""
 
+_MAP_AS_JSON = "jms-map-json"
+"""The one transformation whose result and origin are the same here: who sends a map as JSON, and who asks for one as
+JSON, speaks of the same text."""
+_ORIGINAL = "original-destination"
 _DELAY = "AMQ_SCHEDULED_DELAY"
 _REPEATED_SCHEDULE = ("AMQ_SCHEDULED_CRON", "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT")
 
@@ -58,7 +61,7 @@ _NOT_USER_HEADERS = frozenset(_FIELDS) | {
     "timestamp",
     "redelivered",
     "subscription",
-    "original-destination",
+    _ORIGINAL,
     "JMSXUserID",
     "transformation-error",
     _DELAY,
@@ -76,37 +79,39 @@ _OF_MESSAGE_FRAMES = frozenset(
         "transaction",
         "expires",
         "timestamp",
-        "original-destination",
         MESSAGE_TYPE,
     }
 )
 
 
-def to_message(headers: Mapping[str, str], address: Address, body: bytes, origin: Origin, now: float) -> Message:
-    """What a SEND publishes; `now` in seconds since 1970, the time that the broker puts on it.
+def to_message(
+    headers: Mapping[str, str], address: Address, body: bytes, sender: Sender, original: str | None = None
+) -> Message:
+    """What a SEND publishes, with the time and the id that the broker puts on it.
 
-    Raises `BadHeader`, or `Refused` for a schedule with repetitions and for a transformation.
+    `original` is the composite destination that the address is a part of. Raises `BadHeader`, or `Refused` for a
+    schedule with repetitions and for a transformation.
     """
     _check_offered(headers)
+    now = sender.clock()
     expires = optional_number("expires", headers.get("expires"), _MAX_TIME)
-    values = tuple(map(headers.get, _FIELDS))
-    # Nearly all messages of a second have these in common; the others name one message.
-    make = _properties if "correlation-id" in headers or expires else _shared_properties
-    properties = make(values, int(now), _expiration(expires, now))
+    properties = _properties(tuple(map(headers.get, _FIELDS)), int(now), _expiration(expires, now), sender.next_id())
     user: dict[str, HeaderValue] = {name: value for name, value in headers.items() if name not in _NOT_USER_HEADERS}
     if _message_type(headers) == "text":
         user[MESSAGE_TYPE] = "text"
+    if original is not None:
+        user[_ORIGINAL] = original
     delay = headers.get(_DELAY)
     not_before = 0.0 if delay is None else now + parse_number(_DELAY, delay, MAX_DELAY) / 1000
-    return Message(address, body, properties, user, origin, not_before)
+    return Message(address, body, properties, user, sender.origin, not_before)
 
 
 def _check_offered(headers: Mapping[str, str]) -> None:
     for name in _REPEATED_SCHEDULE:
         if name in headers:
             raise Refused(f"{name}: only a single delay ({_DELAY}) is available")
-    if headers.get("transformation"):
-        raise Refused(f"transformation:{headers['transformation'][:40]} is not available: bodies are taken as they are")
+    if headers.get("transformation", _MAP_AS_JSON) != _MAP_AS_JSON:
+        raise Refused(f"transformation:{headers['transformation'][:40]}: only {_MAP_AS_JSON} is available")
 
 
 def _message_type(headers: Mapping[str, str]) -> str:
@@ -126,7 +131,7 @@ def _expiration(expires: int | None, now: float) -> int | None:
     return min(max(expires - int(now * 1000), 0), MAX_EXPIRATION)
 
 
-def _properties(values: tuple[str | None, ...], timestamp: int, expiration: int | None) -> Properties:
+def _properties(values: tuple[str | None, ...], timestamp: int, expiration: int | None, message_id: str) -> Properties:
     """From the values of `_FIELDS`, in that order."""
     content_type, persistent, priority, correlation_id, reply_to, type_ = values
     number = optional_number("priority", priority, 2**31 - 1)
@@ -137,12 +142,10 @@ def _properties(values: tuple[str | None, ...], timestamp: int, expiration: int 
         correlation_id=correlation_id,
         reply_to=reply_to,
         expiration=expiration,
+        message_id=message_id,
         timestamp=timestamp,
         type=type_,
     )
-
-
-_shared_properties = lru_cache(SHARED_PROPERTIES)(_properties)
 
 
 def message_headers(message: Message, reply_to: Callable[[str], str], version: Version) -> str:

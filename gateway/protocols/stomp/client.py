@@ -9,7 +9,7 @@ from gateway.core.errors import MqliftError, Refused
 from gateway.core.message import Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result, worse
 from gateway.core.session import NO_COMMANDS, Command, Delivery, Settle
-from gateway.protocols.stomp.dialect import Dialect, Owner
+from gateway.protocols.stomp.dialect import Dialect, Owner, Sender
 from gateway.protocols.stomp.settings import Settings
 from gateway.protocols.stomp.versions import V1_2, Version
 
@@ -55,12 +55,11 @@ class Client:
     """One connection's own. `commands` and `out` are what the session gives to its host next."""
 
     __slots__ = (
-        "clock",
         "commands",
         "dialect",
-        "origin",
         "out",
         "owner",
+        "sender",
         "settings",
         "unanswered",
         "version",
@@ -70,9 +69,8 @@ class Client:
         self.settings = settings
         self.dialect = dialect
         self.owner = owner
-        self.clock = clock
+        self.sender = Sender(Origin(PROTOCOL), clock, owner.session_id)
         self.version: Version = V1_2
-        self.origin = Origin(PROTOCOL)
         self.commands: list[Command] = []
         self.out: list[bytes] = []
         self.unanswered = 0
@@ -80,7 +78,7 @@ class Client:
     def introduce(self, version: Version, client_id: str, user: str) -> None:
         """What CONNECT has said."""
         self.version = version
-        self.origin = Origin(PROTOCOL, client_id, user)
+        self.sender.origin = Origin(PROTOCOL, client_id, user)
         self.owner = Owner(self.owner.session_id, client_id)
 
     def ask(self, command: Command) -> None:

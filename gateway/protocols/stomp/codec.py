@@ -19,10 +19,10 @@ CONNECT_COMMANDS = frozenset({"CONNECT", "STOMP"})
 
 _HEADER_END = re.compile(rb"\n\r?\n")
 _CUT_END = 2  # bytes of it that may have come when it has not
-# Only line ends belong between frames; a stray carriage return there does no harm, and one class is one fast loop.
-_LINE_ENDS = re.compile(rb"[\r\n]*")
-_LF = 10
-_CR = 13
+# Only line ends belong between frames. Brokers also pass over a stray NUL there, and a stray carriage return does no
+# harm; one class is one fast loop.
+_BETWEEN_FRAMES = re.compile(rb"[\r\n\0]*")
+_MEANINGLESS = frozenset(b"\r\n\0")
 # `int` is quadratic in the digits: nothing longer can be within any limit.
 _MAX_CONTENT_LENGTH_DIGITS = 18
 
@@ -138,9 +138,9 @@ class FrameParser:
         if start == len(buffer):
             self._starve(start)
             return None
-        if buffer[start] == _LF or buffer[start] == _CR:
+        if buffer[start] in _MEANINGLESS:
             # [STOMP 1.2, Heart-beating] and after every NUL: line ends mean nothing here.
-            start = _skip_line_ends(buffer, start)
+            start = _skip_meaningless(buffer, start)
             if start == len(buffer):
                 self._starve(start)
                 return None
@@ -227,8 +227,8 @@ class FrameParser:
         self._scanned = max(0, self._scanned - start)
 
 
-def _skip_line_ends(buffer: bytes, start: int) -> int:
-    found = _LINE_ENDS.match(buffer, start)
+def _skip_meaningless(buffer: bytes, start: int) -> int:
+    found = _BETWEEN_FRAMES.match(buffer, start)
     return start if found is None else found.end()
 
 

@@ -36,11 +36,15 @@ NOBODY = Owner("")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A queue that is needed. `spec` is None for one that somebody else has declared; bindings are (exchange, key)."""
+    """A queue that is needed. `spec` is None for one that somebody else has declared; bindings are (exchange, key).
+
+    `exact`: it is to have these bindings and no others, whatever an earlier subscription has asked for.
+    """
 
     queue: str
     spec: QueueSpec | None
     bindings: tuple[Address, ...] = ()
+    exact: bool = False
 
 
 class Target(NamedTuple):
@@ -62,6 +66,23 @@ class ReplyTo(NamedTuple):
     subscription: str | None = None
 
 
+class Sender:
+    """Whose SENDs these are, and what a broker puts on each: the time, and an id that no other message has."""
+
+    __slots__ = ("_prefix", "_sent", "clock", "origin")
+
+    def __init__(self, origin: Origin, clock: Callable[[], float], session_id: str) -> None:
+        """`clock` gives seconds since 1970-01-01 UTC."""
+        self.origin = origin
+        self.clock = clock
+        self._prefix = f"ID:{session_id}-"
+        self._sent = 0
+
+    def next_id(self) -> str:
+        self._sent += 1
+        return f"{self._prefix}{self._sent}"
+
+
 class Dialect(Protocol):
     """How one kind of broker reads and writes destinations and headers. One object serves all connections."""
 
@@ -70,6 +91,10 @@ class Dialect(Protocol):
     early_receipts: bool
     """Whether a SEND in a transaction gets its receipt at once: it has been put there. Otherwise after the COMMIT."""
     message_id_prefix: str
+    redelivered_lines: tuple[str, str]
+    """What a MESSAGE says about itself when it is delivered for the first time, and when perhaps not."""
+    dead_letter_queue: str | None
+    """Where a NACK moves its message, and no other, to. None: a NACK gives back, and is cumulative as an ACK is."""
 
     def targets(self, destination: str, headers: Mapping[str, str], owner: Owner) -> Sequence[Target]:
         """Where a SEND goes. Raises `StompError` or `Refused`."""
@@ -104,9 +129,7 @@ class Dialect(Protocol):
     def original(self, address: Address, queue: str) -> Address | None:
         """Where a message was really published, when it is shown as one of the queue that it is consumed from."""
 
-    def to_message(
-        self, headers: Mapping[str, str], address: Address, body: bytes, origin: Origin, clock: Callable[[], float]
-    ) -> Message:
+    def to_message(self, headers: Mapping[str, str], address: Address, body: bytes, sender: Sender) -> Message:
         """What a SEND publishes. Raises `BadHeader`, or `Refused` for what is not offered."""
 
     def message_lines(self, message: Message, version: Version, owner: Owner) -> str:

@@ -1,10 +1,15 @@
-"""What a peer can do wrong. Each error becomes one ERROR frame: `title` is its `message` header, `str()` its body."""
+"""What a peer can do wrong. Each error becomes one ERROR frame: `title` is its `message` header, `str()` its body.
+
+Where RabbitMQ's plugin has an error for it, the words are the plugin's, with their final line feed.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-from gateway.core.errors import ProtocolError
+from gateway.core.errors import Locked, MqliftError, ProtocolError
+from gateway.core.topology import UnknownExchange, UnknownQueue
 
 _SHOWN = 100
 """Characters of what a peer sent that are repeated to it, and in a log line."""
@@ -12,7 +17,27 @@ _SHOWN = 100
 
 def shown(text: str) -> str:
     """What a peer sent, fit for an error's text."""
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    return repr(_cut(text))
+
+
+def quoted(text: str) -> str:
+    """The same in double quotes, where RabbitMQ has them."""
+    return json.dumps(_cut(text), ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def from_amqp(error: MqliftError) -> tuple[str, str] | None:
+    """Title and text of an error that RabbitMQ's plugin passes on from AMQP; None for any other."""
+    if isinstance(error, UnknownQueue):
+        return "not_found", f"NOT_FOUND - no queue '{error.queue}' in vhost '/'"
+    if isinstance(error, UnknownExchange):
+        return "not_found", f"NOT_FOUND - no exchange '{error.exchange}' in vhost '/'"
+    if isinstance(error, Locked):
+        return "resource_locked", f"RESOURCE_LOCKED - {error}"
+    return None
 
 
 class StompError(ProtocolError):
@@ -39,6 +64,15 @@ class BadCommand(StompError):
     title = "Bad command"
 
 
+class IllegalCommand(BadCommand):
+    """A command before CONNECT."""
+
+    title = "Illegal command"
+
+    def __init__(self) -> None:
+        super().__init__("You must log in using CONNECT first")
+
+
 class BadHeader(StompError):
     """A header that is missing, or whose value cannot be."""
 
@@ -49,6 +83,21 @@ class MissingHeader(BadHeader):
     """A header that the frame cannot be without."""
 
     title = "Missing header"
+
+
+class MissingDestination(MissingHeader):
+    """A SEND or SUBSCRIBE without one."""
+
+    title = "Missing destination"
+
+
+class MissingDestinationOrId(MissingHeader):
+    """An UNSUBSCRIBE that does not say of what."""
+
+    title = "Missing destination or id"
+
+    def __init__(self) -> None:
+        super().__init__("UNSUBSCRIBE must include a 'destination' or 'id' header")
 
 
 class MissingTransaction(MissingHeader):
@@ -105,7 +154,7 @@ class VersionMismatch(StompError):
     title = "Version mismatch"
 
     def __init__(self, offered: Sequence[str]) -> None:
-        super().__init__(f"Supported versions are {','.join(offered)}")
+        super().__init__(f"Supported versions are {','.join(offered)}\n")
 
 
 class UnknownMessage(StompError):

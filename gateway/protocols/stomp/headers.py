@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.protocols.stomp.codec import Frame
-from gateway.protocols.stomp.errors import BadHeader, MissingHeader
+from gateway.protocols.stomp.errors import BadHeader, MissingDestination, MissingHeader
 
 # `int` is quadratic in the digits: nothing longer can be within any limit.
 _MAX_DIGITS = 19
@@ -12,9 +12,11 @@ _MAX_DIGITS = 19
 def required(frame: Frame, name: str) -> str:
     """A header that the frame cannot be without. Raises `MissingHeader`."""
     value = frame.headers.get(name)
-    if not value:
-        raise MissingHeader(f"{frame.command} has no header {name}")
-    return value
+    if value:
+        return value
+    if name == "destination":
+        raise MissingDestination(f"\"{frame.command}\" must include a 'destination' header\n")
+    raise MissingHeader(f'"{frame.command}" must include the "{name}" header\n')
 
 
 def parse_number(name: str, text: str, most: int) -> int:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from gateway.core.auth import Credentials
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.errors import VersionMismatch
-from gateway.protocols.stomp.heartbeat import NO_HEART_BEATS, Intervals, negotiate
-from gateway.protocols.stomp.versions import OFFERED, V1_0, Version
+from gateway.protocols.stomp.heartbeat import Intervals, negotiate
+from gateway.protocols.stomp.versions import OFFERED, Version
 
 PROTOCOL = "stomp"
 
@@ -37,8 +37,8 @@ def read_connect(frame: Frame, heart_beat_floor: int) -> ConnectRequest:
             username=headers.get("login"),
             password=None if passcode is None else passcode.encode(),
         ),
-        # Version 1.0 has no heart-beats: its line ends outside of frames mean nothing to its clients.
-        NO_HEART_BEATS if version is V1_0 else negotiate(headers.get("heart-beat", "0,0"), heart_beat_floor),
+        # Version 1.0 does not know the header; a client that sends it gets what it asks for, as from both brokers.
+        negotiate(headers.get("heart-beat", "0,0"), heart_beat_floor),
     )
 
 

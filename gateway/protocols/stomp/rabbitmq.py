@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from hashlib import md5
 from urllib.parse import quote, unquote_to_bytes
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Headers, Message, Origin
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Headers, Message
 from gateway.protocols.stomp.dialect import (
     LIVE,
     NOBODY,
     Owner,
     ReplyTo,
+    Sender,
     Source,
     Target,
     bounded,
@@ -26,8 +27,7 @@ from gateway.protocols.stomp.headers import parse_integer, parse_number
 from gateway.protocols.stomp.rabbitmq_headers import message_headers, to_message
 from gateway.protocols.stomp.versions import Version
 
-_PREFIXES = ("/temp-queue", "/topic", "/exchange", "/queue", "/amq/queue", "/reply-queue")
-_TEMPORARY = "/temp-queue/"
+_TEMPORARY = "/temp-queue"
 
 _MAX_ARGUMENT = 2**63 - 1  # AMQP's `long`, which the plugin makes of these
 _TEXT_ARGUMENTS = frozenset({"x-dead-letter-exchange", "x-dead-letter-routing-key", "x-queue-type", "x-max-age"})
@@ -68,34 +68,29 @@ class RabbitMQ:
     ids_required = False
     early_receipts = False
     message_id_prefix = ""
+    redelivered_lines = ("redelivered:false\n", "redelivered:true\n")
+    dead_letter_queue: str | None = None
 
     # SEND
 
     def targets(self, destination: str, headers: Mapping[str, str], owner: Owner) -> Sequence[Target]:  # noqa: ARG002
-        kind, address = _parse(destination)
+        kind, address = _parse(destination, "SEND")
         if kind is not _Kind.QUEUE:
             return (Target(address),)
         spec = _queue_spec(headers, persistent=None)
         return (Target(address, Source(address.routing_key, spec)),)
 
     def reply_to(self, reply_to: str, owner: Owner) -> ReplyTo | None:
-        if not reply_to.startswith(_TEMPORARY):
+        if not reply_to.startswith(f"{_TEMPORARY}/"):
             return None
-        name = reply_to.removeprefix(_TEMPORARY)
+        name = reply_to.removeprefix(f"{_TEMPORARY}/")
         if not name:
             raise InvalidDestination(f"{shown(reply_to)} names no temporary queue")
         queue = bounded(temporary_name(owner, name), reply_to)
         return ReplyTo(queue, queue, subscription=reply_to)
 
-    def to_message(
-        self,
-        headers: Mapping[str, str],
-        address: Address,
-        body: bytes,
-        origin: Origin,
-        clock: Callable[[], float],  # noqa: ARG002 - times are the publisher's here
-    ) -> Message:
-        return to_message(headers, address, body, origin)
+    def to_message(self, headers: Mapping[str, str], address: Address, body: bytes, sender: Sender) -> Message:
+        return to_message(headers, address, body, sender.origin)  # times and ids are the publisher's here
 
     # SUBSCRIBE
 
@@ -105,7 +100,7 @@ class RabbitMQ:
         durable = _is_true(headers.get("durable")) or _is_true(headers.get("persistent"))
         if durable and not headers.get("id"):
             raise MissingHeader("Header 'id' is required for durable subscriptions")
-        kind, address = _parse(headers["destination"])
+        kind, address = _parse(headers["destination"], "SUBSCRIBE")
         persistent = headers.get("persistent")
         if kind is _Kind.QUEUE:
             return (Source(address.routing_key, _queue_spec(headers, persistent)),)
@@ -151,7 +146,8 @@ class RabbitMQ:
         return None
 
     def message_lines(self, message: Message, version: Version, owner: Owner = NOBODY) -> str:  # noqa: ARG002
-        return f"{message_headers(message, _reply_to, version)}content-length:{len(message.body)}\n"
+        lines = message_headers(message, _reply_to, version)
+        return f"{lines}content-length:{len(message.body)}\n" if message.body else lines
 
 
 def durable_subscription_queue(key: str, subscription_id: str) -> str:
@@ -217,41 +213,51 @@ def _reply_to(reply_to: str) -> str:
     return reply_to if reply_to.startswith(_PREFIXES) else f"/reply-queue/{reply_to}"
 
 
-def _parse(destination: str) -> tuple[_Kind, Address]:
+def _parse(destination: str, command: str) -> tuple[_Kind, Address]:
     """Raises `BadDestination`. Of a queue, the routing key is its name."""
-    if destination.startswith("/reply-queue/"):
-        # The plugin gives these out itself, and the name after the prefix may hold slashes.
-        name = destination.removeprefix("/reply-queue/")
-        if not name:
-            raise InvalidDestination("/reply-queue/ names no queue")
-        return _Kind.EXISTING_QUEUE, Address(DEFAULT_EXCHANGE, bounded(name, destination))
-    if destination.startswith(_TEMPORARY):
-        raise InvalidDestination(f"{shown(destination)}: a temporary queue can only be the reply-to of a SEND")
-    if destination.startswith("/exchange/"):
-        exchange, *key = _words(destination, "/exchange/", most=2)
-        if exchange in ("", "amq.default"):
-            raise InvalidDestination(f"{shown(destination)} does not name an exchange")
-        return _Kind.EXCHANGE, Address(exchange, key[0] if key else "")
-    for prefix, kind, exchange in _SIMPLE:
-        if destination.startswith(prefix):
-            return kind, Address(exchange, _words(destination, prefix, most=1)[0])
+    prefix = next((each for each in _FORMS if destination == each or destination.startswith(f"{each}/")), None)
+    if prefix is not None:
+        return _parse_form(destination, prefix, command)
     if "/" in destination:
-        raise BadDestination(f"{shown(destination)} is not one of {', '.join(_PREFIXES)} followed by a name")
-    return _Kind.QUEUE, Address(DEFAULT_EXCHANGE, _words(destination, "", most=1)[0])  # a name alone is a queue's
+        raise BadDestination(
+            f"{shown(destination)} is not a valid destination.\nValid destination types are: {_OFFERED}.\n"
+        )
+    # A name alone is a queue's.
+    return _Kind.QUEUE, Address(DEFAULT_EXCHANGE, _words(destination, [destination], "queue")[0])
 
 
-_SIMPLE = (
-    ("/queue/", _Kind.QUEUE, DEFAULT_EXCHANGE),
-    ("/topic/", _Kind.EXCHANGE, TOPIC_EXCHANGE),
-    ("/amq/queue/", _Kind.EXISTING_QUEUE, DEFAULT_EXCHANGE),
-)
+def _parse_form(destination: str, prefix: str, command: str) -> tuple[_Kind, Address]:
+    title, kind, exchange = _FORMS[prefix]
+    rest = destination[len(prefix) :]
+    if prefix == "/reply-queue" and len(rest) > 1:
+        # The plugin gives these out itself, and the name after the prefix may hold slashes.
+        return kind, Address(exchange, bounded(rest[1:], destination))
+    words = _words(rest, rest.split("/")[1:], title)
+    if prefix == _TEMPORARY:
+        raise InvalidDestination(f"{shown(destination)} is not a valid destination for '{command}'\n")
+    if prefix == "/exchange":
+        return kind, Address(words[0], words[1] if len(words) > 1 else "")
+    return kind, Address(exchange, words[0])
 
 
-def _words(destination: str, prefix: str, most: int) -> list[str]:
-    words = destination[len(prefix) :].split("/")
-    if len(words) > most or not words[0]:
-        raise InvalidDestination(f"{shown(destination)} has not the form {prefix}{'/'.join(['name', 'key'][:most])}")
-    return [bounded(_unescape(word, destination), destination) for word in words]
+_FORMS = {
+    "/temp-queue": ("temp_queue", _Kind.QUEUE, DEFAULT_EXCHANGE),
+    "/exchange": ("exchange", _Kind.EXCHANGE, ""),
+    "/topic": ("topic", _Kind.EXCHANGE, TOPIC_EXCHANGE),
+    "/queue": ("queue", _Kind.QUEUE, DEFAULT_EXCHANGE),
+    "/amq/queue": ("amqqueue", _Kind.EXISTING_QUEUE, DEFAULT_EXCHANGE),
+    "/reply-queue": ("reply_queue", _Kind.EXISTING_QUEUE, DEFAULT_EXCHANGE),
+}
+"""What the plugin calls each form in its errors, and what it is. That of an exchange names it."""
+_PREFIXES = tuple(_FORMS)
+_OFFERED = "/temp-queue, /exchange, /topic, /queue, /amq/queue, /reply-queue/"
+
+
+def _words(rest: str, words: Sequence[str], title: str) -> Sequence[str]:
+    most = 2 if title == "exchange" else 1
+    if not 0 < len(words) <= most or not words[0]:
+        raise InvalidDestination(f"{shown(rest)} is not a valid {title} destination\n")
+    return [bounded(_unescape(word, rest), rest) for word in words]
 
 
 def _escape(name: str) -> str:

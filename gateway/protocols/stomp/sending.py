@@ -46,7 +46,7 @@ class Sending:
             known = self._known.get(headers.get("destination", ""))
             if known is not None and len(known) == 1:
                 client = self._client
-                message = client.dialect.to_message(headers, known[0], frame.body, client.origin, client.clock)
+                message = client.dialect.to_message(headers, known[0], frame.body, client.sender)
                 self._publish_one(message, headers.get("receipt"))
                 return
         self._send_with_care(frame)
@@ -61,10 +61,7 @@ class Sending:
         if addresses is None:
             targets = client.dialect.targets(destination, headers, client.owner)
             addresses = [target.address for target in targets]
-        messages = [
-            client.dialect.to_message(headers, address, frame.body, client.origin, client.clock)
-            for address in addresses
-        ]
+        messages = [client.dialect.to_message(headers, address, frame.body, client.sender) for address in addresses]
         if destination not in self._known:
             self._open(targets, headers.get("receipt"))
             self._remember(destination, addresses)
@@ -95,8 +92,9 @@ class Sending:
         client = self._client
         if "message-id" in headers and not client.dialect.message_id_prefix:
             # As RabbitMQ: the server gives it; a client's own is amqp-message-id.
-            raise BadHeader("'message-id' is not allowed on 'SEND'.")
-        if headers.get("user-id", client.origin.user) != client.origin.user:
+            raise BadHeader("'message-id' is not allowed on 'SEND'.\n")
+        user = client.sender.origin.user
+        if headers.get("user-id", user) != user:
             raise BadHeader("user-id is not the name that this connection has logged in with")
         reply_to = client.dialect.reply_to(headers.get("reply-to", ""), client.owner)
         if reply_to is None:

@@ -20,10 +20,12 @@ from gateway.protocols.stomp.dialects import DIALECTS
 from gateway.protocols.stomp.errors import (
     BadCommand,
     FrameTooLarge,
-    MalformedFrame,
+    IllegalCommand,
     Silence,
     StompError,
     SubscriptionCancelled,
+    from_amqp,
+    quoted,
     shown,
 )
 from gateway.protocols.stomp.heartbeat import NEVER, NO_HEART_BEATS, HeartBeat
@@ -31,11 +33,14 @@ from gateway.protocols.stomp.login import read_connect
 from gateway.protocols.stomp.sending import NO_RECEIPT, Sending
 from gateway.protocols.stomp.settings import Settings
 from gateway.protocols.stomp.subscribing import Subscribing
-from gateway.protocols.stomp.transactions import Transactions
+from gateway.protocols.stomp.transactions import Transaction, Transactions
 from gateway.protocols.stomp.versions import OFFERED, UNESCAPED
 
 MAX_HELD_BEFORE_LOGIN = 256 * 1024
 """Bytes that may follow a CONNECT before it was answered: what one read of the connection can bring."""
+
+MAX_SHOWN_USER: Final = 100
+"""Characters of a user's name that are repeated when it is refused."""
 
 _SESSION_ID_BYTES = 9
 """Random bytes of a session's id: enough that no client meets an id twice, and short in each message id."""
@@ -214,15 +219,16 @@ class StompSession:
         handler = self._handlers.get(frame.command)
         if handler is None:
             raise self._bad_command(frame.command)
-        if frame.body and frame.command != "SEND":
-            # [STOMP 1.2, STOMP Frames] "Only the SEND, MESSAGE, and ERROR frames MAY have a body."
-            raise MalformedFrame(f"{frame.command} must not have a body")
+        # [STOMP 1.2, STOMP Frames] "Only the SEND, MESSAGE, and ERROR frames MAY have a body." What others have means
+        # nothing, as to both brokers.
         handler(self, frame)
 
     def _bad_command(self, command: str) -> StompError:
-        if command not in self._ESTABLISHED and command not in self._BEFORE_LOGIN:
-            return BadCommand(f"Could not interpret command {shown(command)}")
-        return BadCommand("already connected" if self.established else f"{command} before CONNECT")
+        if not self.established:
+            return IllegalCommand()
+        if command in self._BEFORE_LOGIN:
+            return BadCommand("already connected")
+        return BadCommand(f"Could not interpret command {quoted(command)}\n")
 
     def _connect(self, frame: Frame) -> None:
         request = read_connect(frame, self._settings.heart_beat_floor_ms)
@@ -247,19 +253,23 @@ class StompSession:
         self._acknowledging.ack(frame)
 
     def _nack(self, frame: Frame) -> None:
-        self._acknowledging.nack(frame)
+        transaction = self._acknowledging.nack(frame)
+        if transaction is not None:
+            self._complete(transaction, frame.headers.get("receipt"))
 
     def _begin(self, frame: Frame) -> None:
         self._transactions.begin(frame, self._now)
         self._set_deadline()
 
     def _commit(self, frame: Frame) -> None:
-        transaction = self._transactions.take(frame)
-        settlements = self._acknowledging.resolve(transaction.acknowledgements)
-        together = self._transactions.commit(transaction, settlements, frame.headers.get("receipt"))
+        self._complete(self._transactions.take(frame), frame.headers.get("receipt"))
+        self._set_deadline()
+
+    def _complete(self, transaction: Transaction, receipt: str | None) -> None:
+        settlements = self._acknowledging.resolve(transaction)
+        together = self._transactions.commit(transaction, settlements, receipt)
         if not together.missing:
             self._finish(together)
-        self._set_deadline()
 
     def _abort(self, frame: Frame) -> None:
         self._transactions.abort(frame)
@@ -284,7 +294,8 @@ class StompSession:
             return
         if result.outcome is not Outcome.ACCEPTED:
             error = result.error or NotAuthorized("access refused")
-            self._end_with_error(error, "Bad CONNECT", "access refused", None)
+            user = self._client.sender.origin.user
+            self._end_with_error(error, "Bad CONNECT", f"Access refused for user '{user[:MAX_SHOWN_USER]}'\n", None)
             return
         self.established = True
         self._handlers = self._ESTABLISHED
@@ -306,7 +317,7 @@ class StompSession:
         self._subscribing.return_late()
         if result.outcome is not Outcome.ACCEPTED:
             error = error_of(result)
-            self._end_with_error(error, step.title, str(error), step.receipt)
+            self._end_with_error(error, *(from_amqp(error) or (step.title, str(error))), step.receipt)
         elif step.last and step.receipt is not None:
             self._client.write_receipt(step.receipt)
 
@@ -330,7 +341,7 @@ class StompSession:
     def _publish_failed(self, receipt: str | None, result: Result) -> None:
         error = error_of(result)
         title = "Message rejected" if result.outcome is Outcome.REJECTED else "Message not accepted"
-        self._end_with_error(error, title, str(error), receipt)
+        self._end_with_error(error, *(from_amqp(error) or (title, str(error))), receipt)
 
     # Time
 
@@ -358,7 +369,7 @@ class StompSession:
         # [STOMP 1.2, ERROR] "it MUST then close the connection just after sending the ERROR frame"
         frame = self._error_frame(title, detail, receipt)
         self._stop_working()
-        self._depart((frame, Close(f"{title}: {detail}", error)))
+        self._depart((frame, Close(f"{title}: {detail.rstrip()}", error)))
 
     def _leave(self, frame: bytes, close: Close) -> None:
         """Take no more frames, and end once all earlier ones have been answered."""

@@ -10,23 +10,21 @@ from gateway.core.errors import Refused
 from gateway.core.message import NO_HEADERS, Headers
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Rebind
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import Source
 from gateway.protocols.stomp.errors import (
     BadSelector,
     DuplicateSubscription,
-    MissingHeader,
+    MissingDestinationOrId,
     UnknownSubscription,
+    quoted,
     shown,
 )
-from gateway.protocols.stomp.headers import parse_number, required
+from gateway.protocols.stomp.headers import parse_integer, required
 from gateway.protocols.stomp.subscription import ACK_SEPARATOR, AckMode, Subscription, ack_mode
 from gateway.protocols.stomp.versions import V1_0
-
-_MAX_PREFETCH_COUNT: Final = 2**31 - 1
-"""The largest prefetch count that is understood; settings decide what becomes of it."""
 
 _SUBSCRIBE: Final = "Subscription failed"
 _UNSUBSCRIBE: Final = "Unsubscription failed"
@@ -127,6 +125,9 @@ class Subscribing:
             self._by_tag[tag] = subscription
             if source.spec is not None:
                 client.ask(DeclareQueue(source.queue, source.spec, step))
+            if source.exact:
+                client.ask(Rebind(source.queue, source.bindings, step))
+                continue
             for exchange, pattern in source.bindings:
                 client.ask(Bind(source.queue, exchange, pattern, step))
         last = next(reversed(subscription.sources))
@@ -151,8 +152,9 @@ class Subscribing:
         if text is None:
             return settings.default_prefetch
         most = settings.max_prefetch
-        # AMQP's prefetch-count, where 0 is unlimited.
-        return min(parse_number("prefetch-count", text, _MAX_PREFETCH_COUNT), most) or most
+        # AMQP's prefetch-count, where 0 is unlimited; clients also write -1 for that.
+        wanted = parse_integer("prefetch-count", text)
+        return min(wanted, most) if wanted > 0 else most
 
     # UNSUBSCRIBE
 
@@ -180,9 +182,9 @@ class Subscribing:
     def _complain(self, frame: Frame, key: str) -> None:
         headers = frame.headers
         if not headers.get("id") and not headers.get("destination"):
-            raise MissingHeader("UNSUBSCRIBE must include a 'destination' or 'id' header")
+            raise MissingDestinationOrId
         raise UnknownSubscription(
-            f"UNSUBSCRIBE must refer to an existing subscription.\nSubscription to {shown(key)} not found."
+            f"UNSUBSCRIBE must refer to an existing subscription.\nSubscription to {quoted(key)} not found.\n"
         )
 
     # Deliveries

@@ -56,6 +56,7 @@ class Subscription:
         "_ledger",
         "_number",
         "_owner",
+        "_redelivered_lines",
         "_version",
         "_written_tag",
         "active",
@@ -86,6 +87,7 @@ class Subscription:
         self._acks = self._ledger is not None and version.ack_header == "id"
         self._number = 0
         self._dialect = dialect
+        self._redelivered_lines = dialect.redelivered_lines
         self._version = version
         self._owner = owner
         self._written_tag = version.escape(tag) + ACK_SEPARATOR
@@ -110,18 +112,18 @@ class Subscription:
         if ledger is not None:
             ledger.hold(number, delivery)
         ack = f"ack:{message_id}\n" if self._acks else ""
-        redelivered = "true" if delivery.redelivered else "false"
+        redelivered = self._redelivered_lines[delivery.redelivered]
         lines = self._dialect.message_lines(message, self._version, self._owner)
-        head = f"{self._head}{self._destination_line}message-id:{message_id}\nredelivered:{redelivered}\n{ack}{lines}\n"
+        head = f"{self._head}{self._destination_line}message-id:{message_id}\n{redelivered}{ack}{lines}\n"
         out += (head.encode(errors="replace"), message.body, NUL)
         return ledger is not None
 
-    def settle(self, number: str) -> Sequence[Delivery]:
-        """What the last part of an ack id speaks of; empty if that is nothing that is held here."""
+    def settle(self, number: str, *, alone: bool = False) -> Sequence[Delivery]:
+        """What the last part of an ack id speaks of, or `alone` names; empty if that is nothing that is held here."""
         ledger = self._ledger
         if ledger is None or not number.isdecimal() or len(number) > len(str(self._number)):
             return NOTHING
-        return ledger.settle(int(number))
+        return ledger.settle_one(int(number)) if alone else ledger.settle(int(number))
 
     def held(self) -> Sequence[Delivery]:
         """What is unacknowledged, oldest first."""

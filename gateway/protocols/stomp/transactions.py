@@ -7,7 +7,7 @@ The client is told by an ERROR then; nothing that it acknowledged in the transac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from gateway.core.errors import Refused
 from gateway.core.message import Message
@@ -15,11 +15,15 @@ from gateway.core.outcome import Outcome
 from gateway.core.session import Delivery, Publish
 from gateway.protocols.stomp.client import Client, Together
 from gateway.protocols.stomp.codec import Frame
-from gateway.protocols.stomp.errors import BadTransaction, MissingTransaction, shown
+from gateway.protocols.stomp.errors import BadTransaction, MissingTransaction, quoted, shown
 from gateway.protocols.stomp.heartbeat import NEVER
 
 _ACTION_BYTES: Final = 200
 """What a SEND, ACK or NACK costs in memory besides its own bytes."""
+
+
+Settlement: TypeAlias = tuple[Sequence[Delivery], Outcome]
+"""Deliveries that were taken from their subscriptions, and what becomes of them."""
 
 
 class Acknowledgement(NamedTuple):
@@ -87,14 +91,18 @@ class Transactions:
         transaction = self._find(frame)
         self._grow(transaction, frame, len(messages))
         transaction.messages.extend(messages)
-        self._answer_part(transaction, frame)
+        receipt = frame.headers.get("receipt")
+        if receipt is not None and not self._client.dialect.early_receipts:
+            transaction.receipts.append(receipt)
+        else:
+            self._answer(frame)
 
     def acknowledge(self, frame: Frame, acknowledgement: Acknowledgement) -> None:
         """Keep an ACK or NACK. Raises `BadTransaction` or `Refused`."""
         transaction = self._find(frame)
         self._grow(transaction, frame, 1)
         transaction.acknowledgements.append(acknowledgement)
-        self._answer_part(transaction, frame)
+        self._answer(frame)
 
     def take(self, frame: Frame) -> Transaction:
         """What a COMMIT is to do. Raises `BadTransaction`, `MissingTransaction`, or `Refused` when it is too early."""
@@ -103,9 +111,7 @@ class Transactions:
             raise Refused(f"more than {limit} messages wait for a result")
         return self._take(frame)
 
-    def commit(
-        self, transaction: Transaction, settlements: Sequence[tuple[Sequence[Delivery], Outcome]], receipt: str | None
-    ) -> Together:
+    def commit(self, transaction: Transaction, settlements: Sequence[Settlement], receipt: str | None) -> Together:
         """Publish. What is returned has `missing` results to wait for, perhaps none."""
         together = Together(len(transaction.messages), receipt)
         together.receipts = transaction.receipts
@@ -133,7 +139,7 @@ class Transactions:
         name = _name(frame)
         transaction = self._open.get(name)
         if transaction is None:
-            raise BadTransaction(f"Invalid transaction identifier: {shown(name)}")
+            raise BadTransaction(f"Invalid transaction identifier: {quoted(name)}\n")
         return transaction
 
     def _take(self, frame: Frame) -> Transaction:
@@ -154,15 +160,6 @@ class Transactions:
         if self._size > settings.max_transaction_bytes:
             raise Refused(f"transactions of over {settings.max_transaction_bytes} bytes")
 
-    def _answer_part(self, transaction: Transaction, frame: Frame) -> None:
-        receipt = frame.headers.get("receipt")
-        if receipt is None:
-            return
-        if self._client.dialect.early_receipts:
-            self._client.write_receipt(receipt)
-        else:
-            transaction.receipts.append(receipt)
-
     def _answer(self, frame: Frame) -> None:
         receipt = frame.headers.get("receipt")
         if receipt is not None:
@@ -172,5 +169,5 @@ class Transactions:
 def _name(frame: Frame) -> str:
     name = frame.headers.get("transaction")
     if name is None:
-        raise MissingTransaction(f"{frame.command} must include a 'transaction' header")
+        raise MissingTransaction(f"\"{frame.command}\" must include a 'transaction' header\n")
     return name

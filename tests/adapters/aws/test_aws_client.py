@@ -20,7 +20,7 @@ from botocore.credentials import Credentials
 from adapters.aws import credentials
 from adapters.aws.api import OUTCOMES, AwsClient
 from adapters.aws.client import open_client
-from adapters.aws.lean import JSON_SERVICES, LeanClient
+from adapters.aws.lean import PROTOCOLS, LeanClient
 from adapters.aws.session import AwsSession
 from adapters.aws.settings import AwsSettings
 from gateway.core.errors import (
@@ -261,18 +261,51 @@ async def test_another_region(server: ScriptedServer, transport: Transport) -> N
     assert "/ap-south-1/sqs/aws4_request" in server.requests[0].headers["authorization"]
 
 
-async def test_services_without_a_json_protocol(server: ScriptedServer, transport: Transport) -> None:
-    """SNS speaks form fields and XML; callers see the same JSON."""
+async def test_services_of_the_query_protocol(server: ScriptedServer, transport: Transport) -> None:
+    """SNS speaks form fields and XML; callers see JSON."""
     server.otherwise = answers(
         b'<PublishResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishResult>'
         b"<MessageId>m-1</MessageId></PublishResult></PublishResponse>"
     )
     calls = Calls()
     async with opened(url(server), calls, transport=transport) as client:
-        answer = await client.call("sns", "Publish", b'{"TopicArn":"arn:aws:sns:eu-west-1:1:t","Message":"hello"}')
+        answer = await client.call("sns", "Publish", b"TopicArn=arn%3Aaws%3Asns%3Aeu-west-1%3A1%3At&Message=hello")
     assert orjson.loads(answer) == {"MessageId": "m-1"}
     assert b"Message=hello" in server.requests[0].body
     assert calls == [("sns", "Publish", "accepted")]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected"),
+    [
+        ("NotFound", 404, NotFound),
+        ("AuthorizationError", 403, AccessDenied),
+        ("Throttling", 400, Throttled),
+        ("InternalError", 500, Unavailable),
+        ("InvalidParameter", 400, Invalid),
+    ],
+)
+async def test_refusals_of_the_query_protocol(
+    code: str, status: int, expected: type[BackendError], server: ScriptedServer, transport: Transport
+) -> None:
+    server.otherwise = answers(
+        b'<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error><Type>Sender</Type>'
+        b"<Code>%b</Code><Message>told</Message></Error></ErrorResponse>" % code.encode(),
+        status,
+    )
+    async with opened(url(server), transport=transport) as client:
+        with pytest.raises(expected, match=f"{code}: told"):
+            await client.call("sns", "GetTopicAttributes", b"TopicArn=t")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"", 200), (b"<PublishBatchResponse><Publish", 200), (b"<html>", 502), (b"", 503)]
+)
+async def test_what_is_no_answer_of_the_query_protocol(body: bytes, status: int, server: ScriptedServer) -> None:
+    server.otherwise = answers(body, status)
+    async with opened(url(server), transport="lean") as client:
+        with pytest.raises(Unavailable):
+            await client.call("sns", "GetTopicAttributes", b"TopicArn=t")
 
 
 async def test_who_we_are(server: ScriptedServer, transport: Transport) -> None:
@@ -534,13 +567,16 @@ async def test_endpoints_are_botocores(
     assert (endpoint.authority, endpoint.region) == (expected, region)
 
 
-async def test_the_table_of_json_services_is_botocores() -> None:
+async def test_the_table_of_protocols_is_botocores() -> None:
     session = AwsSession(AwsSettings(region="eu-west-1"))
-    for service, known in JSON_SERVICES.items():
+    for service, known in PROTOCOLS.items():
         async with session.client(service, "eu-west-1") as client:
             metadata = client.meta.service_model.metadata  # type: ignore[attr-defined]
-        assert metadata["protocol"] == "json"
-        assert known == (metadata["targetPrefix"], f"application/x-amz-json-{metadata['jsonVersion']}")
+        if metadata["protocol"] == "query":
+            assert known == ("application/x-www-form-urlencoded; charset=utf-8", "", metadata["apiVersion"])
+        else:
+            assert metadata["protocol"] == "json"
+            assert known == (f"application/x-amz-json-{metadata['jsonVersion']}", metadata["targetPrefix"], "")
 
 
 async def test_the_signature_on_the_wire_is_botocores(server: ScriptedServer) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from adapters.aws.sigv4 import Keys, Signer, canonical_path, signing_key
 
+FORM = "application/x-www-form-urlencoded; charset=utf-8"
 CONTENT_TYPE = "application/x-amz-json-1.0"
 
 printable = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
@@ -36,7 +37,8 @@ def botocore_authorization(head: bytes, url: str, body: bytes, keys: Keys, regio
     """What botocore's signer makes of the same headers."""
     headers = headers_of(head)
     signed = ("content-type", "x-amz-target")
-    request = AWSRequest(method="POST", url=url, data=body, headers={name: headers[name] for name in signed})
+    given = {name: headers[name] for name in signed if name in headers}
+    request = AWSRequest(method="POST", url=url, data=body, headers=given)
     signer = SigV4Auth(Credentials(keys.access_key, keys.secret_key, keys.token), "sqs", region)
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
     with mock.patch("botocore.auth.get_current_datetime", return_value=moment):
@@ -55,6 +57,16 @@ def test_agrees_with_botocore(keys: Keys, host: str, path: str, body: bytes, now
     assert headers_of(head)["content-length"] == str(len(body))
     assert headers_of(head)["host"] == host
     assert head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
+
+
+@given(keys=keys, host=hosts, body=bodies, now=times)
+def test_agrees_with_botocore_without_a_target(keys: Keys, host: str, body: bytes, now: int) -> None:
+    """The query protocol names its action in the body."""
+    signer = Signer(service="sqs", region="eu-west-1", host=host, content_type=FORM, targeted=False)
+    head = signer.head(keys, b"", body, now)
+    assert "x-amz-target" not in headers_of(head)
+    expected = botocore_authorization(head, f"http://{host}/", body, keys, "eu-west-1", now)
+    assert headers_of(head)["authorization"] == expected
 
 
 @given(steps=st.lists(st.tuples(keys, st.integers(0, 200_000)), min_size=2, max_size=6), body=bodies)

@@ -103,7 +103,7 @@ class TestSend:
     )
     async def test_what_is_no_answer(self, scripted: ScriptedAws, scripted_backend: SqsBackend, answer: bytes) -> None:
         scripted.answers["SendMessageBatch"] = answer
-        with pytest.raises(Unavailable, match="not SQS's"):
+        with pytest.raises(Unavailable, match="not the service's"):
             await send(scripted_backend)
 
     async def test_an_empty_answer_accepts_nothing(self, scripted: ScriptedAws, scripted_backend: SqsBackend) -> None:

@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sqs.encoding import (
-    CACHED_LENGTH,
-    CACHED_MESSAGES,
-    ENCODING,
-    META,
-    Attributes,
-    Decoder,
-    Encoder,
-    decode_body,
-    encode_body,
-)
+from adapters.aws.wire import ENCODING, META, decode_body, encode_body
+from adapters.sqs.encoding import CACHED_LENGTH, CACHED_MESSAGES, Attributes, Decoder, Encoder
 from gateway.core.message import NATIVE, NO_HEADERS, NO_PROPERTIES, Address, Headers, Message, Origin, Properties
 
 TEXT = st.text(st.characters(codec="utf-8"))  # no surrogates

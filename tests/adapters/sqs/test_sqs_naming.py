@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sqs.naming import NAME_LIMIT, TAG_VALUE_LIMIT, QueueReference, parse_reference, queue_name, tag_value
+from adapters.aws.names import TAG_VALUE_LIMIT, tag_value
+from adapters.sqs.naming import NAME_LIMIT, QueueReference, parse_reference, queue_name
 
 LEGAL = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo|[A-Za-z0-9_-]{1,80}")
 NAMES = st.text(min_size=1, max_size=120).filter(lambda name: name != ".fifo")

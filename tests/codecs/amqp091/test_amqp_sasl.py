@@ -16,7 +16,7 @@ class TestResponses:
         ("mechanism", "response", "login"),
         [
             ("PLAIN", b"\0guest\0secret", Login("guest", b"secret")),
-            ("PLAIN", b"someone\0guest\0", Login("guest", b"")),
+            ("PLAIN", b"\0guest\0", Login("guest", b"")),
             ("PLAIN", "\0Jürgen\0pässword".encode(), Login("Jürgen", "pässword".encode())),
             ("PLAIN", b"\0guest\0\xff", Login("guest", b"\xff")),
             ("AMQPLAIN", write_table({"LOGIN": "guest", "PASSWORD": "secret"})[4:], Login("guest", b"secret")),
@@ -39,6 +39,7 @@ class TestResponses:
     @pytest.mark.parametrize(
         ("mechanism", "response"),
         [
+            ("PLAIN", b"someone\0guest\0secret"),
             ("PLAIN", b""),
             ("PLAIN", b"\0guest"),
             ("PLAIN", b"\0guest\0secret\0"),

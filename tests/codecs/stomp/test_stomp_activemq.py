@@ -11,7 +11,7 @@ from gateway.core.errors import Refused
 from gateway.core.message import NO_HEADERS, NO_PROPERTIES, Address, Message, Origin, Properties
 from gateway.protocols.stomp.activemq import MAX_COMPOSITE, ActiveMQ, durable_subscriber_queue
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
-from gateway.protocols.stomp.dialect import DURABLE, LIVE, PRIVATE, Owner, ReplyTo, Source, Target
+from gateway.protocols.stomp.dialect import DURABLE, LIVE, PRIVATE, Owner, ReplyTo, Sender, Source, Target
 from gateway.protocols.stomp.errors import BadDestination, BadHeader, InvalidDestination, MissingHeader
 from gateway.protocols.stomp.versions import V1_2
 
@@ -25,7 +25,7 @@ ADDRESS = Address("", "q")
 
 def sent(body: bytes = b"body", **headers: str) -> Message:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ACTIVEMQ.to_message({"destination": "/queue/q", **named}, ADDRESS, body, ORIGIN, lambda: NOW)
+    return ACTIVEMQ.to_message({"destination": "/queue/q", **named}, ADDRESS, body, Sender(ORIGIN, lambda: NOW, "S"))
 
 
 def received(message: Message, owner: Owner = OWNER) -> dict[str, str]:
@@ -85,8 +85,8 @@ class TestTargets:
             ("", BadDestination),
             ("a", BadDestination),
             ("/exchange/x/y", BadDestination),
-            ("/queue/a,b", BadDestination),
-            ("/queue/a,", BadDestination),
+            ("/queue/a,", InvalidDestination),
+            ("a,/queue/b", BadDestination),
             ("/queue/", InvalidDestination),
             ("/queue/*", InvalidDestination),
             ("/queue/a.>", InvalidDestination),
@@ -125,7 +125,7 @@ class TestTargets:
             ("/queue/r", None, "/queue/r"),
             ("/topic/r", None, "/topic/r"),
             ("/temp-queue/r", ReplyTo("stomp-temp-S-r", "stomp-temp-S-r"), "/remote-temp-queue/stomp-temp-S-r"),
-            ("/temp-topic/r", ReplyTo("/topic/stomp-temp-S-r"), "/topic/stomp-temp-S-r"),
+            ("/temp-topic/r", ReplyTo("/topic/stomp-temp-S-r"), "/remote-temp-topic/stomp-temp-S-r"),
         ],
     )
     def test_somebody_else_can_answer(self, reply_to, stands_for, shown):
@@ -175,7 +175,7 @@ class TestSources:
     def test_durable(self, name):
         queue = durable_subscriber_queue("client", "mine")
         got = list(ACTIVEMQ.sources({"destination": "/topic/t", name: "mine"}, OWNER, "live"))
-        assert got == [Source(queue, DURABLE, (Address("amq.topic", "t"),))]
+        assert got == [Source(queue, DURABLE, (Address("amq.topic", "t"),), exact=True)]
         assert ACTIVEMQ.forgotten({name: "mine"}, OWNER, ()) == (queue,)
         assert ACTIVEMQ.forgotten({"id": "0"}, OWNER, got) == ()
 
@@ -221,9 +221,10 @@ class TestSources:
     @pytest.mark.parametrize(
         ("selector", "plain", "converts"),
         [
-            ("a = 1", "a = 1", False),
+            ("a = 1", "a = 1", True),
             ("convert_string_expressions:a = 1", "a = 1", True),
             ("no_convert_string_expressions:a = 1", "a = 1", False),
+            ("convert_string_expressions:no_convert_string_expressions:a = 1", "a = 1", False),
         ],
     )
     def test_selector(self, selector, plain, converts):
@@ -233,7 +234,7 @@ class TestSources:
 class TestHeaders:
     def test_a_plain_message(self):
         message = sent()
-        assert message.properties == Properties(timestamp=1_700_000_000)
+        assert message.properties == Properties(timestamp=1_700_000_000, message_id="ID:S-1")
         assert message.headers == {"amq-msg-type": "text"}
         assert received(message) == {"expires": "0", "priority": "4", "timestamp": "1700000000000"}
 
@@ -257,6 +258,7 @@ class TestHeaders:
             correlation_id="c:1",
             reply_to="/queue/r",
             type="order",
+            message_id="ID:S-1",
             expiration=60_000,
             timestamp=1_700_000_000,
         )
@@ -309,7 +311,7 @@ class TestHeaders:
         assert sent(expires=expires).properties.expiration == expiration
 
     def test_delay(self):
-        message = ACTIVEMQ.to_message({"AMQ_SCHEDULED_DELAY": "1500"}, ADDRESS, b"", ORIGIN, lambda: NOW)
+        message = ACTIVEMQ.to_message({"AMQ_SCHEDULED_DELAY": "1500"}, ADDRESS, b"", Sender(ORIGIN, lambda: NOW, "S"))
         assert message.not_before == NOW + 1.5
         assert "AMQ_SCHEDULED_DELAY" not in message.headers
 
@@ -323,17 +325,17 @@ class TestHeaders:
             ({"AMQ_SCHEDULED_CRON": "* * * * *"}, Refused),
             ({"AMQ_SCHEDULED_PERIOD": "1"}, Refused),
             ({"AMQ_SCHEDULED_REPEAT": "1"}, Refused),
-            ({"transformation": "jms-map-json"}, Refused),
+            ({"transformation": "jms-map-xml"}, Refused),
             ({"amq-msg-type": "map"}, BadHeader),
         ],
     )
     def test_refused(self, headers, error):
         with pytest.raises(error):
-            ACTIVEMQ.to_message(headers, ADDRESS, b"", ORIGIN, lambda: NOW)
+            ACTIVEMQ.to_message(headers, ADDRESS, b"", Sender(ORIGIN, lambda: NOW, "S"))
 
     def test_what_the_broker_says_cannot_be_forged(self):
         forged = dict.fromkeys(["message-id", "timestamp", "redelivered", "subscription", "JMSXUserID"], "x")
-        message = ACTIVEMQ.to_message({**forged, "mine": "y"}, ADDRESS, b"", ORIGIN, lambda: NOW)
+        message = ACTIVEMQ.to_message({**forged, "mine": "y"}, ADDRESS, b"", Sender(ORIGIN, lambda: NOW, "S"))
         assert message.headers == {"mine": "y", "amq-msg-type": "text"}
         foreign = Message(ADDRESS, b"", NO_PROPERTIES, {**forged, "expires": "1", "ack": "1"})
         assert received(foreign) == {
@@ -344,9 +346,28 @@ class TestHeaders:
             "content-length": "0",
         }
 
-    def test_properties_of_one_second_are_shared(self):
-        assert sent(persistent="true").properties is sent(persistent="true").properties
-        assert sent(correlation_id="1").properties is not sent(correlation_id="1").properties
+    def test_every_message_has_an_id_of_its_own(self):
+        sender = Sender(ORIGIN, lambda: NOW, "S")
+        messages = [ACTIVEMQ.to_message({}, ADDRESS, b"", sender) for _ in range(2)]
+        assert [message.properties.message_id for message in messages] == ["ID:S-1", "ID:S-2"]
+
+    def test_a_map_as_json_is_text(self):
+        message = sent(b'{"map":{}}', transformation="jms-map-json")
+        assert message.body == b'{"map":{}}'
+        assert received(message)["transformation"] == "jms-map-json"
+
+    @pytest.mark.parametrize(
+        ("destination", "original"),
+        [
+            ("/queue/a", None),
+            ("/queue/a,b", "/queue/a,queue://b"),
+            ("/queue/a, /topic/b,topic://c", "/queue/a,topic://b,topic://c"),
+        ],
+    )
+    def test_a_composite_is_shown(self, destination, original):
+        message = sent(destination=destination)
+        assert message.headers.get("original-destination") == original
+        assert received(message).get("original-destination") == original
 
     @given(
         st.dictionaries(
@@ -356,5 +377,5 @@ class TestHeaders:
         )
     )
     def test_own_headers_come_back(self, headers):
-        got = received(ACTIVEMQ.to_message(headers, ADDRESS, b"", ORIGIN, lambda: NOW))
+        got = received(ACTIVEMQ.to_message(headers, ADDRESS, b"", Sender(ORIGIN, lambda: NOW, "S")))
         assert {name: got[name] for name in headers} == headers

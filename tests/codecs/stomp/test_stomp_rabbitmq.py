@@ -22,7 +22,7 @@ from gateway.core.message import (
     Properties,
 )
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
-from gateway.protocols.stomp.dialect import Owner, ReplyTo, Source, Target
+from gateway.protocols.stomp.dialect import Owner, ReplyTo, Sender, Source, Target
 from gateway.protocols.stomp.errors import BadDestination, BadHeader, MissingHeader
 from gateway.protocols.stomp.rabbitmq import RabbitMQ
 from gateway.protocols.stomp.versions import V1_2
@@ -49,7 +49,7 @@ PROPERTIES = {
 
 
 def sent(headers: dict[str, str]) -> Message:
-    return RABBITMQ.to_message(headers, ADDRESS, b"body", ORIGIN, lambda: 0.0)
+    return RABBITMQ.to_message(headers, ADDRESS, b"body", Sender(ORIGIN, lambda: 0.0, "S"))
 
 
 def received(message: Message) -> dict[str, str]:
@@ -239,7 +239,6 @@ class TestDestinations:
             "/exchange/",
             "/exchange//k",
             "/exchange/x/k/l",
-            "/exchange/amq.default/q",
             "/temp-queue/x",
             "/dsub/x",
             "/queue/%ff",

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.auth.hashes import quick_hash
 from tests.conftest import finish
 from tests.interop.amqp.aio_pika_client import AioPikaClient
 from tests.interop.amqp.amqp_tools_client import AmqpToolsClient
@@ -23,10 +24,15 @@ from tests.interop.amqp.pika_client import PikaAsyncioClient, PikaBlockingClient
 from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
 from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
-from tests.rig.rabbitmq import RabbitMQ
+from tests.rig.rabbitmq import FORBIDDEN_VHOST, LIMITED_USER, OTHER_VHOST, PASSWORD, USER, VHOST, RabbitMQ
+from tests.rig.streams import aws_client
 
 PROTOCOL = "amqp091"
-NOT_THERE = "mqlift has no AMQP 0-9-1 listener yet"
+BUCKET = "interop-amqp"
+"""For bodies that SQS does not take."""
+VHOSTS = {VHOST: "", OTHER_VHOST: "other.", FORBIDDEN_VHOST: "forbidden."}
+EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
+NOTHING = {"configure": "^$", "write": "^$", "read": "^$"}
 
 CLIENTS: dict[str, Callable[[int], Client]] = {
     "pika-blocking": PikaBlockingClient,
@@ -41,7 +47,7 @@ CLIENTS: dict[str, Callable[[int], Client]] = {
 
 _numbers = itertools.count(1)
 
-TARGETS = [pytest.param("rabbitmq"), pytest.param("mqlift", marks=pytest.mark.skip(reason=NOT_THERE))]
+TARGETS = ("rabbitmq", "mqlift")
 
 
 @pytest.fixture(scope="session")
@@ -51,15 +57,25 @@ def rabbitmq_target(rabbitmq: RabbitMQ) -> Target:
 
 @pytest.fixture(scope="session")
 def mqlift_target(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """A gateway with queues in SQS."""
+    """A gateway with queues in SQS, and with the users and virtual hosts that the RabbitMQ has."""
+    directory = tmp_path_factory.mktemp("gateway")
+    aws_client("s3", ministack.url).create_bucket(Bucket=BUCKET)
+    users = directory / "users"
+    users.write_text("".join(f"{name}:{quick_hash(PASSWORD)}\n" for name in (USER, LIMITED_USER)))
     port = free_port()
+    listener = {"protocol": PROTOCOL, "host": HOST, "port": port}
     config = gateway_config(
         ministack.url,
-        listeners=[{"protocol": PROTOCOL, "host": HOST, "port": port}],
+        listeners=[listener | {"vhosts": VHOSTS, "vhost_users": {FORBIDDEN_VHOST: []}}],
+        auth={
+            "users": [str(users)],
+            "permissions": [{"user": USER} | EVERYTHING, {"user": LIMITED_USER} | NOTHING],
+        },
         receiver={"wait": 1},
+        sqs={"large_payloads": {"bucket": BUCKET}},
         prefix="interop-amqp-",
     )
-    gateway = Gateway(config, tmp_path_factory.mktemp("gateway"))
+    gateway = Gateway(config, directory)
     gateway.start()
     yield Target("mqlift", port)
     finish(gateway)

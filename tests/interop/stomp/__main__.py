@@ -71,7 +71,7 @@ def record_mqlift(dialect: Dialect, directory: Path) -> None:
     known = read_differences(dialect)
     differences = {}
     for name, observed in read_observed(dialect).items():
-        lines = differing(observed, ours[name])
+        lines = differing(dialect, observed, ours[name])
         if lines:
             reason = known[name].reason if name in known else UNEXPLAINED
             differences[name] = Difference(reason, lines)

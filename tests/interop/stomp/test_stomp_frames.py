@@ -44,7 +44,7 @@ def test_mqlift_says_what_the_broker_says(
 ) -> None:
     ours = played(scenario, Server(dialect, gateway_listeners(dialect).tcp))
     known = read_differences(dialect).get(scenario.__name__)
-    assert differing(read_observed(dialect)[scenario.__name__], ours) == (() if known is None else known.lines)
+    assert differing(dialect, read_observed(dialect)[scenario.__name__], ours) == (() if known is None else known.lines)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -60,11 +60,11 @@ def test_every_difference_has_a_reason(dialect: Dialect) -> None:
 
 
 def test_a_difference_is_seen() -> None:
-    assert differing(["a: RECEIPT", "a: MESSAGE x"], ["a: RECEIPT", "a: MESSAGE y"]) == (
+    assert differing("rabbitmq", ["a: RECEIPT", "a: MESSAGE x"], ["a: RECEIPT", "a: MESSAGE y"]) == (
         "-a: MESSAGE x",
         "+a: MESSAGE y",
     )
-    assert differing(["# one", "a: RECEIPT"], ["# one", "a: RECEIPT"]) == ()
+    assert differing("rabbitmq", ["# one", "a: RECEIPT"], ["# one", "a: RECEIPT"]) == ()
 
 
 def test_what_follows_an_error_is_not_compared() -> None:

@@ -25,15 +25,22 @@ SCENARIOS: Final[Mapping[Dialect, Sequence[Scenario]]] = {
     "activemq": (*COMMON, *ACTIVEMQ),
 }
 
-_EVERYWHERE: Final[tuple[re.Pattern[str], ...]] = (
-    # STOMP 1.2 ("ERROR") wants receipt-id, which RabbitMQ leaves out; it sends a version in every ERROR, we in those
-    # about versions. The length goes with the text.
-    re.compile(r"(?<=ERROR )(?:content-length:'\d+' )?(?:content-type:'text/plain' )?"),
-    re.compile(r"(?<=ERROR )(message:(?:'[^']*'|\"[^\"]*\"))(?: receipt-id:'[^']*')?(?: version:'[^']*')?"),
+_EVERYWHERE: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    # STOMP 1.2 ("ERROR") wants receipt-id, which RabbitMQ leaves out; it sends a version in every ERROR, ActiveMQ in
+    # none. The length goes with the text.
+    (re.compile(r"(?<=ERROR )(?:content-length:'\d+' )?(?:content-type:'text/plain' )?"), ""),
+    (re.compile(r"(?<=ERROR )(message:(?:'[^']*'|\"[^\"]*\"))(?: receipt-id:'[^']*')?(?: version:'[^']*')?"), r"\1"),
     # RabbitMQ shows the sender's own receipt header to the receiver.
-    re.compile(r"(?<=MESSAGE )(.*?)receipt:'[^']*' "),
+    (re.compile(r"(?<=MESSAGE )(.*?)receipt:'[^']*' "), r"\1"),
+    # Each has its own way to make a name up.
+    (re.compile(r"<id>"), "<generated>"),
 )
-"""What differs in so many scenarios that it is left out of all; a group is kept."""
+"""What differs in so many scenarios that it is left out of all, and what is left of it."""
+
+_OF_ACTIVEMQ: Final = (
+    # Its errors are Java's exceptions; we say in both dialects what RabbitMQ says.
+    (re.compile(r"(?<=ERROR) .*"), ""),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +51,20 @@ class Difference:
     lines: tuple[str, ...]
 
 
-def differing(observed: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
+def differing(dialect: Dialect, observed: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
     """The lines that differ, up to the first ERROR of each connection.
 
     mqlift closes a connection after each ERROR, as STOMP wants it (1.2, "ERROR"); the brokers go on after most.
     """
-    changes = difflib.unified_diff(comparable(observed), comparable(ours), n=0, lineterm="")
+    changes = difflib.unified_diff(comparable(dialect, observed), comparable(dialect, ours), n=0, lineterm="")
     return tuple(line for line in changes if not line.startswith(("---", "+++", "@@")))
 
 
-def comparable(lines: Iterable[str]) -> list[str]:
+def comparable(dialect: Dialect, lines: Iterable[str]) -> list[str]:
     """What is compared of a transcript."""
     compared = until_errors(lines)
-    for pattern in _EVERYWHERE:
-        compared = [pattern.sub(lambda found: found[1] if found.lastindex else "", line, count=1) for line in compared]
+    for pattern, left in _EVERYWHERE + (_OF_ACTIVEMQ if dialect == "activemq" else ()):
+        compared = [pattern.sub(left, line) for line in compared]
     return compared
 
 

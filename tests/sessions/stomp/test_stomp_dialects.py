@@ -8,7 +8,7 @@ from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused, Unavailable
 from gateway.core.message import Address, Message
 from gateway.core.outcome import Outcome
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Publish, Settle
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Publish, Rebind, Settle
 from gateway.protocols.stomp.dialect import PRIVATE
 from gateway.protocols.stomp.errors import BadSelector, BadTransaction, MissingHeader, SubscriptionCancelled
 
@@ -175,7 +175,8 @@ class TestDurableSubscribers:
         active.frame("SUBSCRIBE", id="0", destination="/topic/t.>", **name)
         declare, bind, _ = active.done
         assert declare.spec == QueueSpec(durable=True)
-        assert (bind.queue, bind.pattern) == (declare.queue, "t.#")
+        # A subscriber that comes back with another topic is rid of the one it had.
+        assert (type(bind), bind.queue, bind.bindings) == (Rebind, declare.queue, (("amq.topic", "t.#"),))
         active.done.clear()
         active.frame("UNSUBSCRIBE", id="0")
         assert kinds(active) == ["Cancel"]
@@ -207,6 +208,70 @@ class TestDurableSubscribers:
         assert through.headers["destination"] == direct.headers["destination"] == f"/queue/{declare.queue}"
         assert through.headers["original-destination"] == "/topic/VirtualTopic.Orders"
         assert "original-destination" not in direct.headers
+
+
+class TestRefusals:
+    """ActiveMQ takes a message that its consumer refuses for a poisonous one."""
+
+    def held(self, line, mode="client", *bodies):
+        tag = line.subscribe(ack=mode)
+        line.deliver(tag, *bodies)
+        line.done.clear()
+        return [frame.headers["ack"] for frame in line.frames()]
+
+    @pytest.mark.parametrize("mode", ["client", "client-individual"])
+    def test_a_message_moves_to_the_dead_letters(self, active, mode):
+        one, two, three = self.held(active, mode, b"1", b"2", b"3")
+        active.frame("NACK", id=two, receipt="r")
+        declare, publish = active.done
+        assert (declare.queue, declare.spec) == ("ActiveMQ.DLQ", QueueSpec(durable=True))
+        assert (publish.message.address, publish.message.body) == (Address("", "ActiveMQ.DLQ"), b"2")
+        assert publish.message.headers["x-first-death-queue"] == "q"
+        assert active.frames() == []  # no acknowledgement before it is there
+        assert {each.message.body for each in active.session.unsettled()} == {b"1", b"2", b"3"}
+        active.answer(publish)
+        assert active.only("RECEIPT").headers == {"receipt-id": "r"}
+        (settle,) = active.take(Settle)
+        assert (settle.outcome, [each.message.body for each in settle.deliveries]) == (Outcome.ACCEPTED, [b"2"])
+        # The others are still held, those before it too.
+        active.done.clear()
+        for ack in (one, three):
+            active.frame("ACK", id=ack)
+        settled = [each.message.body for command in active.take(Settle) for each in command.deliveries]
+        assert settled == [b"1", b"3"]
+
+    def test_the_queue_is_declared_once(self, active):
+        for ack in self.held(active, "client-individual", b"1", b"2"):
+            active.frame("NACK", id=ack)
+        assert kinds(active) == ["DeclareQueue", "Publish", "Publish"]
+
+    def test_what_cannot_be_moved_comes_back(self, active):
+        (one,) = self.held(active, "client", b"1")
+        active.frame("NACK", id=one, receipt="r")
+        active.answer(active.take(Publish)[0], Outcome.RELEASED, Unavailable("away"))
+        assert active.only("ERROR").headers["receipt-id"] == "r"
+        assert active.take(Settle) == []
+        assert [each.message.body for each in active.session.unsettled()] == [b"1"]
+
+    def test_in_a_transaction(self, active):
+        one, two = self.held(active, "client-individual", b"1", b"2")
+        active.frame("BEGIN", transaction="t")
+        active.frame("ACK", id=one, transaction="t")
+        active.frame("NACK", id=two, transaction="t")
+        assert kinds(active) == []
+        active.frame("COMMIT", transaction="t", receipt="r")
+        active.answer(active.take(Publish)[0])
+        settled = [each.message.body for command in active.take(Settle) for each in command.deliveries]
+        assert settled == [b"1", b"2"]
+        active.only("RECEIPT")
+
+    def test_aborted(self, active):
+        (one,) = self.held(active, "client-individual", b"1")
+        active.frame("BEGIN", transaction="t")
+        active.frame("NACK", id=one, transaction="t")
+        active.frame("ABORT", transaction="t")
+        assert kinds(active) == []
+        assert [each.message.body for each in active.session.unsettled()] == [b"1"]
 
 
 class TestSelectors:

@@ -18,7 +18,11 @@ class Queue:
         raise AssertionError("a ledger settles nothing by itself")
 
 
-steps = st.lists(st.none() | st.integers(-2, 30), max_size=60)  # a delivery, or the settlement of a number
+steps = st.lists(
+    # a delivery, or the settlement of a number, or of it alone
+    st.none() | st.tuples(st.integers(-2, 30), st.booleans()),
+    max_size=60,
+)
 
 
 def delivery(number):
@@ -36,8 +40,10 @@ def test_as_a_list_would(steps, cumulative):
             model[delivered] = delivery(delivered)
             ledger.hold(delivered, model[delivered])
             continue
-        settled = [number for number in model if number == step or (cumulative and number < step)]
-        if step not in model:
+        wanted, alone = step
+        settled = [number for number in model if number == wanted or (cumulative and not alone and number < wanted)]
+        if wanted not in model:
             settled = []
-        assert list(ledger.settle(step)) == [model.pop(number) for number in settled]
+        settle = ledger.settle_one if alone else ledger.settle
+        assert list(settle(wanted)) == [model.pop(number) for number in settled]
         assert list(ledger.held()) == list(model.values())

@@ -126,6 +126,13 @@ class TestAcknowledgements:
         assert settled(line) == [(Outcome.ACCEPTED, [b"1"]), (Outcome.RELEASED, [b"2"])]
         assert line.session.unsettled() == []
 
+    def test_their_receipts_do_not_wait(self, line):
+        (one,) = held(line, b"1")
+        line.frame("BEGIN", transaction="t")
+        line.frame("ACK", id=one, transaction="t", receipt="a")
+        assert receipts(line) == [("RECEIPT", "a")]
+        assert settled(line) == []
+
     def test_without_messages_they_count_at_once(self, line):
         (one,) = held(line, b"1")
         line.frame("BEGIN", transaction="t")
@@ -226,7 +233,7 @@ class TestLimits:
         line.frame("BEGIN", transaction="t")
         line.send(SEND % b"" * 3)
         assert line.closed is None
-        line.frame("ACK", id="whatever", transaction="t")
+        line.frame("ACK", id="T_0@@s@@1", transaction="t")
         assert isinstance(line.closed.error, Refused)
 
     def test_bytes_of_all_together(self, open_line):

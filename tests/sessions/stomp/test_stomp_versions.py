@@ -45,9 +45,14 @@ def test_the_highest_common_one(open_line, accepted, version):
 
 
 class TestOneZero:
+    def test_heart_beats_for_who_asks(self, open_line):
+        line = open_line()
+        line.frame("CONNECT", heart_beat="1000,2000")
+        assert line.only("CONNECTED").headers["heart-beat"] == "2000,1000"
+
     def test_no_heart_beats(self, open_line):
         line = open_line()
-        line.frame("CONNECT", heart_beat="1000,1000")
+        line.frame("CONNECT")
         assert line.only("CONNECTED").headers["heart-beat"] == "0,0"
         assert line.session.tick(10_000.0) == ()
 

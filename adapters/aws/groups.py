@@ -1,4 +1,4 @@
-"""FIFO queues: message groups, which keep their order, and deduplication ids. Pure but for the publisher's own ids."""
+"""FIFO queues and topics: message groups, which keep their order, and deduplication ids. Pure but for our own ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from adapters.sqs.encoding import GROUP_HEADER
+from adapters.aws.wire import GROUP_HEADER
 from gateway.core.message import Message
 from gateway.core.templates import Template
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.sqs.groups import DEFAULT_GROUP, DeduplicationIds, legal_id, message_group
+from adapters.aws.groups import DEFAULT_GROUP, DeduplicationIds, legal_id, message_group
 from gateway.core.message import Address, Headers, Message
 from gateway.core.templates import Template
 

@@ -1,0 +1,1 @@
+"""SNS: topics that messages are published to, and taken from."""

@@ -1,0 +1,176 @@
+"""Which SNS topic a target is: its ARN, found or created once, and remembered as long as it holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+import structlog
+
+from adapters.aws.api import AwsClient
+from adapters.aws.batches import text_of
+from adapters.aws.names import NAME_TAG, tag_value
+from adapters.aws.query import form, map_fields, quote
+from adapters.sns.naming import TopicReference, parse_reference, topic_arn
+from gateway.core.backend import Target
+from gateway.core.errors import BackendError, CredentialsInvalid, Invalid, NotFound, Unavailable
+
+Provision: TypeAlias = Literal["auto", "never"]
+
+TOPIC_LIMIT: Final = 10_000
+"""Topics that are remembered; one beyond costs a lookup when it is used again."""
+
+NEGATIVE_SECONDS: Final = 1.0
+"""How long a topic that is missing or denied is not asked for again: soon enough to recover by itself."""
+RETRY_SECONDS: Final = 0.1
+"""The same, for what may pass by itself."""
+
+# Deduplication ids are unique to each publish, so the limits can be those of a group (SNS guide, "High throughput FIFO
+# topics").
+_FIFO_ATTRIBUTES: Final = {
+    "FifoTopic": "true",
+    "ContentBasedDeduplication": "false",
+    "FifoThroughputScope": "MessageGroup",
+}
+
+_log = structlog.get_logger("mqlift.sns")
+
+
+class Topic:
+    """What is known of one topic. `arn` is None until it was found, and after SNS said that it is gone."""
+
+    __slots__ = ("arn", "batch_head", "failed_until", "failure", "lock", "reference", "region", "resource")
+
+    def __init__(self, reference: TopicReference) -> None:
+        self.reference = reference
+        self.region = reference.region or None
+        self.resource = f"sns topic {reference.name}"
+        self.lock = asyncio.Lock()
+        self.failure: BackendError | None = None
+        self.failed_until = 0.0
+        self.arn: str | None = None
+        self.batch_head = b""
+        if reference.arn:
+            self.locate(reference.arn)
+
+    def locate(self, arn: str) -> None:
+        self.arn = arn
+        self.batch_head = b"TopicArn=" + quote(arn.encode())
+        self.failure = None
+
+    def forget(self) -> None:
+        # The ARN that a configuration gave is all that will ever be known of that topic.
+        self.arn = self.reference.arn or None
+
+    def fail(self, error: BackendError, now: float) -> None:
+        self.failure = error
+        self.failed_until = now + (RETRY_SECONDS if error.retriable else NEGATIVE_SECONDS)
+
+
+class TopicDirectory:
+    """All topics that this gateway has used. Callers that want the same topic at the same time share one request."""
+
+    def __init__(self, aws: AwsClient, provision: Provision) -> None:
+        self._aws = aws
+        self._provision = provision
+        self._topics: dict[str, Topic] = {}
+        self._caller = ""
+
+    def find(self, target: Target) -> Topic:
+        """Raises `Invalid` for a name that cannot be a topic's."""
+        topic = self._topics.get(target.name)
+        if topic is None:
+            try:
+                topic = Topic(parse_reference(target.name))
+            except ValueError as error:
+                raise Invalid(str(error), resource="sns topic") from None
+            if len(self._topics) >= TOPIC_LIMIT:
+                del self._topics[next(iter(self._topics))]
+            self._topics[target.name] = topic
+        return topic
+
+    def creates(self, topic: Topic) -> bool:
+        """Whether the gateway may create it: an ARN names a topic that somebody else made."""
+        return self._provision == "auto" and topic.reference.ours
+
+    async def arn(self, topic: Topic) -> str:
+        """The topic's ARN; the topic is made where it is missing and that is allowed."""
+        if topic.arn is not None:
+            return topic.arn
+        async with topic.lock:
+            # Whoever held the lock before may have found the topic, or found out that there is none.
+            if topic.arn is not None:
+                return topic.arn
+            if topic.failure is not None and _now() < topic.failed_until:
+                raise topic.failure.with_traceback(None)
+            try:
+                arn = await self._find_or_create(topic)
+            except BackendError as error:
+                topic.fail(error, _now())
+                raise
+            topic.locate(arn)
+            return arn
+
+    async def _find_or_create(self, topic: Topic) -> str:
+        try:
+            return await self.look_up(topic)
+        except NotFound:
+            if not self.creates(topic):
+                raise
+        return await self._create(topic)
+
+    async def look_up(self, topic: Topic) -> str:
+        """Ask SNS for the topic, whatever is remembered. Raises `NotFound` with what would help."""
+        arn = topic.reference.arn or await self.own_arn(topic)
+        try:
+            await self.call(topic, "GetTopicAttributes", {"TopicArn": arn})
+        except NotFound:
+            raise self.missing(topic, "sns:GetTopicAttributes") from None
+        return arn
+
+    async def own_arn(self, topic: Topic) -> str:
+        """The ARN that a topic has, or would have. SNS finds topics by ARN only, so the account has to be known."""
+        if topic.reference.arn:
+            return topic.reference.arn
+        if not self._caller:
+            self._caller = await self._aws.caller()
+        try:
+            return topic_arn(topic.reference.name, self._aws.region, self._caller)
+        except ValueError as error:
+            raise CredentialsInvalid(str(error), resource=topic.resource, action="sts:GetCallerIdentity") from None
+
+    async def _create(self, topic: Topic) -> str:
+        reference = topic.reference
+        fields = {
+            "Name": reference.name,
+            "Tags.member.1.Key": NAME_TAG,
+            "Tags.member.1.Value": tag_value(reference.name),
+        }
+        if reference.fifo:
+            fields |= map_fields("Attributes", _FIFO_ATTRIBUTES)
+        arn = text_of(await self.call(topic, "CreateTopic", fields), "TopicArn")
+        _log.info("topic_created", name=reference.name)
+        return arn
+
+    async def call(self, topic: Topic, action: str, fields: Mapping[str, str]) -> bytes:
+        """A call about a topic that is not for a message."""
+        return await self._aws.call("sns", action, form(fields), resource=topic.resource, region=topic.region)
+
+    def missing(self, topic: Topic, action: str) -> NotFound:
+        region = topic.region or self._aws.region
+        problem = f"the topic does not exist in {region}, or may not be seen with these credentials; create it"
+        if self._provision == "never" and topic.reference.ours:
+            problem += ", or set `provision: auto`, which needs the permissions sns:CreateTopic and sns:TagResource"
+        return NotFound(problem, resource=topic.resource, action=action)
+
+    def gone(self, topic: Topic, action: str) -> BackendError:
+        """What to raise after SNS denied knowing the ARN: the next use looks the topic up again, or creates it."""
+        topic.forget()
+        if self.creates(topic):
+            return Unavailable("the topic is gone, and looked up again", resource=topic.resource, action=action)
+        return self.missing(topic, action)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

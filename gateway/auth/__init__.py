@@ -1,0 +1,1 @@
+"""Who may connect, and who may do what: the ways to prove it, and the rules."""

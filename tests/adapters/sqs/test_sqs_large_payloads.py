@@ -1,0 +1,173 @@
+"""Bodies in S3, in front of scripted answers of SQS: what an emulator cannot be brought to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+import pytest
+
+from adapters.aws.payloads import LargePayloadSettings, Pointer
+from adapters.sqs import offloaded
+from adapters.sqs.backend import SqsBackend, open_backend
+from adapters.sqs.settings import Settings
+from gateway.core.backend import Target
+from gateway.core.errors import Unavailable
+from gateway.core.message import Address, Message
+from gateway.core.outcome import ACCEPTED, Outcome
+from tests.adapters.sns.scripted_sns import Objects
+from tests.adapters.sqs.scripted_aws import ScriptedAws
+
+TARGET = Target(kind="sqs", name="orders", queue="orders")
+
+
+@pytest.fixture
+def objects() -> Objects:
+    return Objects()
+
+
+@pytest.fixture
+def aws(objects: Objects) -> ScriptedAws:
+    scripted = ScriptedAws()
+    scripted.objects = objects  # type: ignore[attr-defined]
+    scripted.answers |= {"ChangeMessageVisibilityBatch": all_well, "DeleteMessageBatch": all_well}
+    return scripted
+
+
+@pytest.fixture
+def backend(aws: ScriptedAws) -> SqsBackend:
+    large = LargePayloadSettings(bucket="payloads", threshold=1000, remove_after_ack=True)
+    return open_backend(aws, prefix="", provision="auto", settings=Settings(large_payloads=large))  # type: ignore[arg-type]
+
+
+def all_well(request: Mapping[str, list[Mapping[str, str]]]) -> object:
+    return {"Successful": [{"Id": entry["Id"]} for entry in request["Entries"]]}
+
+
+def pointing(key: str, size: object = 10, group: str = "", attribute: str = "ExtendedPayloadSize") -> dict[str, object]:
+    """A message whose body is in S3, as SQS hands it out."""
+    return {
+        "MessageId": f"m-{key}",
+        "ReceiptHandle": f"r-{key}",
+        "Body": Pointer("payloads", key).text,
+        "Attributes": {"ApproximateReceiveCount": "1"} | ({"MessageGroupId": group} if group else {}),
+        "MessageAttributes": {attribute: {"DataType": "Number", "StringValue": str(size)}},
+    }
+
+
+def plain(body: str, group: str = "") -> dict[str, object]:
+    return pointing(body, group=group) | {"Body": body, "MessageAttributes": {}}
+
+
+async def received(backend: SqsBackend, aws: ScriptedAws, *messages: object) -> list[bytes]:
+    aws.answers["ReceiveMessage"] = {"Messages": list(messages)}
+    return [each.message.body for each in await backend.receive(TARGET, 10, 0.0, 30.0)]
+
+
+def released(aws: ScriptedAws) -> list[str]:
+    return [
+        entry["ReceiptHandle"]
+        for call in aws.calls
+        if call.action == "ChangeMessageVisibilityBatch"
+        for entry in call.request["Entries"]  # type: ignore[attr-defined]
+    ]
+
+
+async def test_bodies_are_fetched(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
+    objects.kept = {("payloads", "a"): b"from S3", ("payloads", "b"): b"\xff\xfe", ("payloads", "c"): b"old"}
+    old = pointing("c", attribute="SQSLargePayloadSize")
+    assert await received(backend, aws, pointing("a"), plain("here"), pointing("b", "?"), old) == [
+        b"from S3",
+        b"here",
+        b"\xff\xfe",
+        b"old",
+    ]
+
+
+async def test_a_pointer_elsewhere_is_a_body(backend: SqsBackend, aws: ScriptedAws) -> None:
+    text = Pointer("secrets", "a").text
+    assert await received(backend, aws, pointing("a") | {"Body": text}) == [text.encode()]
+
+
+async def test_one_that_cannot_be_had_comes_back(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
+    objects.kept = {("payloads", "b"): b"b"}
+    assert await received(backend, aws, pointing("gone"), pointing("b"), plain("c")) == [b"b", b"c"]
+    assert not released(aws), "it stays hidden for a while"
+    objects.failures = [Unavailable("S3 is down")]
+    with pytest.raises(Unavailable, match="S3 is down"):
+        await received(backend, aws, pointing("b"))
+
+
+async def test_what_follows_in_its_group_does_not_overtake_it(
+    backend: SqsBackend, aws: ScriptedAws, objects: Objects
+) -> None:
+    messages = [pointing("gone", group="g"), plain("later", group="g"), plain("other", group="h")]
+    assert await received(backend, aws, *messages) == [b"other"]
+    assert released(aws) == ["r-later"]
+
+
+async def test_no_more_is_fetched_than_memory_allows(
+    backend: SqsBackend, aws: ScriptedAws, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offloaded, "ANSWER_BYTES", 100)
+    objects.kept = {("payloads", key): b"x" * 60 for key in "abc"}
+    assert await received(backend, aws, pointing("a", 60), pointing("b", 60), pointing("c", 30)) == [b"x" * 60] * 2
+    assert released(aws) == ["r-b"]
+    # However large, one at a time goes.
+    objects.kept["payloads", "d"] = b"x" * 500
+    assert await received(backend, aws, pointing("d", 500)) == [b"x" * 500]
+
+
+async def test_a_body_is_removed_after_its_message(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
+    objects.kept = {("payloads", key): b"x" for key in "abc"}
+    aws.answers["ReceiveMessage"] = {"Messages": [pointing("a"), pointing("b"), pointing("c"), plain("d")]}
+    first, second, third, fourth = [each.receipt for each in await backend.receive(TARGET, 10, 0.0, 30.0)]
+
+    def second_fails(request: Mapping[str, object]) -> object:
+        return {"Successful": [{"Id": "0"}, {"Id": "2"}], "Failed": [{"Id": "1", "Code": "InternalError"}]}
+
+    await backend.settle(TARGET, [third], Outcome.RELEASED)
+    await backend.extend(TARGET, [third], 30.0)
+    assert released(aws) == ["r-c", "r-c"]
+    aws.answers["DeleteMessageBatch"] = second_fails
+    results = await backend.settle(TARGET, [first, second, fourth], Outcome.ACCEPTED)
+    assert [result.outcome for result in results] == [Outcome.ACCEPTED, Outcome.RELEASED, Outcome.ACCEPTED]
+    entries = aws.calls[-1].request["Entries"]
+    assert [entry["ReceiptHandle"] for entry in entries] == ["r-a", "r-b", "r-d"]  # type: ignore[attr-defined]
+    assert objects.kept.keys() == {("payloads", "b"), ("payloads", "c")}
+
+
+async def test_a_body_that_stays_does_not_bring_its_message_back(
+    backend: SqsBackend, aws: ScriptedAws, objects: Objects
+) -> None:
+    objects.kept = {("payloads", "a"): b"x"}
+    aws.answers["ReceiveMessage"] = {"Messages": [pointing("a")]}
+    (delivery,) = await backend.receive(TARGET, 10, 0.0, 30.0)
+    objects.failures = [Unavailable("S3 is down")]
+    assert list(await backend.settle(TARGET, [delivery.receipt], Outcome.ACCEPTED)) == [ACCEPTED]
+
+
+async def test_sent_only_when_s3_has_it(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
+    aws.answers["SendMessageBatch"] = all_well
+    objects.failures = [Unavailable("S3 is down")]
+    bodies = (b"x" * 3000, b"small", b"y" * 3000)
+    batch = [backend.encode(TARGET, Message(Address("", "orders"), body)) for body in bodies]
+    assert [entry.size for entry in batch][::2] == [3000, 3000]
+    results = await backend.send(TARGET, batch)
+    assert [result.outcome for result in results] == [Outcome.RELEASED, Outcome.ACCEPTED, Outcome.ACCEPTED]
+    assert len(aws.calls[-1].request["Entries"]) == 2  # type: ignore[arg-type]
+    assert list(await backend.send(TARGET, [batch[0], batch[2]])) == [ACCEPTED] * 2
+    assert objects.puts == 3, "what is stored is not stored again"
+    sent = aws.calls[-1].request["Entries"][0]  # type: ignore[index]
+    assert sent["MessageAttributes"]["ExtendedPayloadSize"] == {"DataType": "Number", "StringValue": "3000"}
+    assert orjson.loads(sent["MessageBody"])[1]["s3BucketName"] == "payloads"
+
+
+async def test_with_all_s3_requests_failing_nothing_is_sent(
+    backend: SqsBackend, aws: ScriptedAws, objects: Objects
+) -> None:
+    objects.failures = [Unavailable("S3 is down")]
+    entry = backend.encode(TARGET, Message(Address("", "orders"), b"x" * 3000))
+    (result,) = await backend.send(TARGET, [entry])
+    assert result.outcome is Outcome.RELEASED
+    assert "SendMessageBatch" not in aws.actions()
