@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -67,6 +68,11 @@ class TlsSettings(Section):
     """Of TLS 1.2, as OpenSSL writes them."""
     alpn: tuple[Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]+$")], ...] = ()
     """Protocols to agree on. Empty: those of the protocol."""
+
+    @field_validator("min_version", mode="before")
+    @classmethod
+    def _version_may_look_like_a_number(cls, version: object) -> object:
+        return str(version) if isinstance(version, float) else version
 
     @field_validator("server_names")
     @classmethod
@@ -160,11 +166,32 @@ class ListenerSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
+MIN_TOKEN: Final = 16
+"""Characters of the admin token: too many to try."""
+
+
 class AdminSettings(Section):
-    """The HTTP server of metrics and health."""
+    """The HTTP server of metrics, health and the commands for operators."""
 
     host: str = "127.0.0.1"
     port: Port = 9090
+    token: SecretStr | None = None
+    """What requests to `/api/` have to show (`Authorization: Bearer …`). None: that part is closed."""
+    protect_metrics: bool = False
+    """Whether `/metrics` wants the token as well."""
+
+    @field_validator("token")
+    @classmethod
+    def _token_is_long(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < MIN_TOKEN:
+            raise mistake("the value is too short", f"{MIN_TOKEN} characters or more, such as of openssl rand -hex 24")
+        return token
+
+    @model_validator(mode="after")
+    def _protected_by_a_token(self) -> Self:
+        if self.protect_metrics and self.token is None:
+            raise mistake("there is no token to protect them with", "set token as well", "protect_metrics")
+        return self
 
 
 class MatchSettings(Section):
@@ -314,6 +341,19 @@ class LogSettings(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["console", "json"] = "console"
+    audit: bool = True
+    """Whether logins, changes of the topology and what operators do are logged, whatever the level."""
+    audit_file: Path | None = None
+    """Where those lines go, in JSON, instead of standard error. The file may be rotated by renaming it."""
+
+
+class TracingSettings(Section):
+    """Spans of messages, for OpenTelemetry."""
+
+    endpoint: Text | None = None
+    """Where spans are sent by OTLP over HTTP, such as http://localhost:4318/v1/traces. None: nothing is traced."""
+    sample: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+    """Share of the messages that come without a `traceparent` which begin a trace; others follow theirs."""
 
 
 class Settings(BaseSettings):
@@ -347,6 +387,9 @@ class Settings(BaseSettings):
     drain_timeout: Seconds = 25.0
     """From SIGTERM to the end, whatever is still under way. Kubernetes kills after 30."""
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that share the ports. More than one share nothing else: see docs/operations.md."""
 
     _source: str = PrivateAttr(default="configuration")
 
@@ -396,6 +439,21 @@ class Settings(BaseSettings):
             if _clash(listener, admin):
                 raise mistake(f"port {admin.port} is that of listeners.{number} already", "another port", "port")
         return admin
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_can_share(cls, workers: int, info: ValidationInfo) -> int:
+        if workers == 1:
+            return workers
+        if str(info.data.get("state", "")).startswith(SQLITE_STATE):
+            raise mistake(
+                "one process uses the file of state", "write state: 'memory:', or run 1 worker for kept sessions"
+            )
+        listeners: Sequence[ListenerSettings] = info.data.get("listeners", ())
+        for number, listener in enumerate(listeners):
+            if listener.port == 0:
+                raise mistake(f"listeners.{number} takes any port, and each process another", "a port, or 1 worker")
+        return workers
 
 
 def _clash(one: ListenerSettings | AdminSettings, other: ListenerSettings | AdminSettings) -> bool:

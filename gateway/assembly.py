@@ -56,6 +56,7 @@ from gateway.core.routes import (
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
 from gateway.core.templates import Template
+from gateway.core.tracing import Tracer
 from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
 from gateway.core.transform import Transform
 from gateway.net.tls import NamedCertificate, ServerTls, TlsOptions
@@ -80,6 +81,13 @@ class PacketSettings(Protocol):
     @property
     def largest_packet(self) -> int:
         """Bytes."""
+
+
+class ClosingTracer(Tracer, Protocol):
+    """A tracer that is to be closed at the end."""
+
+    async def aclose(self) -> None:
+        """Send what is left, for a few seconds at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +153,7 @@ def assemble(settings: Settings) -> Assembly:
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
+    _tracing(settings, mistakes)
     for kind in parsers:
         _section(kind, settings, mistakes)
     ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
@@ -174,6 +183,26 @@ def open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
     own = {} if own_section is None else {"settings": own_section}
     backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision, **own)
     return backend
+
+
+def _tracing(settings: Settings, mistakes: list[ConfigError]) -> None:
+    endpoint = settings.tracing.endpoint
+    if endpoint is None:
+        return
+    if not endpoint.startswith(("http://", "https://")):
+        problem = "is not the URL of a collector"
+        mistakes.append(ConfigError("tracing.endpoint", problem, "write one such as http://localhost:4318/v1/traces"))
+    elif importlib.util.find_spec("opentelemetry") is None:
+        mistakes.append(ConfigError("tracing.endpoint", "OpenTelemetry is not there", "pip install 'mqlift[otel]'"))
+
+
+def open_tracer(settings: Settings) -> ClosingTracer | None:
+    """What the settings ask for; None where nothing is traced."""
+    if settings.tracing.endpoint is None:
+        return None
+    tracing = importlib.import_module("gateway.tracing")
+    tracer: ClosingTracer = tracing.open_tracer(settings.tracing.endpoint, settings.tracing.sample)
+    return tracer
 
 
 def section(kind: str, settings: Settings) -> BaseModel | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -18,7 +18,7 @@ from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
 from gateway.core.burying import NOTHING_SKIPPED, Undertaker
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, MqliftError, NotSupported, Refused
+from gateway.core.errors import BackendError, Invalid, MqliftError, NotSupported, Refused
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.flow import Watermark
@@ -27,8 +27,8 @@ from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Me
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
 from gateway.core.priority import Levels, PriorityBackend, with_levels
-from gateway.core.queues import Destination, Sink
-from gateway.core.queuetable import QueueTable
+from gateway.core.queues import BackendQueue, Destination, Sink
+from gateway.core.queuetable import Queue, QueueTable
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
 from gateway.core.retained import Retained, RetainedLimits
 from gateway.core.routes import QUEUE_KIND, Routes
@@ -44,6 +44,7 @@ from gateway.core.streams import StreamQueue
 from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
+from gateway.core.tracing import Tracer
 
 log = structlog.get_logger("mqlift.broker")
 
@@ -76,6 +77,15 @@ SWEEP: Final = 0.5
 
 SESSION_LABEL: Final = "(sessions)"
 """What metrics call the queues of all kept sessions together: there may be thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A queue that rules want elsewhere, and that stays at its `home`."""
+
+    queue: str
+    home: Target
+    wanted: str
 
 
 class Owner(Publisher, Consumer, Hashable, Protocol):
@@ -132,6 +142,8 @@ class Broker:
         self._authenticator = authenticator
         self.authorizer = authorizer
         """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
+        self.tracer: Tracer | None = None
+        """Told of every message; set before the first connection."""
         self._sending = sending
         self._receiving = receiving
         self._limits = limits
@@ -164,9 +176,18 @@ class Broker:
             limit=limits.durable_queues,
         )
         self._tails = Tails(routes.tails(), self._open_tail, self._publish_live)
+        self._show_sizes()
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
         self._lengths_due = self._loop.time() + RECHECK
+
+    def _show_sizes(self) -> None:
+        metrics = self._metrics
+        metrics.durable_queues.set_function(lambda: self._queues.durable_count)
+        metrics.virtual_queues.set_function(lambda: self._queues.virtual_count)
+        metrics.bindings.set_function(lambda: self._topology.binding_count)
+        metrics.sessions.set_function(lambda: len(self._sessions))
+        metrics.retained.set_function(lambda: len(self._retained))
 
     async def authenticate(self, credentials: Credentials) -> Identity:
         """Who the peer is. Raises `NotAuthorized`."""
@@ -242,6 +263,11 @@ class Broker:
         return len(self._retained)
 
     @property
+    def inflight(self) -> int:
+        """Published messages that wait for a backend."""
+        return self._inflight.count
+
+    @property
     def bindings(self) -> int:
         return self._topology.binding_count
 
@@ -290,15 +316,18 @@ class Broker:
         address = message.address
         if self._topology.delaying and address.exchange in self._topology.delaying:
             message = self._delayed(message)
+        waiter: Answerable = publisher
+        if self.tracer is not None:
+            message, waiter = self.tracer.published(message, waiter)
         if len(plan) == 1:
-            plan[0].put(message, publisher, publisher, token)
+            plan[0].put(message, publisher, waiter, token)
         elif plan:
-            merge = Merge(len(plan), publisher, token)
+            merge = Merge(len(plan), waiter, token)
             for sink in plan:
                 sink.put(message, publisher, merge, None)
         else:
             self._metrics.unrouted.inc()
-            publisher.answer(token, UNROUTED)
+            waiter.answer(token, UNROUTED)
 
     def _delayed(self, message: Message) -> Message:
         """As the delayed-message exchange's header asks for: milliseconds, from now."""
@@ -344,7 +373,7 @@ class Broker:
         """
         return await self._queues.delete(name, owner, if_unused=if_unused, if_empty=if_empty)
 
-    async def purge_queue(self, name: str, owner: Owner) -> Counted:
+    async def purge_queue(self, name: str, owner: Owner | None) -> Counted:
         """Drop the messages that nobody holds. Raises `UnknownQueue`, `Locked`, `BackendError`."""
         return await self._queues.purge(name, owner)
 
@@ -404,6 +433,62 @@ class Broker:
         self._queues.disconnected(owner)
         if client_id and self._claims.get(client_id) is owner:
             del self._claims[client_id]
+
+    # What operators ask for
+
+    @property
+    def topology(self) -> Topology:
+        """To be looked at; changes go through the broker."""
+        return self._topology
+
+    def is_durable(self, queue: str) -> bool:
+        """Whether there is such a queue, and it lives in a backend."""
+        return self._queues.durable(queue) is not None
+
+    def queues(self) -> Iterator[Queue]:
+        """All that this gateway knows, durable ones first; to be looked at."""
+        return self._queues.all()
+
+    def reroute(self, routes: Routes, backends: Mapping[str, Backend]) -> list[Moved]:
+        """Follow other rules from now on; `backends` are those that were not open yet.
+
+        What is under way goes where it was going. A queue that is known here stays where it lives, or the messages that
+        wait there would be left behind: those that the new rules want elsewhere are given back, to be told.
+        """
+        self._backends = {**self._backends, **backends}
+        self._routes = routes
+        self._plans.clear()
+        moved = [found for queue in self._queues.all_durable() if (found := self._follow(queue)) is not None]
+        for name in routes.named_queues():
+            self._adopt_named(name)
+        return moved
+
+    def _adopt_named(self, name: str) -> None:
+        if self._topology.has_queue(name):
+            return
+        try:
+            self._queues.adopt(name, {})
+        except MqliftError as error:
+            log.error("queue_not_adopted", queue=name, problem=str(error))  # noqa: TRY400 - no bug
+
+    def _follow(self, queue: BackendQueue | StreamQueue) -> Moved | None:
+        """Take what the rules say about a queue that stays where it is: their options."""
+        try:
+            target = self.home(queue.name, queue.spec)
+        except Invalid as error:
+            return Moved(queue.name, queue.target, str(error))
+        if (target.kind, target.name) != (queue.target.kind, queue.target.name):
+            return Moved(queue.name, queue.target, f"{target.kind} {target.name}")
+        queue.target = target
+        return None
+
+    def limit(self, limits: BrokerLimits) -> None:
+        """Hold to other limits. What is over them already stays; nothing more comes."""
+        self._limits = limits
+        self._inflight.move(limits.inflight_messages, limits.inflight_bytes)
+        self._queues.limit = limits.durable_queues
+        self._sessions.limit = limits.sessions
+        self._retained.limits = limits.retained
 
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
@@ -648,6 +733,7 @@ class Broker:
                 inflight=self._inflight,
                 metrics=self._metrics,
                 health=self.health,
+                tracer=self.tracer,
             )
         return sender
 

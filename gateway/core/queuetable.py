@@ -111,7 +111,7 @@ class QueueTable:
         self._bury = bury
         self._nobody = nobody
         self._metrics = metrics
-        self._limit = limit
+        self.limit = limit
         self._loop = asyncio.get_running_loop()
         self._durable: dict[str, DurableQueue] = {}
         self._virtual: dict[str, VirtualQueue] = {}
@@ -131,6 +131,18 @@ class QueueTable:
 
     def all_durable(self) -> Iterator[DurableQueue]:
         return iter(list(self._durable.values()))
+
+    @property
+    def durable_count(self) -> int:
+        return len(self._durable)
+
+    @property
+    def virtual_count(self) -> int:
+        return len(self._virtual)
+
+    def all(self) -> Iterator[Queue]:
+        """Every queue, durable ones first."""
+        return iter([*self._durable.values(), *self._virtual.values()])
 
     def is_private(self, name: str, owner: object) -> bool:
         """Whether only this connection consumes a queue: its exclusive one, or a kept session's."""
@@ -320,8 +332,8 @@ class QueueTable:
         queue.watch_expiry()
 
     def _check_room(self, name: str) -> None:
-        if len(self._durable) >= self._limit:
-            raise Refused(f"queue '{name}': {self._limit} queues are in use, the limit of this gateway")
+        if len(self._durable) >= self.limit:
+            raise Refused(f"queue '{name}': {self.limit} queues are in use, the limit of this gateway")
 
     # Deleting
 
@@ -467,7 +479,7 @@ class QueueTable:
             return 0  # the message is what was asked for
 
     async def purge(self, name: str, owner: object) -> Counted:
-        """Raises `UnknownQueue`, `Locked`, `BackendError`."""
+        """`owner` None is nobody's connection. Raises `UnknownQueue`, `Locked`, `BackendError`."""
         queue = self._find(name, owner)
         return Counted(queue.purge() if isinstance(queue, VirtualQueue) else await queue.purge())
 

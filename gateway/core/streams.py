@@ -65,6 +65,7 @@ class StreamQueue:
         self.declared = False
         """Whether a client has said how it is to be; of one that only a rule names, or that was found, nobody has."""
         self.used_at = asyncio.get_running_loop().time()
+        self.published = 0
         self._backend = backend
         self._open_sender = open_sender
         self._store = store
@@ -86,6 +87,7 @@ class StreamQueue:
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
         """As `Sink.put`."""
+        self.published += 1
         if self._sender is None:
             try:
                 self._sender = self._open_sender(self.target)
@@ -168,6 +170,11 @@ class StreamQueue:
     def polls(self) -> int:
         """Shards that are read."""
         return sum(bool(len(reader)) for reader in self._readers.values())
+
+    @property
+    def delivered(self) -> int:
+        """Messages given to consumers, each time that they were."""
+        return self._deliveries.count
 
     async def depth(self, *, fresh: bool = False) -> Depth:  # noqa: ARG002 - as `BackendQueue.depth`
         """Nothing waits in a stream."""

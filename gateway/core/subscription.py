@@ -124,11 +124,13 @@ class Turns:
     There is a line for each priority; those of a lower one get what the higher ones have no credit for.
     """
 
-    __slots__ = ("_all", "_lines", "_single")
+    __slots__ = ("_all", "_lines", "_single", "handed")
 
     def __init__(self, *, single: bool = False) -> None:
         """`single`: only the consumer that came first gets deliveries, until it leaves (single active consumer)."""
         self._single = single
+        self.handed = 0
+        """Deliveries that consumers were given, ever."""
         self._all: dict[Subscription, None] = {}
         self._lines: list[tuple[int, deque[Subscription]]] = [(0, deque())]
 
@@ -187,6 +189,7 @@ class Turns:
                     subscription.in_turn = False
                 if credit > 0:
                     subscription.taken()
+                    self.handed += 1
                     delivery.subscription = subscription
                     subscription.consumer.deliver(subscription, delivery)
                     return True

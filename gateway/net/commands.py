@@ -69,6 +69,7 @@ class Peer:
 
     __slots__ = (
         "_subscriptions",
+        "address",
         "blocked",
         "broker",
         "client_id",
@@ -96,6 +97,8 @@ class Peer:
         self.ends_at = math.inf
         """When that proof is no longer good, by the event loop's clock."""
         self.transport: asyncio.BaseTransport | None = None
+        self.address = ""
+        """Where it connects from."""
         self.blocked = False
         """Whether it does not read what it was sent."""
         self.limits = limits
@@ -134,6 +137,10 @@ class Peer:
         subscription = self._subscriptions.pop(tag, None) if self._subscriptions else None
         if subscription is not None:
             subscription.cancel()
+
+    @property
+    def subscriptions(self) -> int:
+        return len(self._subscriptions) if self._subscriptions else 0
 
     def may_receive(self, subscription: Subscription, address: Address) -> bool:
         """A wildcard may bring what is not for this peer. What a shared queue has is for whoever may consume it."""

@@ -216,7 +216,8 @@ class WebSocket(TransportOver, asyncio.Protocol):
                 self._head = bytearray()
                 return rest
         if self._websocket.handshake_exc is not None and not self._closing:
-            problem = str(self._websocket.handshake_exc.__cause__)
+            # Not what stands behind the colon: it is the peer's own line, which may be a cookie or a password.
+            problem = str(self._websocket.handshake_exc.__cause__).partition(":")[0]
             self._refuse(self._websocket.reject(HTTPStatus.BAD_REQUEST, f"Not a WebSocket request: {problem!a}\n"))
         return b""
 
