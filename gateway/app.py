@@ -24,6 +24,7 @@ from gateway import logs
 from gateway.admin.server import AdminServer, Protection
 from gateway.assembly import (
     HOME_KIND,
+    STREAM_KIND,
     Assembly,
     IngressPart,
     ListenerPart,
@@ -98,6 +99,7 @@ class Gateway:
             routes=assembly.routes,
             backends=backends,
             home=HOME_KIND,
+            stream_home=STREAM_KIND,
             authenticator=AuditedAuthenticator(self._access.authenticator, metrics),
             authorizer=self._access.authorizer,
             sending=_sending(settings),

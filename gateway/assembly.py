@@ -68,6 +68,9 @@ TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[st
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
 
+STREAM_KIND: Final = "kinesis"
+"""Where streams live that clients declare and no rule maps."""
+
 BEST_EFFORT: Final = "best_effort"
 """The option of every target that takes it out of the acknowledgement."""
 
@@ -165,7 +168,9 @@ def assemble(settings: Settings) -> Assembly:
         aws=aws,
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
-        kinds=tuple(sorted(used | {HOME_KIND} | {part.topic.kind for part in ingress if part is not None})),
+        kinds=tuple(
+            sorted(used | {HOME_KIND, STREAM_KIND} | {part.topic.kind for part in ingress if part is not None})
+        ),
         ingress=tuple(part for part in ingress if part is not None),
         access=access,
     )
@@ -459,6 +464,8 @@ def _resource(
     """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
     own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
     target = parsers[kind](name, own, match.captures)
+    if target.tail and not isinstance(match, TopicMatch):
+        raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")

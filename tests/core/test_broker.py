@@ -471,10 +471,10 @@ async def test_watching_lets_an_idle_destination_recover() -> None:
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
     rig.backend.on_send = raising(CredentialsInvalid("expired"))
     await rig.publish(message())
-    assert not rig.broker._health.ready
+    assert not rig.broker.health.ready
     watch = asyncio.create_task(rig.broker.watch())
     await asyncio.sleep(5.1)
-    assert rig.broker._health.ready
+    assert rig.broker.health.ready
     watch.cancel()
 
 
