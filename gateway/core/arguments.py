@@ -127,9 +127,7 @@ def _shown(value: object) -> str:
     return shown(value) if value is None or isinstance(value, known) else repr(value)  # type: ignore[arg-type]
 
 
-def _number(
-    least: int, most: int | None = None, too_large: str = "value_too_large"
-) -> Callable[[str, object], int]:
+def _number(least: int, most: int | None = None, too_large: str = "value_too_large") -> Callable[[str, object], int]:
     def read(name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidArgument(name, f'"expected integer, got {_type_name(value)}"')

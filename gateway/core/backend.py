@@ -54,6 +54,8 @@ class Target:
     """What the rule changes of a message; `encode` sends `transformed(target.transform, message)`."""
     best_effort: bool = False
     """Whether publishes are acknowledged without waiting for this target."""
+    fanout: tuple[str, ...] | None = None
+    """The resources of the queues that the service itself is to hand a message to; None where no rule asks for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
