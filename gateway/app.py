@@ -25,6 +25,7 @@ from gateway.assembly import (
     open_backend,
     open_inlet,
     open_store,
+    open_subscribers,
 )
 from gateway.authentication import Access
 from gateway.core.backend import Backend
@@ -84,6 +85,7 @@ class Gateway:
             store=store,
             metrics=metrics,
             health=self.health,
+            subscribers=open_subscribers(assembly, aws),
         )
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))

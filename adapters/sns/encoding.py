@@ -32,7 +32,8 @@ from gateway.core.packing import pack_meta
 
 EXPOSED_LIMIT: Final = ATTRIBUTE_LIMIT - 5
 """Headers that a rule may show: mqlift has `meta`, `origin`, `key`, `encoding`, and either the size of a payload in S3
-or the queues of fan-out. With more than ten, SNS does not deliver to SQS queues (SNS guide, "Amazon SNS raw message delivery")."""
+or the queues of fan-out. With more than ten, SNS does not deliver to SQS queues (SNS guide, "Amazon SNS raw message
+delivery")."""
 
 CACHED_MESSAGES: Final = 4096
 CACHED_LENGTH: Final = 1024
