@@ -32,6 +32,7 @@ from gateway.assembly import (
     open_backend,
     open_inlet,
     open_store,
+    open_subscribers,
     open_tracer,
 )
 from gateway.authentication import Access
@@ -108,6 +109,7 @@ class Gateway:
             store=ObservedStore(store, metrics),
             metrics=metrics,
             health=self.health,
+            subscribers=open_subscribers(assembly, aws),
         )
         self._tracer = self._broker.tracer = open_tracer(settings)
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]

@@ -8,6 +8,7 @@ from typing import Final, cast
 import orjson
 
 from adapters.aws.api import AwsClient
+from adapters.aws.delays import refuse_delay
 from adapters.aws.errors import classify, code_of
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
@@ -70,7 +71,7 @@ class KinesisBackend(SendOnly):
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, KinesisOptions) else DEFAULT_OPTIONS
-        self.check_delay(target, message)
+        refuse_delay(message, self.service, target.name)
         return encode(target, options, message)
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:

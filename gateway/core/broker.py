@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Collection, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
@@ -21,11 +22,13 @@ from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, Invalid, MqliftError, NotSupported, Refused
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
+from gateway.core.fanout import FannedOut, FanOut, Subscriber
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
+from gateway.core.merge import Merge
 from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
+from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.priority import Levels, PriorityBackend, with_levels
 from gateway.core.queues import BackendQueue, Destination, Sink
 from gateway.core.queuetable import Queue, QueueTable
@@ -95,24 +98,6 @@ class Owner(Publisher, Consumer, Hashable, Protocol):
         """Another connection has claimed its client id."""
 
 
-class Merge:
-    """Waits for several places that one message went to: accepted when all accepted, the worst outcome wins."""
-
-    __slots__ = ("_missing", "_token", "_waiter", "_worst")
-
-    def __init__(self, places: int, waiter: Answerable, token: object) -> None:
-        self._missing = places
-        self._waiter = waiter
-        self._token = token
-        self._worst = ACCEPTED
-
-    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - every place answers for the same token
-        self._worst = worse(self._worst, result)
-        self._missing -= 1
-        if not self._missing:
-            self._waiter.answer(self._token, self._worst)
-
-
 class Broker:
     """Knows every queue, sender and claim of one gateway. Everything runs in its event loop."""
 
@@ -132,8 +117,11 @@ class Broker:
         store: StateStore,
         metrics: Metrics,
         health: Health,
+        subscribers: Mapping[str, Subscriber] = MappingProxyType({}),
     ) -> None:
-        """`home`: the kind of backend that queues live in which no rule maps; `stream_home`: the same of streams."""
+        """`home`: the kind of backend that queues live in which no rule maps; `stream_home`: the same of streams.
+        `subscribers`, by the kinds of targets that a rule may have hand messages to queues themselves.
+        """
         self._topology = topology
         self._routes = routes
         self._backends = backends
@@ -179,6 +167,9 @@ class Broker:
         self._show_sizes()
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
+        self._fanout = FanOut(
+            subscribers, topology=topology, store=store, find=self._queues.durable, changed=self._plans.clear
+        )
         self._lengths_due = self._loop.time() + RECHECK
 
     def _show_sizes(self) -> None:
@@ -210,6 +201,7 @@ class Broker:
         for record in await self._sessions.restore():
             if record.queue:
                 self._queues.adopt(record.queue, record.arguments, record.bindings)
+        await self._fanout.restore()
         self._topology.journal = self._durable
 
     async def open_session(self, client_id: str, owner: Owner, *, clean: bool) -> SessionRecord | None:
@@ -497,6 +489,7 @@ class Broker:
             tasks.create_task(self._watch_sessions())
             tasks.create_task(self._watch_queues())
             tasks.create_task(self._watch_destinations())
+            tasks.create_task(self._fanout.run())
 
     async def _watch_sessions(self) -> None:
         while True:
@@ -591,13 +584,17 @@ class Broker:
         for key in (message.address.routing_key, *also):
             address = Address(message.address.exchange, key)
             names = self._topology.route(address.exchange, key, message.headers)
-            self._add_sinks(sinks, address, [name for name in names if name not in skipped])
+            # A topic gets a message once, under one key: which queues it is to name is clear where there is only one.
+            self._add_sinks(sinks, address, [name for name in names if name not in skipped], fan_out=not also)
         return tuple(sinks.values())
 
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str]) -> None:
+    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str], *, fan_out: bool) -> None:
         targets = list(self._routes.for_publish(address))
+        topics = [target for target in targets if target.fanout is not None] if fan_out else ()
         for name in names:
             targets.extend(self._routes.copies(name))
+        for topic in topics:
+            names = self._fan_out(sinks, address.exchange, topic, names)
         names.extend(target.name for target in targets if target.kind == QUEUE_KIND)
         fed = any(target.tail for target in targets)
         for name in names:
@@ -614,6 +611,14 @@ class Broker:
             needed = not target.best_effort and isinstance(sinks.get(place), BestEffort)
             if target.kind != QUEUE_KIND and (needed or place not in sinks):
                 sinks[place] = self._destination(target)
+
+    def _fan_out(self, sinks: dict[object, Sink], exchange: str, topic: Target, names: list[str]) -> list[str]:
+        """Let a topic bring a message to the queues that it can; the names of the others."""
+        queues = [queue for name in names if (queue := self._queues.durable(name)) is not None]
+        brought = self._fanout.brought(topic, exchange, queues)
+        if brought:
+            sinks[topic.kind, topic.name] = FannedOut(self.sender(topic), topic, brought)
+        return [name for name in names if not any(queue.name == name for queue in brought)]
 
     def _destination(self, target: Target) -> Sink:
         sender = self.sender(target)

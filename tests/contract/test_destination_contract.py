@@ -204,7 +204,7 @@ async def test_nothing_waits_there(backend: Backend, service: Service) -> None:
 
 
 def test_what_is_not_due_is_refused(backend: Backend, service: Service) -> None:
-    with pytest.raises(Invalid, match="cannot delay messages"):
+    with pytest.raises(Invalid, match="cannot delay single messages"):
         backend.encode(service.target(), replace(message("later"), not_before=2e9))
 
 
