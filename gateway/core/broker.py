@@ -168,7 +168,7 @@ class Broker:
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
         self._fanout = FanOut(
-            subscribers, topology=topology, store=store, find=self._queues.durable, changed=self._plans.clear
+            subscribers, topology=topology, store=store, find=self._filled_queue, changed=self._plans.clear
         )
         self._lengths_due = self._loop.time() + RECHECK
 
@@ -612,9 +612,14 @@ class Broker:
             if target.kind != QUEUE_KIND and (needed or place not in sinks):
                 sinks[place] = self._destination(target)
 
+    def _filled_queue(self, name: str) -> BackendQueue | None:
+        """A durable queue that messages wait in, which a stream is not."""
+        queue = self._queues.durable(name)
+        return queue if isinstance(queue, BackendQueue) else None
+
     def _fan_out(self, sinks: dict[object, Sink], exchange: str, topic: Target, names: list[str]) -> list[str]:
         """Let a topic bring a message to the queues that it can; the names of the others."""
-        queues = [queue for name in names if (queue := self._queues.durable(name)) is not None]
+        queues = [queue for name in names if (queue := self._filled_queue(name)) is not None]
         brought = self._fanout.brought(topic, exchange, queues)
         if brought:
             sinks[topic.kind, topic.name] = FannedOut(self.sender(topic), topic, brought)
