@@ -159,9 +159,6 @@ class MemoryBackend:
         self._queues.pop(target.name, None)
         self._wake(target.name)
 
-    async def purge(self, target: Target) -> None:
-        self._find(target.name).purge(_now())
-
     async def depth(self, target: Target) -> Depth:
         return self._find(target.name).depth(_now())
 

@@ -113,14 +113,6 @@ class StandardQueue:
         """When the next hidden message comes back at the earliest; infinity for never."""
         return self._timers[0][0] if self._timers else float("inf")
 
-    def purge(self, now: float) -> None:
-        """Drop what is waiting or delayed, as well as what is in flight."""
-        self._awake(now)
-        self._next(self._ready())
-        self._in_flight.clear()
-        self._timers.clear()
-        self._delayed = 0
-
     def depth(self, now: float) -> Depth:
         self._awake(now)
         return Depth(ready=self._ready(), unsettled=len(self._in_flight), delayed=self._delayed)
@@ -200,13 +192,6 @@ class FifoQueue(StandardQueue):
             if self._seen[oldest] > now and len(self._seen) < DEDUPLICATION_LIMIT:
                 return
             del self._seen[oldest]
-
-    def purge(self, now: float) -> None:
-        super().purge(now)
-        self._groups.clear()
-        self._blocked.clear()
-        self._free.clear()
-        self._count = 0
 
     def _ready(self) -> int:
         return self._count

@@ -20,10 +20,9 @@ _HOME: Final = _SEND | {
     "sqs:ReceiveMessage",
     "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibility",
-    "sqs:PurgeQueue",
 }
 # A topic sends to it, not the gateway.
-_INGRESS: Final = _HOME - {"sqs:SendMessage", "sqs:PurgeQueue"}
+_INGRESS: Final = _HOME - {"sqs:SendMessage"}
 
 _CREATE: Final = frozenset({"sqs:CreateQueue", "sqs:TagQueue"})
 _CREATING: Final = {
@@ -39,6 +38,11 @@ _ARN = re.compile(r"arn:(aws[a-z-]*):.*:", re.DOTALL)
 def home_permissions(prefix: str, scope: Scope, *, create: bool) -> Iterator[Grant]:
     """For the queues that clients name and no rule maps. All begin with `prefix`, whatever a client calls them."""
     yield Grant(scope.arn("sqs", prefix + ANY), _actions(Use.HOME, create=create))
+
+
+def fanout_permissions(prefix: str, scope: Scope) -> Iterator[Grant]:
+    """For the queues that a topic is to send to: those that clients name."""
+    yield Grant(scope.arn("sqs", prefix + ANY), frozenset({"sqs:SetQueueAttributes"}))
 
 
 def ingress_permissions(prefix: str, queue: str, scope: Scope, *, fifo: bool, create: bool) -> Iterator[Grant]:

@@ -54,6 +54,11 @@ class Target:
     """What the rule changes of a message; `encode` sends `transformed(target.transform, message)`."""
     best_effort: bool = False
     """Whether publishes are acknowledged without waiting for this target."""
+    tail: str = ""
+    """Of a stream that feeds the live subscribers of the rule's topics: the topic of records that do not say theirs, as
+    MQTT writes it. `{partition_key}` stands for the record's key. Empty: it does not feed them."""
+    fanout: tuple[str, ...] | None = None
+    """The resources of the queues that the service itself is to hand a message to; None where no rule asks for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +188,6 @@ class Backend(Protocol):
 
     async def remove(self, target: Target) -> None:
         """Remove a queue with its messages. One that is not there is removed already."""
-
-    async def purge(self, target: Target) -> None:
-        """Drop all messages of a queue; it may take a while until all are gone (SQS: 60 s)."""
 
     async def depth(self, target: Target) -> Depth:
         """Approximate counts of a queue."""

@@ -202,12 +202,6 @@ class PriorityBackend:
         for level in reversed(self._levels):
             await self._backend.remove(level)
 
-    async def purge(self, target: Target) -> None:  # noqa: ARG002 - as above
-        for level in self._levels:
-            await self._backend.purge(level)
-        for early in self._early:
-            early.clear()
-
     async def depth(self, target: Target) -> Depth:  # noqa: ARG002 - as above
         depths = [await self._backend.depth(level) for level in self._levels]
         early = sum(map(len, self._early))  # hidden, and with nobody

@@ -18,7 +18,7 @@ from gateway.core.deadletter import Bury, Reason
 from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
-from gateway.core.receiver import Keeper, Receiver
+from gateway.core.receiver import GET_WAIT, Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription
@@ -36,6 +36,15 @@ EARLY: Final = 0.5
 
 LET_GO: Final = 60.0
 """Seconds before the longest hold of the service at which a message is given back."""
+
+PURGING_POLLS: Final = 8
+"""Requests of a purge under way at once: some thousand messages a second."""
+
+PURGING_VISIBILITY: Final = 30.0
+"""Seconds that a message stays hidden which a purge has received and could not delete."""
+
+CLOCKS_APART: Final = 1.0
+"""Seconds by which the service's clock may be ahead of ours, before a purge spares what was sent before it."""
 
 TRIMMED: Final = 1_000
 """Messages that one look at a queue over its length takes out, at most."""
@@ -92,6 +101,8 @@ class BackendQueue:
         """When it was last declared, consumed or read, on the event loop's clock."""
         self.full = False
         """Over its `x-max-length`, when that was last looked at; publishers are refused where they asked for that."""
+        self.published = 0
+        """Messages that were routed here by this gateway."""
         self._backend = backend
         self._open_sender = open_sender
         self._open_receiver = open_receiver
@@ -111,6 +122,7 @@ class BackendQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        self.published += 1
         if self.full:
             if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
                 self._bury(self, message, Reason.MAXLEN, _ignore)
@@ -122,11 +134,15 @@ class BackendQueue:
             except Refused as error:
                 waiter.answer(token, Result(Outcome.REJECTED, error))
                 return
+        self.expect(message)
+        self._sender.put(self.target, message, publisher, waiter, token)
+
+    def expect(self, message: Message) -> None:
+        """Know of a message that is on its way into the queue, whoever brings it."""
         if message.properties.expiration is not None and not self._expiring:
             self._expiring = True
             self.watch_expiry()
         self._put_since = True
-        self._sender.put(self.target, message, publisher, waiter, token)
 
     # Consuming
 
@@ -135,6 +151,16 @@ class BackendQueue:
         if self._receiver is None:
             return 0
         return self._receiver.consumers - (self._waiting is not None)
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that clients of this gateway hold."""
+        return 0 if self._receiver is None else self._receiver.unsettled
+
+    @property
+    def delivered(self) -> int:
+        """Deliveries that consumers were given, ever."""
+        return 0 if self._receiver is None else self._receiver.delivered
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
         """Raises `InUse`, and `NotSupported` for a destination that nothing can be received from."""
@@ -288,10 +314,37 @@ class BackendQueue:
         return (await self.depth()).ready
 
     async def purge(self) -> int:
-        """Drop its messages; how many there were, approximately. Raises `BackendError`."""
-        count = (await self.depth()).ready
-        await self._backend.purge(self.target)
+        """Drop the messages that nobody holds; how many there were. Raises `BackendError`.
+
+        They are received and deleted: SQS's own PurgeQueue also drops what is sent within the next minute.
+        """
+        count = 0
+        while self._waiting is not None and (delivery := self._waiting.take()) is not None:
+            delivery.source.settle(delivery, Outcome.ACCEPTED)
+            count += 1
+        began = self._wall()
+        purges = [self._purge(began) for _ in range(PURGING_POLLS)]
+        results = await asyncio.gather(*purges, return_exceptions=True)
         self._depth = None
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            count += result
+        return count
+
+    async def _purge(self, began: float) -> int:
+        """Delete until nothing comes, or only what was sent later."""
+        most = self._backend.limits.receive_entries
+        count = 0
+        while received := await self._backend.receive(self.target, most, GET_WAIT, PURGING_VISIBILITY):
+            old = [each.receipt for each in received if each.stored_at <= began + CLOCKS_APART]
+            young = [each.receipt for each in received if each.stored_at > began + CLOCKS_APART]
+            if old:
+                results = await self._backend.settle(self.target, old, Outcome.ACCEPTED)
+                count += sum(result.outcome is Outcome.ACCEPTED for result in results)
+            if young:
+                await self._backend.settle(self.target, young, Outcome.RELEASED)
+                break
         return count
 
     async def check_length(self) -> None:

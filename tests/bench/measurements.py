@@ -11,8 +11,9 @@ from tests.bench.endpoint import ENDLESS, ActionCount, Stats
 from tests.bench.load import Consumed, Latency, Published
 from tests.bench.machine import Window
 from tests.bench.stage import TOPIC_ROUTES, Stage
-from tests.rig.processes import Gateway
+from tests.rig.processes import Gateway, answers
 from tests.rig.rabbitmq import installed
+from tests.rig.waiting import wait_for
 
 FAR_MS = 10.0
 """An endpoint of the same region is some milliseconds away; an instant one hides what waiting costs."""
@@ -25,6 +26,7 @@ SENDERS = 10
 TOGETHER = 50
 """Messages of one cumulative ACK."""
 SUBSCRIBERS = 50
+SPREAD_CONNECTIONS = 100
 STREAM_CONNECTIONS = 50
 DEVICES = 20
 """Of each connection, where each has a partition key of its own: 1,000 in all."""
@@ -85,6 +87,24 @@ def accepted(load: Callable[[Stage, Gateway], Published], latency_ms: float = 0.
             raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
         sends = calls(stats, "SendMessageBatch", "SendMessage")
         return rates(published["window"]) | {"calls": sends / published["messages"]}
+
+    return run
+
+
+def spread(workers: int) -> Callable[[Stage], Figures]:
+    """As `publish`, by several workers on all cores, which load and endpoint use as well."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+        with stage.gateway(workers=workers) as gateway:
+            wait_for(lambda: answers(gateway.admin_port, "/readyz"), "all workers are up")
+            published = stage.publish(gateway, SPREAD_CONNECTIONS)
+        sent = stage.endpoint.control.stats()["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
+        if sent != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
+        figures = rates(published["window"])
+        del figures["others"]  # no core is the gateway's own
+        return figures
 
     return run
 
@@ -275,6 +295,10 @@ RABBITMQ: Mapping[str, Benchmark] = {
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
+    "workers-1": Benchmark(f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 1 worker, all on all cores", spread(1)),
+    "workers-2": Benchmark(
+        f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 2 workers, all on all cores", spread(2)
+    ),
     "publish-topic": Benchmark("QoS 1 publishes to SNS, 50 connections, window 100", publish_to_topic(50)),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),

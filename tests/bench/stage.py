@@ -91,10 +91,13 @@ class Stage:
             endpoint.close()
 
     @contextlib.contextmanager
-    def gateway(self, routes: Sequence[object] = ROUTES) -> Iterator[Gateway]:
-        """A fresh gateway; it has to end well and without a traceback."""
-        config = gateway_config(self.endpoint.url, protocols=("mqtt", "stomp", "amqp091"), routes=routes)
-        gateway = Gateway(config, self._directory, core=self._cores.gateway)
+    def gateway(self, routes: Sequence[object] = ROUTES, workers: int | None = None) -> Iterator[Gateway]:
+        """A fresh gateway; it has to end well and without a traceback. With `workers`, on every core that there is."""
+        core = self._cores.gateway if workers is None else None
+        config = gateway_config(
+            self.endpoint.url, protocols=("mqtt", "stomp", "amqp091"), routes=routes, workers=workers or 1
+        )
+        gateway = Gateway(config, self._directory, core=core)
         gateway.start()
         try:
             yield gateway

@@ -547,33 +547,6 @@ def test_entries_belong_to_the_sender(backend: Backend, service: Service) -> Non
     assert (entry.attempts, entry.token, entry.waiter) == (0, None, None)
 
 
-class TestPurge:
-    @pytest.mark.parametrize("suffix", ["", ".fifo"])
-    async def test_all_messages_are_dropped(self, backend: Backend, service: Service, suffix: str) -> None:
-        target = service.target(suffix)
-        await publish(backend, target, *(grouped(str(number), str(number % 2)) for number in range(4)))
-        held = await take(backend, target, 1)
-        await backend.purge(target)
-        assert await nothing_waits(backend, target)
-        depth = await backend.depth(target)
-        assert (depth.ready, depth.delayed) == (0, 0)
-        # One that was purged while it was held may end in either way, but not come back.
-        await backend.settle(target, [held[0].receipt], Outcome.RELEASED)
-        assert await nothing_waits(backend, target)
-
-    async def test_what_comes_after_it_is_there(self, backend: Backend, service: Service) -> None:
-        """On the emulator: SQS itself may drop what comes within the next minute, too."""
-        target = service.target(".fifo")
-        await publish(backend, target, grouped("before", "g"))
-        await backend.purge(target)
-        await publish(backend, target, grouped("after", "g"))
-        assert bodies(await take(backend, target, 1)) == ["after"]
-
-    async def test_a_queue_that_is_not_there(self, backend: Backend, service: Service) -> None:
-        with pytest.raises(NotFound):
-            await backend.purge(service.target("-missing"))
-
-
 class TestTimes:
     @pytest.mark.parametrize("suffix", ["", ".fifo"])
     async def test_when_it_was_stored_is_told_each_time(self, backend: Backend, service: Service, suffix: str) -> None:

@@ -16,7 +16,7 @@ from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Backend, Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.broker import Broker, BrokerLimits, Merge
+from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.errors import (
     AccessDenied,
     CredentialsInvalid,
@@ -28,6 +28,7 @@ from gateway.core.errors import (
 )
 from gateway.core.exchanges import ExchangeSpec, ExchangeType
 from gateway.core.health import Health
+from gateway.core.merge import Merge
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
@@ -471,10 +472,10 @@ async def test_watching_lets_an_idle_destination_recover() -> None:
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
     rig.backend.on_send = raising(CredentialsInvalid("expired"))
     await rig.publish(message())
-    assert not rig.broker._health.ready
+    assert not rig.broker.health.ready
     watch = asyncio.create_task(rig.broker.watch())
     await asyncio.sleep(5.1)
-    assert rig.broker._health.ready
+    assert rig.broker.health.ready
     watch.cancel()
 
 
@@ -597,46 +598,6 @@ async def test_a_session_that_another_connection_goes_on_with_is_not_ended_by_th
     assert rig.broker.kept_sessions == 0
 
 
-@on_clock
-async def test_a_best_effort_target_is_not_waited_for() -> None:
-    rig = Rig(topic_rule("a", place("needed"), replace(place("extra"), best_effort=True)))
-
-    async def send(entries: Sequence[Entry]) -> Sequence[Result]:
-        if rig.backend.sent == [[b"hello"]]:
-            return [ACCEPTED] * len(entries)
-        raise AccessDenied("may not")
-
-    rig.backend.on_send = send
-    assert (await rig.publish(on_topic("a"))).outcome is Outcome.ACCEPTED
-    await until(lambda: len(rig.backend.sent) == 2, "both were tried")
-
-
-@on_clock
-async def test_what_one_rule_needs_another_cannot_make_best_effort() -> None:
-    shared = ScriptedBackend()
-    shared.on_send = raising(AccessDenied("may not"))
-    rig = Rig(
-        topic_rule("a", Target(kind=QUEUE_KIND, name="q"), replace(place("log", "shared"), best_effort=True)),
-        queue_rule("q", place("home"), place("log", "shared")),
-        backends={"scripted": ScriptedBackend(), "shared": shared},
-    )
-    await rig.broker.declare_queue("q", DURABLE, rig.client)
-    rig.broker.bind("q", TOPIC_EXCHANGE, "a")
-    assert (await rig.publish(on_topic("a"))).outcome is Outcome.RELEASED
-    assert len(shared.sent) == 1, "it is sent there once"
-
-
-@on_clock
-async def test_a_queue_that_lives_where_nothing_comes_out_is_sent_to_and_not_consumed() -> None:
-    rig = Rig(queue_rule("q", place("stream")))
-    rig.backend.limits = replace(rig.backend.limits, receive_entries=0)
-    await rig.broker.declare_queue("q", DURABLE, rig.client)
-    with pytest.raises(NotSupported, match="queue 'q': nothing can be consumed from scripted"):
-        rig.broker.consume(Consume("tag", "q", 10, None), rig.client)
-    assert (await rig.publish(Message(Address("", "q"), b"x"))).outcome is Outcome.ACCEPTED
-    assert rig.backend.sent == [[b"x"]]
-
-
 # Exchanges with a will of their own, and the ways of the dead
 
 
@@ -746,3 +707,43 @@ async def test_headers_are_looked_at_for_every_message() -> None:
     rig.broker.bind("live", "amq.headers", "", {"x": 1})
     for value, expected in ((1, ACCEPTED), (2, UNROUTED), (1, ACCEPTED)):
         assert await rig.publish(Message(Address("amq.headers", "k"), b"", headers={"x": value})) is expected
+
+
+@on_clock
+async def test_a_best_effort_target_is_not_waited_for() -> None:
+    rig = Rig(topic_rule("a", place("needed"), replace(place("extra"), best_effort=True)))
+
+    async def send(entries: Sequence[Entry]) -> Sequence[Result]:
+        if rig.backend.sent == [[b"hello"]]:
+            return [ACCEPTED] * len(entries)
+        raise AccessDenied("may not")
+
+    rig.backend.on_send = send
+    assert (await rig.publish(on_topic("a"))).outcome is Outcome.ACCEPTED
+    await until(lambda: len(rig.backend.sent) == 2, "both were tried")
+
+
+@on_clock
+async def test_what_one_rule_needs_another_cannot_make_best_effort() -> None:
+    shared = ScriptedBackend()
+    shared.on_send = raising(AccessDenied("may not"))
+    rig = Rig(
+        topic_rule("a", Target(kind=QUEUE_KIND, name="q"), replace(place("log", "shared"), best_effort=True)),
+        queue_rule("q", place("home"), place("log", "shared")),
+        backends={"scripted": ScriptedBackend(), "shared": shared},
+    )
+    await rig.broker.declare_queue("q", DURABLE, rig.client)
+    rig.broker.bind("q", TOPIC_EXCHANGE, "a")
+    assert (await rig.publish(on_topic("a"))).outcome is Outcome.RELEASED
+    assert len(shared.sent) == 1, "it is sent there once"
+
+
+@on_clock
+async def test_a_queue_that_lives_where_nothing_comes_out_is_sent_to_and_not_consumed() -> None:
+    rig = Rig(queue_rule("q", place("stream")))
+    rig.backend.limits = replace(rig.backend.limits, receive_entries=0)
+    await rig.broker.declare_queue("q", DURABLE, rig.client)
+    with pytest.raises(NotSupported, match="queue 'q': nothing can be consumed from scripted"):
+        rig.broker.consume(Consume("tag", "q", 10, None), rig.client)
+    assert (await rig.publish(Message(Address("", "q"), b"x"))).outcome is Outcome.ACCEPTED
+    assert rig.backend.sent == [[b"x"]]

@@ -12,7 +12,7 @@ from gateway.core.arguments import QueuePolicy
 from gateway.core.backend import Limits, QueueSpec, Received, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.deadletter import DeadLettering, Reason
-from gateway.core.errors import InUse, NotSupported, Unavailable
+from gateway.core.errors import AccessDenied, InUse, NotSupported, Unavailable
 from gateway.core.health import Health
 from gateway.core.message import Address, Message, Properties
 from gateway.core.outcome import ACCEPTED, Outcome, Result
@@ -371,6 +371,27 @@ async def test_counts_are_asked_for_once_a_second_unless_they_have_to_be_fresh()
     assert (await rig.queue.depth()).ready == 2
     assert await rig.queue.purge() == 2
     assert (await rig.queue.depth()).ready == 0
+
+
+@on_clock
+async def test_a_purge_spares_what_was_sent_after_it_began() -> None:
+    rig = Rig()
+    rig.arrive(b"old")
+    rig.arrive(b"new", age=-60.0)
+    assert await rig.queue.purge() == 1
+    assert rig.backend.settled == [(["r-old"], Outcome.ACCEPTED), (["r-new"], Outcome.RELEASED)]
+
+
+@on_clock
+async def test_a_purge_that_the_backend_refuses_says_so() -> None:
+    rig = Rig()
+
+    async def denied(limit: int) -> None:
+        raise AccessDenied("may not")
+
+    rig.backend.on_receive = denied
+    with pytest.raises(AccessDenied):
+        await rig.queue.purge()
 
 
 @on_clock

@@ -64,11 +64,11 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | AWS_ENVIRONMENT | dict(extra)
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Status and body of a GET on this host. Raises `OSError` when nobody answers."""
     connection = http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers or {}))
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
     except http.client.HTTPException as error:
@@ -282,7 +282,7 @@ class Gateway(ServerProcess):
     ) -> None:
         self._ports = listener_ports(config)
         self.admin_port = admin_port(config)
-        config_path = directory / f"mqlift-{self.admin_port}.yaml"
+        self.config_path = config_path = directory / f"mqlift-{self.admin_port}.yaml"
         # JSON is YAML (YAML 1.2 §1.3), and shows what was meant without quoting rules.
         config_path.write_text(json.dumps(config, indent=2))
         log_path = directory / f"mqlift-{self.admin_port}.log"
@@ -299,9 +299,9 @@ class Gateway(ServerProcess):
         """Alive and listening; `/readyz` may say that AWS does not answer, which some tests want."""
         return answers(self.admin_port, "/healthz") and all(accepts(port) for port in self._ports.values())
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Status and body of an admin page."""
-        return get(self.admin_port, path)
+        return get(self.admin_port, path, headers)
 
     def metrics(self) -> dict[str, float]:
         """All samples of `/metrics`, labels included in the name, as Prometheus writes them."""

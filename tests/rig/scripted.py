@@ -136,9 +136,6 @@ class ScriptedBackend:
             await self.on_remove(target)
         self.removed.append(target.name)
 
-    async def purge(self, target: Target) -> None:
-        self.inbox.clear()
-
     async def depth(self, target: Target) -> Depth:
         return Depth(ready=len(self.inbox), unsettled=0, delayed=0)
 
