@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import shutil
-import subprocess
 from asyncio.subprocess import PIPE, Process
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -15,26 +13,11 @@ from typing import Any
 from tests.interop.amqp.client import PASSWORD, TIMEOUT, USER, Client, Message, Refused, until
 from tests.rig.processes import HOST
 
-_SOURCES = Path(__file__).parent / "amqplib"
-_INSTALL_TIMEOUT = 300.0
+SOURCES = Path(__file__).parent / "amqplib"
 
 _NAMES = {"replyTo": "reply_to", "correlationId": "correlation_id", "contentType": "content_type", "headers": "headers"}
 
 Json = dict[str, Any]
-
-
-def install(folder: Path) -> None:
-    """Put amqplib and the script that drives it into a folder. Does nothing when that has been done."""
-    for name in ("package.json", "client.js"):
-        if not (folder / name).exists() or (folder / name).read_bytes() != (_SOURCES / name).read_bytes():
-            (folder / "installed").unlink(missing_ok=True)
-            shutil.copy(_SOURCES / name, folder)
-    if (folder / "installed").exists():
-        return
-    # npm would look for a lock file and for settings in the folders above otherwise.
-    command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    subprocess.run(command, cwd=folder, check=True, timeout=_INSTALL_TIMEOUT)
-    (folder / "installed").touch()
 
 
 class AmqplibClient(Client):
