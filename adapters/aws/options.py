@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set as AbstractSet
 
 from adapters.aws.wire import ATTRIBUTE_LIMIT, LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE
 from gateway.core.errors import ConfigError
-from gateway.core.templates import Template
 
 # Names of attributes: A-Z a-z 0-9 _ - . up to 256 characters, no period first, last or doubled, and no prefix `AWS.` or
 # `Amazon.` (SQS API reference, SendMessage, MessageAttributes).
@@ -15,18 +13,6 @@ _ATTRIBUTE = re.compile(r"(?!(?:aws|amazon|mqlift)\.)(?=.{1,256}$)[a-z0-9_-]+(?:
 
 _RESERVED = frozenset({PAYLOAD_SIZE, LEGACY_PAYLOAD_SIZE})
 """Whoever could set these could have the gateway read an object for it."""
-
-
-def template_option(key: str, value: object, captures: AbstractSet[str]) -> Template | None:
-    """A text with fields; None where it is not set."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ConfigError(key, "not a text with fields", 'give a text such as "{header:JMSXGroupID}"')
-    try:
-        return Template.parse(value, captures)
-    except ValueError as error:
-        raise ConfigError(key, str(error)) from None
 
 
 def attributes_option(value: object, limit: int) -> tuple[str, ...]:

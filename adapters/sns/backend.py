@@ -7,6 +7,7 @@ from typing import Final
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
+from adapters.aws.delays import refuse_delay
 from adapters.aws.errors import classify, code_of
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
@@ -87,9 +88,10 @@ class SnsBackend:
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, SnsOptions) else DEFAULT_OPTIONS
+        refuse_delay(message, "sns topic", target.name)
         try:
             message = transformed(target.transform, message)
-            fields, size = self._encoder.encode(message, options.attributes)
+            fields, size = self._encoder.encode(message, options.attributes, target.fanout or ())
             if size > self._threshold:
                 return self._large_entry(target, options, message, size)
         except ValueError as error:

@@ -10,13 +10,13 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.aws.names import is_fifo
-from adapters.aws.options import attributes_option, template_option
+from adapters.aws.options import attributes_option
 from adapters.aws.payloads import LargePayloadSettings
 from adapters.sns.encoding import EXPOSED_LIMIT
 from adapters.sns.naming import parse_reference
 from gateway.core.backend import Target
 from gateway.core.errors import ConfigError
-from gateway.core.templates import Template
+from gateway.core.templates import Template, template_option
 
 KIND: Final = "sns"
 
@@ -27,7 +27,10 @@ USUAL_BYTES: Final = 262_144
 LARGEST_BYTES: Final = 1_048_576
 """A message, and a batch of them, has 256 KiB at most; 1 MiB where the account has asked AWS for it."""
 
-_OPTIONS: Final = ("group_id", "deduplication_id", "subject", "attributes")
+FANOUT_WAIT: Final = 960.0
+"""A minute more than SNS may take until a new filter is in force everywhere."""
+
+_OPTIONS: Final = ("group_id", "deduplication_id", "subject", "attributes", "fanout")
 
 
 class Settings(BaseModel):
@@ -39,6 +42,8 @@ class Settings(BaseModel):
     """Bytes of a message, and of a batch, that the account may publish."""
     large_payloads: LargePayloadSettings | None = None
     """None: a message over the limit of SNS is refused."""
+    fanout_wait: Annotated[float, Field(ge=0.0)] = FANOUT_WAIT
+    """Seconds until a subscription that was made for fan-out is relied on."""
 
 
 DEFAULT_SETTINGS: Final = Settings()
@@ -77,7 +82,17 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
         raise ConfigError(
             "deduplication_id", "only FIFO topics deduplicate", "leave it out, or name a topic that ends in .fifo"
         )
-    return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed)
+    fanout = _fanout(options.get("fanout", False), name)
+    return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed, fanout=fanout)
+
+
+def _fanout(value: object, name: str) -> tuple[str, ...] | None:
+    if not isinstance(value, bool):
+        raise ConfigError("fanout", f"{value!r} is neither true nor false", "true or false")
+    if value and is_fifo(name):
+        problem = "a FIFO topic keeps an order that the queues' other messages have no part in"
+        raise ConfigError("fanout", problem, "leave it out, and the gateway sends to each queue")
+    return () if value else None
 
 
 def _name(value: object, captures: AbstractSet[str]) -> str:

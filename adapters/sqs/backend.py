@@ -13,6 +13,7 @@ import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
+from adapters.aws.delays import refuse_delay
 from adapters.aws.errors import classify, code_of
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
@@ -145,9 +146,8 @@ class SqsBackend:
         return Entry(fields + b"}", size)
 
     def _ordered_entry(self, target: Target, options: SqsOptions, message: Message, fields: bytes, size: int) -> Entry:
-        if message.not_before:
-            # "you can't set a timer on individual messages" of a FIFO queue (SQS guide, "Delay queues").
-            raise Invalid("a FIFO queue cannot delay single messages", resource=f"sqs queue {target.name}")
+        # "you can't set a timer on individual messages" of a FIFO queue (SQS guide, "Delay queues").
+        refuse_delay(message, "FIFO sqs queue", target.name)
         group = message_group(options.group_id, message, target.captures)
         deduplication_id = self._deduplication_ids.make(options.deduplication_id, message, target.captures)
         payload = b'%b,"MessageGroupId":%b,"MessageDeduplicationId":%b}' % (

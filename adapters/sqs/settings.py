@@ -10,13 +10,13 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from adapters.aws.names import is_fifo
-from adapters.aws.options import attributes_option, template_option
+from adapters.aws.options import attributes_option
 from adapters.aws.payloads import LargePayloadSettings
 from adapters.sqs.encoding import EXPOSED_LIMIT
 from adapters.sqs.naming import parse_reference
 from gateway.core.backend import Target
 from gateway.core.errors import ConfigError
-from gateway.core.templates import Template
+from gateway.core.templates import Template, template_option
 
 KIND: Final = "sqs"
 

@@ -7,25 +7,28 @@ import time
 from collections.abc import Awaitable, Collection, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
 
-from gateway.core.arguments import QueuePolicy
+from gateway.core.arguments import QueuePolicy, is_stream
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.besteffort import BestEffort, Losses
 from gateway.core.burying import NOTHING_SKIPPED, Undertaker
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, Invalid, MqliftError, Refused
+from gateway.core.errors import BackendError, Invalid, MqliftError, NotSupported, Refused
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
+from gateway.core.fanout import FannedOut, FanOut, Subscriber
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
+from gateway.core.merge import Merge
 from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.metrics import Metrics
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
+from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.priority import Levels, PriorityBackend, with_levels
 from gateway.core.queues import BackendQueue, Destination, Sink
 from gateway.core.queuetable import Queue, QueueTable
@@ -39,6 +42,9 @@ from gateway.core.settler import Settler
 from gateway.core.shared import SESSION, SharedQueues
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
+from gateway.core.stream import StreamBackend
+from gateway.core.streams import StreamQueue
+from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 from gateway.core.tracing import Tracer
@@ -92,24 +98,6 @@ class Owner(Publisher, Consumer, Hashable, Protocol):
         """Another connection has claimed its client id."""
 
 
-class Merge:
-    """Waits for several places that one message went to: accepted when all accepted, the worst outcome wins."""
-
-    __slots__ = ("_missing", "_token", "_waiter", "_worst")
-
-    def __init__(self, places: int, waiter: Answerable, token: object) -> None:
-        self._missing = places
-        self._waiter = waiter
-        self._token = token
-        self._worst = ACCEPTED
-
-    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - every place answers for the same token
-        self._worst = worse(self._worst, result)
-        self._missing -= 1
-        if not self._missing:
-            self._waiter.answer(self._token, self._worst)
-
-
 class Broker:
     """Knows every queue, sender and claim of one gateway. Everything runs in its event loop."""
 
@@ -120,6 +108,7 @@ class Broker:
         routes: Routes,
         backends: Mapping[str, Backend],
         home: str,
+        stream_home: str = "",
         authenticator: Authenticator,
         authorizer: Authorizer | None = None,
         sending: BatchPolicy,
@@ -128,11 +117,16 @@ class Broker:
         store: StateStore,
         metrics: Metrics,
         health: Health,
+        subscribers: Mapping[str, Subscriber] = MappingProxyType({}),
     ) -> None:
+        """`home`: the kind of backend that queues live in which no rule maps; `stream_home`: the same of streams.
+        `subscribers`, by the kinds of targets that a rule may have hand messages to queues themselves.
+        """
         self._topology = topology
         self._routes = routes
         self._backends = backends
         self._home = home
+        self._stream_home = stream_home
         self._authenticator = authenticator
         self.authorizer = authorizer
         """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
@@ -142,7 +136,7 @@ class Broker:
         self._receiving = receiving
         self._limits = limits
         self._metrics = metrics
-        self._health = health
+        self.health = health
         self._loop = asyncio.get_running_loop()
         self._inflight = Watermark(limits.inflight_messages, limits.inflight_bytes)
         metrics.inflight.set_function(lambda: self._inflight.count)
@@ -151,7 +145,7 @@ class Broker:
         self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
         self._levels = Levels()
-        self._store = store
+        self.store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
         self._sessions = Sessions(
@@ -169,9 +163,13 @@ class Broker:
             metrics=metrics,
             limit=limits.durable_queues,
         )
+        self._tails = Tails(routes.tails(), self._open_tail, self._publish_live)
         self._show_sizes()
         self._plans: dict[Address, tuple[Sink, ...]] = {}
         self._plans_version = topology.version
+        self._fanout = FanOut(
+            subscribers, topology=topology, store=store, find=self._queues.durable, changed=self._plans.clear
+        )
         self._lengths_due = self._loop.time() + RECHECK
 
     def _show_sizes(self) -> None:
@@ -203,6 +201,7 @@ class Broker:
         for record in await self._sessions.restore():
             if record.queue:
                 self._queues.adopt(record.queue, record.arguments, record.bindings)
+        await self._fanout.restore()
         self._topology.journal = self._durable
 
     async def open_session(self, client_id: str, owner: Owner, *, clean: bool) -> SessionRecord | None:
@@ -464,7 +463,7 @@ class Broker:
         except MqliftError as error:
             log.error("queue_not_adopted", queue=name, problem=str(error))  # noqa: TRY400 - no bug
 
-    def _follow(self, queue: BackendQueue) -> Moved | None:
+    def _follow(self, queue: BackendQueue | StreamQueue) -> Moved | None:
         """Take what the rules say about a queue that stays where it is: their options."""
         try:
             target = self.home(queue.name, queue.spec)
@@ -486,9 +485,11 @@ class Broker:
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tails.start())
             tasks.create_task(self._watch_sessions())
             tasks.create_task(self._watch_queues())
             tasks.create_task(self._watch_destinations())
+            tasks.create_task(self._fanout.run())
 
     async def _watch_sessions(self) -> None:
         while True:
@@ -518,6 +519,7 @@ class Broker:
             for name in self._shared.unused(self._consumed(), self._sessions.in_use()):
                 await self.delete_queue(name, None)
                 self._shared.forget(name)
+            await self._tails.start()
         except MqliftError as error:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
@@ -528,6 +530,7 @@ class Broker:
         """No new polls. What consumers hold can still be settled."""
         for queue in self._queues.all_durable():
             queue.stop_polling()
+        self._tails.stop_polling()
 
     async def answered(self) -> None:
         """Wait until every publish has its result."""
@@ -549,11 +552,12 @@ class Broker:
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
         await self._queues.aclose()
+        await self._tails.aclose()
         for sender in self._senders.values():
             await sender.aclose()
         await self._sessions.aclose()
         await self._writer.drain()
-        await self._store.aclose()
+        await self.store.aclose()
         await self._levels.aclose()
         for backend in self._backends.values():
             await backend.aclose()
@@ -580,18 +584,24 @@ class Broker:
         for key in (message.address.routing_key, *also):
             address = Address(message.address.exchange, key)
             names = self._topology.route(address.exchange, key, message.headers)
-            self._add_sinks(sinks, address, [name for name in names if name not in skipped])
+            # A topic gets a message once, under one key: which queues it is to name is clear where there is only one.
+            self._add_sinks(sinks, address, [name for name in names if name not in skipped], fan_out=not also)
         return tuple(sinks.values())
 
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str]) -> None:
+    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str], *, fan_out: bool) -> None:
         targets = list(self._routes.for_publish(address))
+        topics = [target for target in targets if target.fanout is not None] if fan_out else ()
         for name in names:
             targets.extend(self._routes.copies(name))
+        for topic in topics:
+            names = self._fan_out(sinks, address.exchange, topic, names)
         names.extend(target.name for target in targets if target.kind == QUEUE_KIND)
+        fed = any(target.tail for target in targets)
         for name in names:
             virtual = self._queues.virtual(name)
             if virtual is not None:
-                sinks[name] = virtual
+                if not fed:  # it comes back from the stream
+                    sinks[name] = virtual
             else:
                 queue = self._queues.known(name, QueueSpec())
                 sinks[queue.target.kind, queue.target.name] = queue
@@ -602,6 +612,14 @@ class Broker:
             if target.kind != QUEUE_KIND and (needed or place not in sinks):
                 sinks[place] = self._destination(target)
 
+    def _fan_out(self, sinks: dict[object, Sink], exchange: str, topic: Target, names: list[str]) -> list[str]:
+        """Let a topic bring a message to the queues that it can; the names of the others."""
+        queues = [queue for name in names if (queue := self._queues.durable(name)) is not None]
+        brought = self._fanout.brought(topic, exchange, queues)
+        if brought:
+            sinks[topic.kind, topic.name] = FannedOut(self.sender(topic), topic, brought)
+        return [name for name in names if not any(queue.name == name for queue in brought)]
+
     def _destination(self, target: Target) -> Sink:
         sender = self.sender(target)
         if not target.best_effort:
@@ -610,6 +628,31 @@ class Broker:
         if place not in self._losses:
             self._losses[place] = Losses(sender, self._metrics)
         return BestEffort(sender, target, self._losses[place])
+
+    def _open_tail(self, target: Target) -> StreamQueue:
+        backend = self._backends[target.kind]
+        assert isinstance(backend, StreamBackend)
+        return StreamQueue(
+            target,
+            QueueSpec(),
+            backend,
+            open_sender=self.sender,
+            store=self.store,
+            metrics=self._metrics,
+            health=self.health,
+        )
+
+    def _publish_live(self, message: Message) -> None:
+        """Hand what a stream has to the live subscribers of its topic; durable queues had it when it was published."""
+        exchange, key = message.address
+        try:
+            names = self._topology.route(exchange, key, message.headers)
+        except UnknownExchange:
+            return  # a native producer's word
+        for name in names:
+            virtual = self._queues.virtual(name)
+            if virtual is not None:
+                virtual.put(message, _NOBODY, _LIVE, None)
 
     # What queues need
 
@@ -631,9 +674,14 @@ class Broker:
         return self._levels.find(target) or self._backends[target.kind]
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
-        """Where a durable queue lives. Raises `Invalid`."""
-        target = self._routes.home(queue) or self._backends[self._home].home(queue, spec)
+        """Where a durable queue lives. Raises `Invalid`, and `NotSupported` for a stream where none can live."""
+        target = self._routes.home(queue) or self._backends[self._default_home(spec)].home(queue, spec)
+        if is_stream(spec) and not isinstance(self._backends[target.kind], StreamBackend):
+            raise NotSupported(f"x-queue-type: queue '{queue}' lives in {target.kind}, which has no streams")
         return replace(target, label=SESSION_LABEL) if spec.arguments.get(SESSION) else target
+
+    def _default_home(self, spec: QueueSpec) -> str:
+        return self._stream_home if self._stream_home and is_stream(spec) else self._home
 
     def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
         """What polls a queue."""
@@ -644,7 +692,7 @@ class Broker:
             Settler(backend, target, policy=self._sending, metrics=self._metrics),
             policy=self._receiving,
             metrics=self._metrics,
-            health=self._health,
+            health=self.health,
             keeper=keeper,
             single=policy.single_active_consumer,
         )
@@ -689,7 +737,7 @@ class Broker:
                 policy=self._sending,
                 inflight=self._inflight,
                 metrics=self._metrics,
-                health=self._health,
+                health=self.health,
                 tracer=self.tracer,
             )
         return sender
@@ -708,6 +756,13 @@ class Broker:
                 if not error.retriable or self._loop.time() + delay >= deadline:
                     raise
             await asyncio.sleep(delay)
+
+
+class _Live:
+    """Waits for nothing: a live subscriber that has no room misses what comes."""
+
+    def answer(self, token: object, result: Result) -> None:
+        """Its queue has counted that."""
 
 
 class _Nobody:
@@ -730,3 +785,4 @@ def _tell_not_retained(error: MqliftError | None) -> None:
 
 
 _NOBODY: Final = _Nobody()
+_LIVE: Final = _Live()

@@ -59,14 +59,14 @@ class WorkerBroker(Broker):
             log.warning("will_not_retained", problem=str(_refusal("retained messages")))
         self._publish_alone(will)
 
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str]) -> None:
+    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str], *, fan_out: bool) -> None:
         """A queue that is not known here may have been declared at another worker, so it is taken to be there."""
         queue = address.routing_key
         unknown = address.exchange == DEFAULT_EXCHANGE and queue and not self._topology.has_queue(queue)
         if unknown and not queue.startswith(RESERVED):
             self._queues.adopt(queue, {})
             names = [queue]
-        super()._add_sinks(sinks, address, names)
+        super()._add_sinks(sinks, address, names, fan_out=fan_out)
 
 
 def _refusal(what: str) -> NotSupported:

@@ -40,6 +40,7 @@ def test_the_demo_maps_orders() -> None:
     assert [(each.protocol, each.host, each.port) for each in settings.listeners] == [
         ("mqtt", "127.0.0.1", 1883),
         ("stomp", "127.0.0.1", 61613),
+        ("amqp091", "127.0.0.1", 5672),
     ]
     assert settings.admin.port == 9090
     assembly = assemble(settings)

@@ -16,7 +16,7 @@ from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Backend, Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.broker import Broker, BrokerLimits, Merge
+from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.errors import (
     AccessDenied,
     CredentialsInvalid,
@@ -28,6 +28,7 @@ from gateway.core.errors import (
 )
 from gateway.core.exchanges import ExchangeSpec, ExchangeType
 from gateway.core.health import Health
+from gateway.core.merge import Merge
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
@@ -471,10 +472,10 @@ async def test_watching_lets_an_idle_destination_recover() -> None:
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
     rig.backend.on_send = raising(CredentialsInvalid("expired"))
     await rig.publish(message())
-    assert not rig.broker._health.ready
+    assert not rig.broker.health.ready
     watch = asyncio.create_task(rig.broker.watch())
     await asyncio.sleep(5.1)
-    assert rig.broker._health.ready
+    assert rig.broker.health.ready
     watch.cancel()
 
 

@@ -90,8 +90,9 @@ def target(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(scope="session")
 def observations(request: pytest.FixtureRequest, target: Target) -> Iterator[Observations]:
     """What the scenarios of this test session come to. The first are compared while others still go on."""
-    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    wanted: list[Scenario] = list(dict.fromkeys(params["scenario"] for params in calls if "scenario" in params))
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    played = [call.params.get("scenario") for call in calls]
+    wanted = list(dict.fromkeys(each for each in played if isinstance(each, Scenario)))  # other protocols have theirs
     with ThreadPoolExecutor(AT_ONCE) as threads:
         futures: dict[Scenario, Future[list[str]]] = {each: threads.submit(each.observe, target) for each in wanted}
         yield lambda scenario: futures[scenario].result()
