@@ -1,4 +1,4 @@
-"""amqplib, in a Node process for each connection, which takes commands and tells events, line by line."""
+"""amqplib and php-amqplib, in a process for each connection, which takes commands and tells events, line by line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 from asyncio.subprocess import PIPE, Process
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ from tests.interop.amqp.client import PASSWORD, TIMEOUT, USER, Client, Message, 
 from tests.rig.processes import HOST
 
 SOURCES = Path(__file__).parent / "amqplib"
+PHP_SOURCES = Path(__file__).parent / "php_amqplib"
+PHP_LIBRARY = Path("/usr/share/php/PhpAmqpLib/autoload.php")
 
 _NAMES = {"replyTo": "reply_to", "correlationId": "correlation_id", "contentType": "content_type", "headers": "headers"}
 
 Json = dict[str, Any]
 
 
-class AmqplibClient(Client):
-    """`folder` is where `install` has put it."""
+class LineClient(Client):
+    """Runs a command in a folder."""
 
-    def __init__(self, port: int, folder: Path) -> None:
+    def __init__(self, port: int, command: Sequence[str], folder: Path) -> None:
         super().__init__(port)
+        self._command = command
         self._folder = folder
         self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -35,7 +39,7 @@ class AmqplibClient(Client):
     async def connect(self) -> None:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
-                "node", "client.js", cwd=self._folder, stdin=PIPE, stdout=PIPE
+                *self._command, cwd=self._folder, stdin=PIPE, stdout=PIPE
             )
             self._reading = asyncio.create_task(self._read(self._process))
         await self._do("connect", url=f"amqp://{USER}:{PASSWORD}@{HOST}:{self.port}")
@@ -92,6 +96,24 @@ class AmqplibClient(Client):
                 case _:
                     self._answers[said["command"]] = said
         await process.wait()
+
+
+class AmqplibClient(LineClient):
+    """`folder` is where `install` has put it."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        super().__init__(port, ("node", "client.js"), folder)
+
+
+class PhpAmqplibClient(LineClient):
+    """php-amqplib, Debian's package."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port, ("php", "client.php"), PHP_SOURCES)
+
+    @staticmethod
+    def installed() -> bool:
+        return shutil.which("php") is not None and PHP_LIBRARY.exists()
 
 
 def _unpacked(packed: Json) -> Message:

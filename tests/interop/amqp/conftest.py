@@ -16,7 +16,7 @@ from tests.auth.hashes import quick_hash
 from tests.conftest import finish
 from tests.interop.amqp.aio_pika_client import AioPikaClient
 from tests.interop.amqp.amqp_tools_client import AmqpToolsClient
-from tests.interop.amqp.amqplib_client import SOURCES, AmqplibClient
+from tests.interop.amqp.amqplib_client import SOURCES, AmqplibClient, PhpAmqplibClient
 from tests.interop.amqp.amqpstorm_client import AmqpstormClient
 from tests.interop.amqp.client import Client
 from tests.interop.amqp.cutting import Proxy
@@ -43,6 +43,7 @@ CLIENTS: dict[str, Callable[[int], Client]] = {
     "py-amqp": PyAmqpClient,
     "kombu": KombuClient,
     "amqp-tools": AmqpToolsClient,
+    "php-amqplib": PhpAmqplibClient,
 }
 """Clients by their names; amqplib needs more than a port."""
 
@@ -129,6 +130,8 @@ async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterat
                 client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
             elif name == "amqp-tools" and shutil.which("amqp-publish") is None:
                 pytest.skip("Debian's package amqp-tools is not installed")
+            elif name == "php-amqplib" and not PhpAmqplibClient.installed():
+                pytest.skip("Debian's package php-amqplib is not installed")
             else:
                 client = CLIENTS[name](proxy.port)
             return await connected.enter_async_context(client), proxy
