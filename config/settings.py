@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -24,7 +25,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from config.auth import AuthSettings
 from config.mistakes import ConfigErrors, from_validation, mistake
-from config.section import Count, Seconds, Section, Text
+from config.section import Count, Seconds, Section, Text, Unlimited
 from config.sources import DELIMITER, PREFIX, Environment, read_file, unknown_variables, variable_at
 from gateway.core.errors import ConfigError
 
@@ -40,15 +41,57 @@ HttpPath: TypeAlias = Annotated[str, Field(pattern=r"^/[!->@-~]*$", max_length=1
 """Of a request, as it is written there, without a query."""
 
 
+class NamedCertificateSettings(Section):
+    """A certificate for clients that ask for one of these names (SNI)."""
+
+    names: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """`*.example.com` stands for one label more."""
+    certificate: Path
+    key: Path
+
+
 class TlsSettings(Section):
-    """The certificate that a listener shows, and those that it wants to see. Files are PEM."""
+    """The certificates that a listener shows, and those that it wants to see. Files are PEM."""
 
     certificate: Path
     """The certificate, followed by its chain."""
     key: Path
+    server_names: tuple[NamedCertificateSettings, ...] = ()
+    """Further certificates, each for its names; `certificate` is for all others."""
     client_ca: Path | None = None
     """Who signs client certificates."""
+    client_crl: Path | None = None
+    """Which of them are revoked."""
     client_certificates: Literal["none", "optional", "required"] = "none"
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    ciphers: Text | None = None
+    """Of TLS 1.2, as OpenSSL writes them."""
+    alpn: tuple[Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]+$")], ...] = ()
+    """Protocols to agree on. Empty: those of the protocol."""
+
+    @field_validator("min_version", mode="before")
+    @classmethod
+    def _version_may_look_like_a_number(cls, version: object) -> object:
+        return str(version) if isinstance(version, float) else version
+
+    @field_validator("server_names")
+    @classmethod
+    def _names_have_one_certificate(
+        cls, server_names: tuple[NamedCertificateSettings, ...]
+    ) -> tuple[NamedCertificateSettings, ...]:
+        known: set[str] = set()
+        for number, each in enumerate(server_names):
+            for name in each.names:
+                if name.lower() in known:
+                    raise mistake(f"{name!r} has a certificate already", "one for each name", f"{number}.names")
+                known.add(name.lower())
+        return server_names
+
+    @model_validator(mode="after")
+    def _revoked_certificates_have_an_authority(self) -> Self:
+        if self.client_crl is not None and self.client_ca is None:
+            raise mistake("nobody is asked for a certificate", "set client_ca too, or no client_crl", "client_crl")
+        return self
 
     @model_validator(mode="after")
     def _client_certificates_need_their_authority(self) -> Self:
@@ -59,6 +102,26 @@ class TlsSettings(Section):
                 "no client certificate is asked for", "set optional or required, or no client_ca", "client_certificates"
             )
         return self
+
+
+class ConnectionLimitSettings(Section):
+    """What one connection may have under way."""
+
+    inflight_messages: Count = 2_000
+    """Publishes without a result before the connection is not read any more."""
+    inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
+    """The same in bytes of their payloads. A small one counts as its share: this, divided by the number of messages."""
+    publish_rate: Unlimited = 0
+    """Publishes a second before the connection is not read for a while; what a second allows is saved. 0: any."""
+    publish_bytes_rate: Unlimited = 0
+    """The same in bytes of their payloads."""
+    consumers: Count = 5_000
+    """Of queues; one more is refused."""
+    unacknowledged: Unlimited = 0
+    """Deliveries that the client holds, whatever its prefetch allows, before it gets no more. 0: any number. Channels
+    of AMQP have `max_unacknowledged` in its place."""
+    write_timeout: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 300.0
+    """A client that was sent something and has not taken a byte of it for so long is cut off. 0: never."""
 
 
 class ListenerSettings(BaseModel):
@@ -81,6 +144,8 @@ class ListenerSettings(BaseModel):
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     connect_timeout: Seconds = 10.0
     """From accepting a connection to the end of its protocol's handshake."""
+    limits: ConnectionLimitSettings | None = None
+    """Of a connection here: keys that are given win over `limits.connection`."""
 
     @model_validator(mode="after")
     def _options_of_websockets_have_one(self) -> Self:
@@ -89,17 +154,44 @@ class ListenerSettings(BaseModel):
                 raise mistake("is for WebSockets only", "set transport to websocket, or leave it out", key)
         return self
 
+    def connection_limits(self, general: ConnectionLimitSettings) -> ConnectionLimitSettings:
+        """What holds for a connection here."""
+        if self.limits is None:
+            return general
+        return general.model_copy(update=self.limits.model_dump(exclude_unset=True))
+
     @property
     def options(self) -> dict[str, object]:
         """The keys that are the protocol's own."""
         return dict(self.model_extra or {})
 
 
+MIN_TOKEN: Final = 16
+"""Characters of the admin token: too many to try."""
+
+
 class AdminSettings(Section):
-    """The HTTP server of metrics and health."""
+    """The HTTP server of metrics, health and the commands for operators."""
 
     host: str = "127.0.0.1"
     port: Port = 9090
+    token: SecretStr | None = None
+    """What requests to `/api/` have to show (`Authorization: Bearer …`). None: that part is closed."""
+    protect_metrics: bool = False
+    """Whether `/metrics` wants the token as well."""
+
+    @field_validator("token")
+    @classmethod
+    def _token_is_long(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < MIN_TOKEN:
+            raise mistake("the value is too short", f"{MIN_TOKEN} characters or more, such as of openssl rand -hex 24")
+        return token
+
+    @model_validator(mode="after")
+    def _protected_by_a_token(self) -> Self:
+        if self.protect_metrics and self.token is None:
+            raise mistake("there is no token to protect them with", "set token as well", "protect_metrics")
+        return self
 
 
 class MatchSettings(Section):
@@ -168,18 +260,31 @@ class IngressSettings(Section):
         return self
 
 
-class ConnectionLimitSettings(Section):
-    """What one connection may have under way."""
+class UserLimitSettings(Section):
+    """What all connections of one user may do together; 0 for any amount. Anonymous clients are not one user."""
 
-    inflight_messages: Count = 2_000
-    """Publishes without a result before the connection is not read any more."""
-    inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
-    """The same in bytes of their payloads. A small one counts as its share: this, divided by the number of messages."""
+    connections: Unlimited = 0
+    """One more is refused at its login."""
+    publish_rate: Unlimited = 0
+    """Publishes a second before connections are not read for a while."""
+    publish_bytes_rate: Unlimited = 0
+    """The same in bytes of their payloads."""
+
+
+class AddressLimitSettings(Section):
+    """What comes from one address, or from one network (/64) of IPv6; 0 for any number."""
+
+    connections: Unlimited = 0
+    """One more is closed at once."""
+    attempts: Unlimited = 0
+    """Connections begun in a second before more are closed at once; what ten seconds allow may come together."""
 
 
 class GatewayLimitSettings(Section):
     """What one gateway holds at most."""
 
+    connections: Unlimited = 0
+    """Of all listeners together; one more is closed at once. 0: as many as the listeners allow."""
     inflight_messages: Count = 100_000
     """Publishes without a result before publishers are not read any more."""
     inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 256 * 1024 * 1024
@@ -198,6 +303,8 @@ class LimitSettings(Section):
     """Bounds that hold memory; what is over them waits or is refused."""
 
     connection: ConnectionLimitSettings = ConnectionLimitSettings()
+    user: UserLimitSettings = UserLimitSettings()
+    address: AddressLimitSettings = AddressLimitSettings()
     gateway: GatewayLimitSettings = GatewayLimitSettings()
 
 
@@ -234,6 +341,19 @@ class LogSettings(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["console", "json"] = "console"
+    audit: bool = True
+    """Whether logins, changes of the topology and what operators do are logged, whatever the level."""
+    audit_file: Path | None = None
+    """Where those lines go, in JSON, instead of standard error. The file may be rotated by renaming it."""
+
+
+class TracingSettings(Section):
+    """Spans of messages, for OpenTelemetry."""
+
+    endpoint: Text | None = None
+    """Where spans are sent by OTLP over HTTP, such as http://localhost:4318/v1/traces. None: nothing is traced."""
+    sample: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+    """Share of the messages that come without a `traceparent` which begin a trace; others follow theirs."""
 
 
 class Settings(BaseSettings):
@@ -267,6 +387,9 @@ class Settings(BaseSettings):
     drain_timeout: Seconds = 25.0
     """From SIGTERM to the end, whatever is still under way. Kubernetes kills after 30."""
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that share the ports. More than one share nothing else: see docs/operations.md."""
 
     _source: str = PrivateAttr(default="configuration")
 
@@ -316,6 +439,21 @@ class Settings(BaseSettings):
             if _clash(listener, admin):
                 raise mistake(f"port {admin.port} is that of listeners.{number} already", "another port", "port")
         return admin
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_can_share(cls, workers: int, info: ValidationInfo) -> int:
+        if workers == 1:
+            return workers
+        if str(info.data.get("state", "")).startswith(SQLITE_STATE):
+            raise mistake(
+                "one process uses the file of state", "write state: 'memory:', or run 1 worker for kept sessions"
+            )
+        listeners: Sequence[ListenerSettings] = info.data.get("listeners", ())
+        for number, listener in enumerate(listeners):
+            if listener.port == 0:
+                raise mistake(f"listeners.{number} takes any port, and each process another", "a port, or 1 worker")
+        return workers
 
 
 def _clash(one: ListenerSettings | AdminSettings, other: ListenerSettings | AdminSettings) -> bool:

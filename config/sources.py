@@ -19,7 +19,7 @@ from gateway.core.errors import ConfigError
 PREFIX: Final = "MQLIFT_"
 DELIMITER: Final = "__"
 
-OTHER_VARIABLES: Final = frozenset({"MQLIFT_PASSWORD", "MQLIFT_TRACEBACK"})
+OTHER_VARIABLES: Final = frozenset({"MQLIFT_ADMIN_URL", "MQLIFT_PASSWORD", "MQLIFT_TRACEBACK"})
 """Of the command line; they are no settings."""
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024

@@ -58,9 +58,10 @@ from gateway.core.routes import (
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
 from gateway.core.templates import Template
+from gateway.core.tracing import Tracer
 from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
 from gateway.core.transform import Transform
-from gateway.net.tls import ServerTls, TlsOptions
+from gateway.net.tls import NamedCertificate, ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
 
 TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[str]], Target]
@@ -68,6 +69,9 @@ TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[st
 
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
+
+STREAM_KIND: Final = "kinesis"
+"""Where streams live that clients declare and no rule maps."""
 
 FANOUT: Final = "fanout"
 """The option of a topic that is to hand messages to queues itself."""
@@ -82,6 +86,13 @@ class PacketSettings(Protocol):
     @property
     def largest_packet(self) -> int:
         """Bytes."""
+
+
+class ClosingTracer(Tracer, Protocol):
+    """A tracer that is to be closed at the end."""
+
+    async def aclose(self) -> None:
+        """Send what is left, for a few seconds at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +158,7 @@ def assemble(settings: Settings) -> Assembly:
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
+    _tracing(settings, mistakes)
     for kind in parsers:
         own = _section(kind, settings, mistakes)
         if getattr(own, "large_payloads", None) is not None:
@@ -165,7 +177,9 @@ def assemble(settings: Settings) -> Assembly:
         aws=aws,
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
-        kinds=tuple(sorted(used | {HOME_KIND} | {part.topic.kind for part in ingress if part is not None})),
+        kinds=tuple(
+            sorted(used | {HOME_KIND, STREAM_KIND} | {part.topic.kind for part in ingress if part is not None})
+        ),
         ingress=tuple(part for part in ingress if part is not None),
         access=access,
     )
@@ -178,6 +192,26 @@ def open_backend(kind: str, aws: AwsClient, settings: Settings) -> Backend:
     own = {} if own_section is None else {"settings": own_section}
     backend: Backend = module.open_backend(aws, prefix=settings.prefix, provision=settings.provision, **own)
     return backend
+
+
+def _tracing(settings: Settings, mistakes: list[ConfigError]) -> None:
+    endpoint = settings.tracing.endpoint
+    if endpoint is None:
+        return
+    if not endpoint.startswith(("http://", "https://")):
+        problem = "is not the URL of a collector"
+        mistakes.append(ConfigError("tracing.endpoint", problem, "write one such as http://localhost:4318/v1/traces"))
+    elif importlib.util.find_spec("opentelemetry") is None:
+        mistakes.append(ConfigError("tracing.endpoint", "OpenTelemetry is not there", "pip install 'mqlift[otel]'"))
+
+
+def open_tracer(settings: Settings) -> ClosingTracer | None:
+    """What the settings ask for; None where nothing is traced."""
+    if settings.tracing.endpoint is None:
+        return None
+    tracing = importlib.import_module("gateway.tracing")
+    tracer: ClosingTracer = tracing.open_tracer(settings.tracing.endpoint, settings.tracing.sample)
+    return tracer
 
 
 def section(kind: str, settings: Settings) -> BaseModel | None:
@@ -344,14 +378,30 @@ def _tls(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> S
     options = TlsOptions(
         certificate=tls.certificate,
         key=tls.key,
+        named=tuple(
+            NamedCertificate(names=each.names, certificate=each.certificate, key=each.key) for each in tls.server_names
+        ),
         client_ca=tls.client_ca,
+        client_crl=tls.client_crl,
         client_certificates=tls.client_certificates,
+        oldest=tls.min_version,
+        ciphers=tls.ciphers or "",
+        alpn=tls.alpn or _alpn(settings),
     )
     try:
         return ServerTls(options)
     except ConfigError as error:
         mistakes.append(under(key, error))
         return None
+
+
+def _alpn(settings: ListenerSettings) -> tuple[str, ...]:
+    """What TLS clients of the protocol may ask for (`ALPN` of its settings). WebSockets begin as HTTP."""
+    if settings.transport == "websocket":
+        return ("http/1.1",)
+    module = importlib.import_module(f"gateway.protocols.{settings.protocol}.settings")
+    names: tuple[str, ...] = getattr(module, "ALPN", ())
+    return names
 
 
 def _websocket(
@@ -457,6 +507,8 @@ def _resource(
     """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
     own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
     target = parsers[kind](name, own, match.captures)
+    if target.tail and not isinstance(match, TopicMatch):
+        raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")

@@ -19,6 +19,7 @@ from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.routes import QUEUE_KIND, Matched, Routes
+from gateway.core.stream import StreamBackend
 from gateway.core.templates import Template
 from gateway.core.trie import swap_separators
 
@@ -166,7 +167,8 @@ def _target_lines(matched: Matched, known: Mapping[str, str], routes: Routes, ba
 def _queue_lines(queue: str, routes: Routes, backends: Backends) -> Iterator[str]:
     home = _home(queue, routes, backends)
     yield from _resource_lines("lives in", home, {})
-    if not backends[home.kind].limits.receive_entries:
+    backend = backends[home.kind]
+    if not backend.limits.receive_entries and not isinstance(backend, StreamBackend):
         yield "    note: clients can send to this queue, and none can consume from it"
     for copy in routes.copies(queue):
         yield from _resource_lines("copied to", copy, {})

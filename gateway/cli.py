@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO, TypeVar
 
 import typer
 
-from gateway import accounts, iam_command
+from gateway import accounts, iam_command, operator_commands
 from gateway.core.errors import ConfigError, MqliftError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 app = typer.Typer(
     name="mqlift",
-    help="A message broker to MQTT and STOMP applications, whose queues and topics live in AWS.",
+    help="A message broker to MQTT, AMQP and STOMP applications, whose queues and topics live in AWS.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -82,9 +82,33 @@ def serve(config: _Config) -> None:
         from gateway import logs
 
         settings = load(config)
-        logs.configure(level=settings.log.level, output=settings.log.format)
-        code = _run(gateway_app.serve(settings))
+        logs.configure_by(settings.log)
+        if settings.workers == 1:
+            code = _run(gateway_app.serve(settings, config=config))
+        else:
+            from gateway import workers
+
+            code = _run(workers.serve(settings, config))
     raise typer.Exit(code)
+
+
+def serve_worker(config: Path, number: int, socket: Path) -> None:
+    """Run one of several workers, which answers at `socket`; ends the process as `serve` does."""
+    sys.excepthook = _tell_bug
+    try:
+        with _one_line_errors():
+            from config.settings import load
+            from gateway import app as gateway_app
+            from gateway import logs
+
+            settings = load(config)
+            logs.configure_by(settings.log)
+            code = _run(
+                gateway_app.serve(settings, config=config, place=gateway_app.Place(number=number, socket=socket))
+            )
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.exit(code)
 
 
 @app.command()
@@ -260,6 +284,7 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(EXIT_FAILURE) from None
 
 
+operator_commands.add_commands(app, _one_line_errors)
 accounts.add_commands(app, _one_line_errors)
 iam_command.add_commands(app, _one_line_errors)
 

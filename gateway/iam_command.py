@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _REGION_VARIABLES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 _Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, in YAML.")]
@@ -45,6 +47,8 @@ def _print_policy(config: Path, create: bool | None, account: str, keys: list[st
     from gateway import iam
     from gateway.assembly import assemble
 
+    if account != ANY and not _ACCOUNT.fullmatch(account):
+        raise typer.BadParameter(f"{account!r} is no account; it has 12 digits", param_hint="--account")
     assembly = assemble(load(config))
     region = assembly.aws.region or next(filter(None, map(os.environ.get, _REGION_VARIABLES)), ANY)
     wanted = assembly.settings.provision == "auto" if create is None else create

@@ -7,7 +7,7 @@
 #   scripts/docker-on-debian.sh test       # the compose test; its exit code is the tests'
 #   scripts/docker-on-debian.sh stop       # stop the engine, and delete what it kept
 #
-# Runs as root. Everything is kept in STAND_IN_DIR (default: /tmp/mqlift-docker), about 5 GB: the vfs storage driver works
+# Runs as root. Everything is kept in STAND_IN_DIR (default: /tmp/mqlift-docker), about 11 GB: the vfs storage driver works
 # everywhere, and copies each layer. docs/deploy/compose.md says when this is of use.
 set -euo pipefail
 
@@ -83,6 +83,11 @@ stop() {
     kill "$pid"
     while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
   fi
+  # What the engine leaves mounted when it ends: its own network namespace.
+  local mounted
+  for mounted in "$DIR"/run/netns/*; do
+    if mountpoint -q "$mounted"; then umount "$mounted"; fi
+  done
   rm -rf "$DIR"
 }
 

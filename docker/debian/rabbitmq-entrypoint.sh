@@ -9,6 +9,7 @@ log.console = true
 CONF
 # They are the names of settings of the broker's start script too, which would take them for something else.
 unset RABBITMQ_DEFAULT_USER RABBITMQ_DEFAULT_PASS
-chown -R rabbitmq /etc/rabbitmq/rabbitmq.conf
+export HOME=/var/lib/rabbitmq
+cd "$HOME"
 # Not the one in /usr/sbin, which puts a shell in between that does not pass signals on.
 exec setpriv --reuid=rabbitmq --regid=rabbitmq --clear-groups /usr/lib/rabbitmq/bin/rabbitmq-server

@@ -27,11 +27,15 @@ class Watermark:
     def __init__(self, high_count: int, high_bytes: int) -> None:
         self.count = 0
         self.bytes = 0
+        self._waiting: dict[Pausable, None] = {}
+        self.move(high_count, high_bytes)
+
+    def move(self, high_count: int, high_bytes: int) -> None:
+        """Set the mark; who waits goes on when what is held has fallen to half of it."""
         self.high_count = high_count
         self.high_bytes = high_bytes
         self._low_count = high_count // 2
         self._low_bytes = high_bytes // 2
-        self._waiting: dict[Pausable, None] = {}
 
     @property
     def full(self) -> bool:

@@ -116,6 +116,7 @@ class Metrics:
         self.connections_refused = counter("connections_refused", "Connections refused", "protocol", "reason")
         self.protocol_errors = counter("protocol_errors", "Connections closed for what the peer sent", "protocol")
         self.logins_refused = counter("logins_refused", "Peers that were not let in", "protocol")
+        self.logins_accepted = counter("logins_accepted", "Peers that were let in", "protocol")
         self.takeovers = counter("takeovers", "Connections closed because their client id connected again")
         self.received_bytes = counter("received_bytes", "Bytes read from clients", "protocol")
         self.sent_bytes = counter("sent_bytes", "Bytes written to clients", "protocol")
@@ -135,6 +136,13 @@ class Metrics:
 
         self.entries = counter("entries", "Entries answered by the backend", "destination", "outcome")
         self.retries = counter("entry_retries", "Entries sent again", "destination")
+        self.publish_seconds = Histogram(
+            "mqlift_publish_seconds",
+            "Time from routing a message to its result, retries included; taken of one at a time per destination",
+            ["destination"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
         self.best_effort_lost = counter(
             "best_effort_lost", "Messages that a best-effort target has not taken", "destination"
         )
@@ -157,6 +165,21 @@ class Metrics:
         self.polls = gauge("polls", "Receive requests under way", "queue")
         self.dropped = counter("virtual_queue_dropped", "Messages dropped from a full virtual queue of a slow consumer")
 
+        self.durable_queues = gauge("durable_queues", "Durable queues that are in use")
+        self.virtual_queues = gauge("virtual_queues", "Queues in the gateway's memory")
+        self.bindings = gauge("bindings", "Bindings to queues and exchanges")
+        self.sessions = gauge("sessions", "Sessions that are kept")
+        self.retained = gauge("retained_messages", "Retained messages")
+
+        self.state_calls = counter("state_calls", "Calls of the state store", "action", "outcome")
+        self.state_seconds = Histogram(
+            "mqlift_state_call_seconds",
+            "Time of a call of the state store",
+            ["action"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self.reloads = counter("config_reloads", "Reloads of the configuration", "result")
         self.virtual_ready = gauge("virtual_queue_messages", "Messages in memory that wait for a consumer")
 
         self._queues: dict[str, WeakSet[CountedQueue]] = {}
@@ -181,6 +204,13 @@ class Metrics:
     def count_unreadable(self, kind: str, backend: ReadsMessages) -> None:
         """Show what a backend, the only one of its kind, could not read."""
         self._tallies.read.append(_Read(Tally(self.unreadable.labels(kind)), lambda: backend.unreadable))
+
+    def total(self, name: str) -> int:
+        """A counter's sum over all its labels; `name` without `_total`."""
+        for family in self.registry.collect():
+            if family.name == name:
+                return int(sum(sample.value for sample in family.samples if sample.name == f"{name}_total"))
+        return 0
 
     def tally(self, counter: Counter) -> Tally:
         """The tally of a counter, or of one of its children."""

@@ -101,6 +101,8 @@ class BackendQueue:
         """When it was last declared, consumed or read, on the event loop's clock."""
         self.full = False
         """Over its `x-max-length`, when that was last looked at; publishers are refused where they asked for that."""
+        self.published = 0
+        """Messages that were routed here by this gateway."""
         self._backend = backend
         self._open_sender = open_sender
         self._open_receiver = open_receiver
@@ -120,6 +122,7 @@ class BackendQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        self.published += 1
         if self.full:
             if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
                 self._bury(self, message, Reason.MAXLEN, _ignore)
@@ -148,6 +151,16 @@ class BackendQueue:
         if self._receiver is None:
             return 0
         return self._receiver.consumers - (self._waiting is not None)
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that clients of this gateway hold."""
+        return 0 if self._receiver is None else self._receiver.unsettled
+
+    @property
+    def delivered(self) -> int:
+        """Deliveries that consumers were given, ever."""
+        return 0 if self._receiver is None else self._receiver.delivered
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
         """Raises `InUse`, and `NotSupported` for a destination that nothing can be received from."""
@@ -283,12 +296,19 @@ class BackendQueue:
             self._put_since = False
             self._depth = await self._backend.depth(self.target)
             self._depth_at = now
+            self._see_whether_full(self._depth.ready)
         return self._depth
+
+    def _see_whether_full(self, ready: int) -> None:
+        most = self.policy.max_length
+        if most is not None and self.policy.overflow is not Overflow.DROP_HEAD:
+            self.full = ready >= most
 
     async def remaining(self) -> int:
         """Messages that are ready after one was taken with `get`, approximately. Raises `BackendError`."""
         depth = self._depth
-        if depth is not None and asyncio.get_running_loop().time() - self._depth_at <= DEPTH_SECONDS:
+        recent = asyncio.get_running_loop().time() - self._depth_at <= DEPTH_SECONDS
+        if depth is not None and recent and not self._put_since:
             self._depth = replace(depth, ready=max(depth.ready - 1, 0))
             return self._depth.ready
         return (await self.depth()).ready
@@ -334,11 +354,11 @@ class BackendQueue:
             return
         over = (await self.depth()).ready - most
         if self.policy.overflow is not Overflow.DROP_HEAD:
-            self.full = over >= 0
             return
         receiver = self._receiving()
         for _ in range(min(over, TRIMMED)):
             delivery = await receiver.get()
+            self._depth = None
             if delivery is None:
                 break
             self._give_up(delivery, Reason.MAXLEN)

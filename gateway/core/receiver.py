@@ -116,6 +116,11 @@ class Receiver:
     def consumers(self) -> int:
         return len(self._turns)
 
+    @property
+    def delivered(self) -> int:
+        """Deliveries that consumers were given, ever."""
+        return self._turns.handed
+
     def be_single(self, single: bool) -> None:
         """Whether only one consumer is active at a time."""
         self._turns.be_single(single)

@@ -56,7 +56,7 @@ class Retained:
         self._wall = wall
         self._store = store
         self._writer = writer
-        self._limits = limits
+        self.limits = limits
         self._root = _Level()
         self._count = 0
         self._bytes = 0
@@ -123,7 +123,7 @@ class Retained:
         kept = level.kept if level is not None and level.kept is not None and level.kept.counted else None
         count = self._count + (kept is None)
         size = self._bytes + len(message.body) - (len(kept.message.body) if kept else 0)
-        if count > self._limits.messages or size > self._limits.bytes:
+        if count > self.limits.messages or size > self.limits.bytes:
             raise Refused(f"there are {self._count} retained messages of {self._bytes} bytes already, the limit")
 
     def _set(self, key: str, kept: _Kept | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -13,6 +14,7 @@ from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.message import Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.tracing import Tracer
 
 DESTINATION_MESSAGES: Final = 10_000
 """Messages that wait for one destination before its publishers are paused: a second of a fast destination."""
@@ -37,11 +39,13 @@ class Sender:
         inflight: Watermark,
         metrics: Metrics,
         health: Health,
+        tracer: Tracer | None = None,
     ) -> None:
         self.backend = backend
         self.target = target
         self._metrics = metrics
         self._health = health
+        self._tracer = tracer
         self._inflight = inflight
         self._waiting = Watermark(DESTINATION_MESSAGES, DESTINATION_BYTES)
         self._resource = f"{target.kind} {target.name} (send)"
@@ -57,6 +61,11 @@ class Sender:
             policy=policy,
             join=_join,
         )
+        self._latency = metrics.publish_seconds.labels(self._label)
+        self._loop = asyncio.get_running_loop()
+        self._timed: Entry | None = None
+        """The entry whose time is taken: one of many, as each would cost more than it tells."""
+        self._timed_at = 0.0
         self._seen_retries = 0
         self._seen_throttles = 0
 
@@ -81,8 +90,11 @@ class Sender:
             self._metrics.entries.labels(self._label, "rejected").inc()
             waiter.answer(token, Result(Outcome.REJECTED, error))
             return
-        entry.waiter = waiter
+        entry.waiter = waiter if self._tracer is None else self._tracer.sent(target, message, waiter)
         entry.token = token
+        if self._timed is None:
+            self._timed = entry
+            self._timed_at = self._loop.time()
         self._waiting.add(entry.size, publisher)
         self._inflight.add(entry.size, publisher)
         self._batcher.put(entry)
@@ -148,6 +160,9 @@ class Sender:
                 accepted += count
             else:
                 self._metrics.entries.labels(self._label, result.outcome.name.lower()).inc(count)
+            if entry is self._timed or (entry.joined and self._timed in entry.joined):
+                self._timed = None
+                self._latency.observe(self._loop.time() - self._timed_at)
             _answer(entry, result)
         self._accepted.count += accepted
 

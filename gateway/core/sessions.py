@@ -62,7 +62,7 @@ class Sessions:
     ) -> None:
         self._store = store
         self._writer = writer
-        self._limit = limit
+        self.limit = limit
         self._publish = publish
         self._remove = remove
         self._wall = wall
@@ -114,8 +114,8 @@ class Sessions:
 
     def keep(self, client_id: str, record: SessionRecord, done: Done) -> None:
         """Keep a connected session as it is now; `done` when it is durable."""
-        if client_id not in self._kept and len(self._kept) >= self._limit:
-            done(Refused(f"{self._limit} sessions are kept, the limit of this gateway"))
+        if client_id not in self._kept and len(self._kept) >= self.limit:
+            done(Refused(f"{self.limit} sessions are kept, the limit of this gateway"))
             return
         self._kept[client_id] = record
         self._write(client_id, record, None, done)
@@ -134,7 +134,7 @@ class Sessions:
             return
         now = self._wall()
         record = self._kept.get(client_id)
-        if record is None and len(self._kept) >= self._limit:
+        if record is None and len(self._kept) >= self.limit:
             if will is not None:
                 self._publish(will)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from gateway.core.errors import InUse
@@ -36,6 +36,7 @@ class Subscription:
     """One consumer of one queue. `held` deliveries are not settled yet, of `prefetch` at most."""
 
     __slots__ = (
+        "begun",
         "blocked",
         "cancellable",
         "cancelled",
@@ -61,6 +62,8 @@ class Subscription:
         self.shared = command.shared
         if self.shared is not None:
             self.shared.consumers.append(self)
+        self.begun: Awaitable[None] | None = None
+        """What to wait for before anybody is told that it consumes; it fails with why it cannot."""
         self.held = 0
         self.blocked = False
         """The consumer does not read what it was sent: it gets no more until it does."""
@@ -121,11 +124,13 @@ class Turns:
     There is a line for each priority; those of a lower one get what the higher ones have no credit for.
     """
 
-    __slots__ = ("_all", "_lines", "_single")
+    __slots__ = ("_all", "_lines", "_single", "handed")
 
     def __init__(self, *, single: bool = False) -> None:
         """`single`: only the consumer that came first gets deliveries, until it leaves (single active consumer)."""
         self._single = single
+        self.handed = 0
+        """Deliveries that consumers were given, ever."""
         self._all: dict[Subscription, None] = {}
         self._lines: list[tuple[int, deque[Subscription]]] = [(0, deque())]
 
@@ -184,6 +189,7 @@ class Turns:
                     subscription.in_turn = False
                 if credit > 0:
                     subscription.taken()
+                    self.handed += 1
                     delivery.subscription = subscription
                     subscription.consumer.deliver(subscription, delivery)
                     return True

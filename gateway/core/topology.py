@@ -215,6 +215,9 @@ class Topology:
         """How it was declared. Raises `UnknownExchange`."""
         return _DEFAULT_SPEC if exchange == DEFAULT_EXCHANGE else self._exchange(exchange).spec
 
+    def has_exchange(self, exchange: str) -> bool:
+        return exchange in self._exchanges
+
     def exchanges(self) -> Iterator[tuple[str, ExchangeSpec]]:
         """All of them, but the default exchange."""
         return ((name, exchange.spec) for name, exchange in self._exchanges.items())
@@ -297,6 +300,14 @@ class Topology:
         return tuple(
             Binding(source, destination, key.pattern, self._exchanges[source].bindings[key])
             for source, key in self._incoming.get(destination, ())
+        )
+
+    def all_bindings(self) -> Iterator[Binding]:
+        """All of them, those of one exchange together."""
+        return (
+            Binding(source, key.destination, key.pattern, arguments)
+            for source, exchange in self._exchanges.items()
+            for key, arguments in exchange.bindings.items()
         )
 
     def _unbind_all(self, destination: Destination) -> None:

@@ -67,6 +67,8 @@ class VirtualQueue:
         self.policy: QueuePolicy = read_policy(spec)
         self.used_at = 0.0
         """When it was last declared, consumed or read, on the event loop's clock."""
+        self.published = 0
+        """Messages that were routed here."""
         self._room = LIVE_ROOM if spec.lossy else QUEUE_ROOM
         self._bury = bury
         self._on_unused = on_unused
@@ -89,6 +91,7 @@ class VirtualQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:  # noqa: ARG002 - Sink
+        self.published += 1
         accepts = self.spec.accepts
         if accepts is not None and not accepts(message):
             waiter.answer(token, ACCEPTED)
@@ -191,6 +194,16 @@ class VirtualQueue:
     def ready(self) -> int:
         """Messages that nobody holds."""
         return len(self._ready)
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that consumers hold."""
+        return sum(subscription.held for subscription in self._turns)
+
+    @property
+    def delivered(self) -> int:
+        """Deliveries that consumers were given, ever."""
+        return self._turns.handed
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
         """Raises `InUse`."""
@@ -353,7 +366,9 @@ class _Ready:
         self._count += 1
 
     def put_first(self, delivery: Delivery) -> None:
-        self._line(delivery).released.appendleft(delivery)
+        """Undo a `pop`: what will be given back before the next one still is ahead of what nobody has had."""
+        line = self._line(delivery)
+        (line.released if delivery.redelivered else line.waiting).appendleft(delivery)
         self._count += 1
 
     def head(self) -> Delivery:

@@ -53,17 +53,19 @@ class Acceptor:
         *,
         tls: ServerTls | None,
         proxy_protocol: bool,
+        reuse_port: bool = False,
         patience: float,
         admit: Callable[[int], bool],
         seat: Callable[[str], Seat | None],
         refused: Refused,
     ) -> None:
-        """`patience`: seconds for the PROXY header, and for the TLS handshake. `admit` takes the number of those that
-        are on their way.
+        """`reuse_port`: other processes listen there, too. `patience`: seconds for the PROXY header, and for the TLS
+        handshake. `admit` takes the number of those that are on their way.
         """
         self._make = make
         self._tls = tls
         self._proxy_protocol = proxy_protocol
+        self._reuse_port = reuse_port
         self._patience = patience
         self._admit = admit
         self._seat = seat
@@ -87,7 +89,7 @@ class Acceptor:
         found = await self._loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, protocol, _, address in dict.fromkeys(found):
             try:
-                self._sockets.append(_listen(family, protocol, address))
+                self._sockets.append(_listen(family, protocol, address, reuse_port=self._reuse_port))
             except OSError as error:
                 if error.errno == errno.EAFNOSUPPORT and len(found) > 1:
                     continue  # a name with addresses of both families, on a machine with one
@@ -95,6 +97,18 @@ class Acceptor:
                 raise
         for listening in self._sockets:
             self._loop.add_reader(listening, self._accept, listening)
+        self._watch_tls()
+
+    def secure(self, tls: ServerTls | None) -> None:
+        """Take the context of another one for the connections that begin from now on."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        self._tls = tls
+        if self._sockets:
+            self._watch_tls()
+
+    def _watch_tls(self) -> None:
         if self._tls is not None:
             self._watch = self._loop.create_task(self._tls.watch())
             self._watch.add_done_callback(_tell_failure)
@@ -204,13 +218,15 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
         log.error("listener_failed_unexpectedly", exc_info=error)
 
 
-def _listen(family: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+def _listen(family: int, protocol: int, address: tuple[object, ...], *, reuse_port: bool) -> socket.socket:
     """Raises `OSError`."""
     # Accepted sockets inherit the protocol, without which asyncio would leave them their delay (TCP_NODELAY).
     listening = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
         # As asyncio's own servers: a restart need not wait for old connections, and IPv4 has a socket of its own.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.setblocking(False)

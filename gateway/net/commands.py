@@ -43,6 +43,7 @@ from gateway.core.session import (
     KeepSession,
     Opened,
     OpenSession,
+    Prefetch,
     Presence,
     PurgeQueue,
     Rebind,
@@ -68,13 +69,13 @@ class Peer:
 
     __slots__ = (
         "_subscriptions",
+        "address",
         "blocked",
         "broker",
         "client_id",
         "ends_at",
-        "full",
         "guard",
-        "held",
+        "holding",
         "identity",
         "kept_queue",
         "limits",
@@ -96,14 +97,14 @@ class Peer:
         self.ends_at = math.inf
         """When that proof is no longer good, by the event loop's clock."""
         self.transport: asyncio.BaseTransport | None = None
+        self.address = ""
+        """Where it connects from."""
         self.blocked = False
         """Whether it does not read what it was sent."""
         self.limits = limits
         self.seat = seat
-        self.held = 0
-        """Deliveries that it has not settled."""
-        self.full = False
-        """Whether these are as many as it may hold."""
+        self.holding = Prefetch(limits.unacknowledged) if limits.unacknowledged else None
+        """What its consumers hold together."""
         self._subscriptions: dict[str, Subscription] | None = None  # most connections have none
 
     def owns(self, queue: str) -> bool:
@@ -112,24 +113,34 @@ class Peer:
             return queue == self.kept_queue
         return self.broker.is_private(queue, self.owner)
 
-    def subscribe(self, command: Consume) -> None:
-        """Raises `Refused` for a tag that is in use and for one too many, and what `Broker.consume` raises."""
+    def subscribe(self, command: Consume) -> Awaitable[None] | None:
+        """What to wait for until it consumes, if anything.
+
+        Raises `Refused` for a tag that is in use and for one too many, and what `Broker.consume` raises.
+        """
         if self._subscriptions is None:
             self._subscriptions = {}
         if command.tag in self._subscriptions:
             raise Refused(f"there is a consumer '{command.tag}' already")
         if len(self._subscriptions) >= self.limits.consumers:
             raise Refused(f"there are {self.limits.consumers} consumers already")
+        if command.shared is None and self.holding is not None:
+            command = replace(command, shared=self.holding)
         subscription = self.broker.consume(command, self.owner)
-        if self.blocked or self.full:
+        if self.blocked:
             subscription.blocked = True
         self._subscriptions[command.tag] = subscription
+        return subscription.begun
 
     def unsubscribe(self, tag: str) -> None:
         """Stop a consumer, if there is one of this tag."""
         subscription = self._subscriptions.pop(tag, None) if self._subscriptions else None
         if subscription is not None:
             subscription.cancel()
+
+    @property
+    def subscriptions(self) -> int:
+        return len(self._subscriptions) if self._subscriptions else 0
 
     def may_receive(self, subscription: Subscription, address: Address) -> bool:
         """A wildcard may bring what is not for this peer. What a shared queue has is for whoever may consume it."""
@@ -140,41 +151,19 @@ class Peer:
     def block(self) -> None:
         """No more deliveries, until the peer has read what it was sent."""
         self.blocked = True
-        self._hold_back()
+        for subscription in self._consuming():
+            subscription.blocked = True
 
     def unblock(self) -> None:
         self.blocked = False
-        self._go_on()
-
-    def hold(self) -> None:
-        """One more delivery is the peer's, until it settles it."""
-        self.held += 1
-        if self.held == self.limits.unacknowledged:
-            self.full = True
-            self._hold_back()
-
-    def settled(self, count: int) -> None:
-        """The peer has settled so many."""
-        self.held -= count
-        if self.full and self.held < self.limits.unacknowledged:
-            self.full = False
-            self._go_on()
+        for subscription in self._consuming():
+            subscription.unblock()
 
     def leave(self) -> None:
         """Take part in nothing any more: no deliveries, no claim, and no queues of its own. Idempotent."""
         for subscription in self._consuming():
             subscription.cancel()
         self.broker.disconnected(self.owner, self.client_id)
-
-    def _hold_back(self) -> None:
-        for subscription in self._consuming():
-            subscription.blocked = True
-
-    def _go_on(self) -> None:
-        for subscription in self._consuming():
-            if self.blocked or self.full:  # by what one of them was given
-                return
-            subscription.unblock()
 
     def _consuming(self) -> list[Subscription]:
         return list(self._subscriptions.values()) if self._subscriptions else []
@@ -351,9 +340,18 @@ def _unbind_exchange(peer: Peer, command: UnbindExchange) -> Awaitable[None] | N
     return peer.broker.unbind(ToExchange(command.destination), command.source, command.pattern, command.arguments)
 
 
-def _consume(peer: Peer, command: Consume) -> None:
+def _consume(peer: Peer, command: Consume) -> Awaitable[None] | None:
     _check_consuming(peer, command.queue)
-    peer.subscribe(command)
+    begun = peer.subscribe(command)
+    return None if begun is None else _begun(peer, command.tag, begun)
+
+
+async def _begun(peer: Peer, tag: str, begun: Awaitable[None]) -> None:
+    try:
+        await begun
+    except BaseException:
+        peer.unsubscribe(tag)
+        raise
 
 
 def _cancel(peer: Peer, command: Cancel) -> None:

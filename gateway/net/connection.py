@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -19,7 +20,7 @@ from gateway.core.outcome import Outcome, Result
 from gateway.core.session import Close, Command, Delivery, Publish, Session
 from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
-from gateway.net.commands import result_of
+from gateway.net.commands import Peer, result_of
 from gateway.net.executor import Executor
 from gateway.net.limits import ConnectionLimits, Heavy
 from gateway.net.metrics import ConnectionMetrics
@@ -38,9 +39,14 @@ at the first byte that waits; but its acknowledgements are still taken, or both 
 STUCK: Final = 60.0
 """Seconds after which a peer that sends and never reads its answers is cut off."""
 
+SHORTEST_REST: Final = 0.001
+"""Seconds; a peer that published too much for less than that goes on, and owes it."""
+
 _UNSENT: Final = "the peer does not read"
 _CONGESTED: Final = "the session holds back too much"
 _SHUTDOWN: Final = "the gateway stops"
+_PAUSED_BY_MARK: Final = "a destination or the gateway holds too much"
+_PAUSED_BY_ITSELF: Final = "too many of its publishes have no result"
 _TOO_FAST: Final = "the peer publishes faster than it may"
 
 _numbers = itertools.count(1)
@@ -75,8 +81,11 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unwritten",
         "_writing",
+        "connected_at",
+        "delivered",
         "inflight",
         "number",
+        "published",
         "seat",
     )
 
@@ -93,6 +102,10 @@ class Connection(asyncio.Protocol):
         self.number = next(_numbers)
         self.inflight = 0
         """Published messages without a result; a heavy one counts as several."""
+        self.published = 0
+        self.delivered = 0
+        self.connected_at = time.time()
+        """Seconds since 1970-01-01 UTC."""
         self.seat = seat
         if (pace := limits.publish_rate.pace()) is not None:
             seat.paces = (pace,)
@@ -128,9 +141,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         now = self._loop.time()
-        self._session = self._open_session(shown(transport.get_extra_info("peername")), now)
+        peer = shown(transport.get_extra_info("peername"))
+        self._session = self._open_session(peer, now)
         self._executor = Executor(self._session, self._broker, self, self._metrics, self._limits, self.seat)
         self._executor.peer.transport = transport
+        self._executor.peer.address = peer
         self._handshake_ends = now + self._limits.connect_timeout
         # Told as soon as a single byte stays behind: a delivery counts as written only when all of it has gone.
         # (asyncio's TLS is paused at the high mark already, not above it, and would never go on with 0. Behind it up to
@@ -229,7 +244,10 @@ class Connection(asyncio.Protocol):
         if peer.guard is not None and not peer.may_receive(subscription, delivery.message.address):
             delivery.source.settle(delivery, Outcome.ACCEPTED)
             return
+        if self._broker.tracer is not None:
+            self._broker.tracer.delivering(subscription.queue.name, delivery)
         self._metrics.delivered.count += 1
+        self.delivered += 1
         try:
             held = self._session.deliver(subscription.tag, delivery)
         except Exception:
@@ -237,9 +255,7 @@ class Connection(asyncio.Protocol):
             delivery.source.settle(delivery, Outcome.RELEASED)
             self.abort()
             return
-        if held:
-            peer.hold()
-        else:
+        if not held:
             if self._unwritten is None:
                 self._unwritten = []
             self._unwritten.append(delivery)
@@ -289,6 +305,20 @@ class Connection(asyncio.Protocol):
         """The gateway stops: end the session as its protocol asks for, then close."""
         self._end(self._session.shutdown)
 
+    @property
+    def peer(self) -> Peer:
+        """Who it is, and what it consumes; to be looked at."""
+        return self._executor.peer
+
+    @property
+    def paused(self) -> list[str]:
+        """Why it is not read, if it is not."""
+        reasons = self._pauses or ()
+        return sorted({_PAUSED_BY_MARK if isinstance(each, Watermark) else self._shown(each) for each in reasons})
+
+    def _shown(self, reason: object) -> str:
+        return _PAUSED_BY_ITSELF if reason is self else str(reason)
+
     def abort(self) -> None:
         """Close at once, without waiting for the peer to read."""
         self._leave()
@@ -300,6 +330,7 @@ class Connection(asyncio.Protocol):
         """Have a message routed; `answer` follows."""
         message, token = command.message, command.token
         self._metrics.publishes.count += 1
+        self.published += 1
         size = len(message.body)
         if size > self._share:
             token = Heavy(token, size, self._share)
@@ -321,7 +352,7 @@ class Connection(asyncio.Protocol):
         """Count what was published, and let the peer rest when that was too much."""
         now = self._loop.time()
         rest = max(pace.spend(size, now) for pace in self.seat.paces)
-        if rest > 0:
+        if rest > SHORTEST_REST:
             self._rested_at = now + rest
             self.pause(_TOO_FAST)
 

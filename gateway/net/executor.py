@@ -31,6 +31,7 @@ from gateway.core.session import (
     Settle,
 )
 from gateway.core.statewriter import Done
+from gateway.net import audited
 from gateway.net.commands import (
     AT_THE_END,
     CONCURRENT,
@@ -181,7 +182,6 @@ class Executor:
             if isinstance(command, Settle):
                 for delivery in command.deliveries:
                     delivery.source.settle(delivery, command.outcome)
-                self.peer.settled(len(command.deliveries))
             elif isinstance(command, Publish):
                 if not self._left or command.token is None:
                     self._host.publish(command)
@@ -245,10 +245,14 @@ class Executor:
             self._start(WAITING[kind], command)
 
     def _do(self, do: Do, command: Answered) -> Result | Awaitable[None]:
+        changed = audited.change(self.peer.broker, command)
         try:
-            return do(self.peer, command) or ACCEPTED
+            result = do(self.peer, command) or ACCEPTED
         except MqliftError as error:
             return result_of(error)
+        if changed is not None:
+            audited.tell(self.peer, self._host.number, changed)
+        return result
 
     def _start(self, wait: Wait, command: ControlCommand | Get) -> None:
         task = self._loop.create_task(self._answer_aside(wait, command))
@@ -257,7 +261,7 @@ class Executor:
 
     async def _answer_aside(self, wait: Wait, command: ControlCommand | Get) -> None:
         try:
-            result = await wait(self.peer, command)
+            result = await self._wait_audited(wait, command)
         except MqliftError as error:
             result = result_of(error)
         task = asyncio.current_task()
@@ -267,8 +271,6 @@ class Executor:
             if isinstance(result, Got) and result.delivery is not None:
                 result.delivery.source.settle(result.delivery, Outcome.RELEASED)
             return
-        if isinstance(result, Got) and result.delivery is not None:
-            self.peer.hold()
         self.insert(self._answer(command.token, result))
         self._host.flush_soon()
 
@@ -306,7 +308,7 @@ class Executor:
     async def _wait_for(self, wait: Wait, command: Answered) -> None:
         """Execute a command that may take a while, then those behind it."""
         try:
-            result = await wait(self.peer, command)
+            result = await self._wait_audited(wait, command)
         except MqliftError as error:
             result = result_of(error)
             if isinstance(command, Authenticate) and isinstance(error, NotAuthorized):
@@ -317,6 +319,13 @@ class Executor:
         self._host.resume(_WAITS)
         self._run(followers)
         self._host.flush_soon()
+
+    async def _wait_audited(self, wait: Wait, command: Answered) -> Result:
+        changed = audited.change(self.peer.broker, command)
+        result = await wait(self.peer, command)
+        if changed is not None:
+            audited.tell(self.peer, self._host.number, changed)
+        return result
 
     def _waited(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

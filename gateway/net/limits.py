@@ -24,7 +24,8 @@ class ConnectionLimits:
     consumers: int = 5_000
     """Of queues; one more is refused. What the protocol calls subscriptions, it limits itself."""
     unacknowledged: int = 0
-    """Deliveries that the peer holds, whatever its prefetch allows, before it gets no more; 0 for any number."""
+    """Deliveries that consumers hold together, whatever their prefetch allows; 0 for any number. Consumers that share
+    a limit of their protocol's (AMQP's channels) keep to that one."""
     write_timeout: float = 300.0
     """Seconds in which a peer that was sent something has to take a byte of it; 0 for ever."""
 

@@ -27,7 +27,7 @@ from gateway.net.websocket import WebSocket, WebSocketOptions
 log = structlog.get_logger("mqlift.listener")
 
 TELL_INTERVAL: Final = 10.0
-"""Seconds between two lines about connections that were refused for one reason: a flood is counted, not written."""
+"""Seconds between two lines about connections that were refused for one reason: a flood is counted, not told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,8 @@ class ListenerOptions:
     tls: ServerTls | None = None
     websocket: WebSocketOptions | None = None
     proxy_protocol: bool = False
+    reuse_port: bool = False
+    """Whether other processes listen on the same port."""
 
 
 class Listener:
@@ -67,6 +69,7 @@ class Listener:
             self._accept,
             tls=options.tls,
             proxy_protocol=options.proxy_protocol,
+            reuse_port=options.reuse_port,
             patience=options.limits.connect_timeout,
             admit=self._admit,
             seat=self._seat,
@@ -106,6 +109,17 @@ class Listener:
             tls=options.tls is not None,
             websocket=options.websocket is not None,
         )
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """Those that are open; to be looked at."""
+        return frozenset(self._connections)
+
+    def change(self, options: ListenerOptions, open_session: Callable[[str, float], Session]) -> None:
+        """Take other options for the connections that begin from now on. Where it listens cannot change."""
+        self.options = options
+        self._open_session = open_session
+        self._acceptor.secure(options.tls)
 
     def stop_listening(self) -> None:
         """No new connections, and nothing more from those that are there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
@@ -30,7 +30,7 @@ FRAME_MARGIN: Final = 64 * 1024
 """Bytes that a message may have beyond the largest packet of the protocol: smaller ones may be in it too."""
 
 SENT_FRAME: Final = 512 * 1024
-"""Bytes of a binary frame that is sent; more is cut. Clients limit what they take, often to 1 MiB."""
+"""Bytes of a frame that is sent; more is cut. Clients limit what they take, often to 1 MiB."""
 
 LINGER: Final = 5.0
 """Seconds that a peer has to end a connection that was refused or closed, so that it can read why."""
@@ -157,14 +157,10 @@ class WebSocket(TransportOver, asyncio.Protocol):
         """Send a piece in a frame, or several: it is what gathered in a turn. Lost where a transport's would be."""
         if self._websocket.state is not State.OPEN or not data:
             return
-        if not self._binary and _is_utf8(data):
-            self._websocket.send_text(bytes(data))
-        elif len(data) <= SENT_FRAME:
-            self._websocket.send_binary(bytes(data))
-        else:
-            pieces = memoryview(data)
-            for start in range(0, len(data), SENT_FRAME):
-                self._websocket.send_binary(bytes(pieces[start : start + SENT_FRAME]))
+        text = not self._binary and _is_utf8(data)
+        send = self._websocket.send_text if text else self._websocket.send_binary
+        for piece in _pieces(bytes(data), text=text):
+            send(piece)
         self._send()
 
     def close(self) -> None:
@@ -220,7 +216,8 @@ class WebSocket(TransportOver, asyncio.Protocol):
                 self._head = bytearray()
                 return rest
         if self._websocket.handshake_exc is not None and not self._closing:
-            problem = str(self._websocket.handshake_exc.__cause__)
+            # Not what stands behind the colon: it is the peer's own line, which may be a cookie or a password.
+            problem = str(self._websocket.handshake_exc.__cause__).partition(":")[0]
             self._refuse(self._websocket.reject(HTTPStatus.BAD_REQUEST, f"Not a WebSocket request: {problem!a}\n"))
         return b""
 
@@ -350,7 +347,23 @@ class WebSocket(TransportOver, asyncio.Protocol):
             self._linger = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
 
+_CONTINUATION_BITS: Final = 0b1100_0000
+_CONTINUATION: Final = 0b1000_0000
+"""How every byte of a character in UTF-8 begins, but the first one (RFC 3629 §3)."""
+
 _Utf8Decoder: Final = codecs.getincrementaldecoder("utf-8")
+
+
+def _pieces(data: bytes, *, text: bool) -> Iterator[bytes]:
+    """At most `SENT_FRAME` bytes each; of a text, whole characters [RFC 6455 §5.6]."""
+    start = 0
+    while len(data) - start > SENT_FRAME:
+        end = start + SENT_FRAME
+        while text and data[end] & _CONTINUATION_BITS == _CONTINUATION:
+            end -= 1
+        yield data[start:end]
+        start = end
+    yield data[start:]
 
 
 def _is_utf8(data: bytes | bytearray | memoryview) -> bool:

@@ -1,4 +1,4 @@
-"""The load generator: `python -m tests.bench.load publish|send|fan|paced|probe|consume|idle …`.
+"""The load generator: `python -m tests.bench.load KIND …`.
 
 It runs as a process of its own, on another core than the gateway, and writes one line of JSON to standard output.
 """
@@ -16,6 +16,7 @@ from typing import Protocol, TypedDict, TypeVar
 import orjson
 import uvloop
 
+from tests.bench import amqp_load
 from tests.bench.control import Control
 from tests.bench.endpoint import Stats
 from tests.bench.machine import Sample, Window, resident_bytes
@@ -85,9 +86,10 @@ class Options(argparse.Namespace):
     prefix: str
     topics: int
     subscribe: bool
+    messages: int
 
 
-ConnectionT = TypeVar("ConnectionT", bound=MqttConnection | Sender)
+ConnectionT = TypeVar("ConnectionT", bound=MqttConnection | Sender | amqp_load.AmqpConnection)
 
 
 class Windowed(Protocol):
@@ -101,6 +103,14 @@ class Windowed(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Ending(Protocol):
+    """A connection that has `ended` when it is closed, or when something is wrong."""
+
+    ended: asyncio.Future[None]
 
     def close(self) -> None: ...
 
@@ -224,7 +234,7 @@ def latency_of(options: Options, round_trips: list[float], late: list[float]) ->
         "median": statistics.median(round_trips) * 1000,
         "p99": statistics.quantiles(round_trips, n=100)[98] * 1000,
         "maximum": max(round_trips) * 1000,
-        "late": statistics.quantiles(late[int(options.warmup * options.rate) :], n=100)[98] * 1000,
+        "late": statistics.quantiles(late[int(options.warmup * options.rate) :], n=100)[98] * 1000 if late else 0.0,
     }
 
 
@@ -274,10 +284,22 @@ async def probe(options: Options) -> Latency:
 
 
 async def consume(options: Options) -> Consumed:
-    """Consumers over an endless supply; when it is stopped, all that was handed out has to be acknowledged."""
+    """Consumers over an endless supply."""
     seen = Seen()
     consumers = [Consumer(options.queue, options.prefetch, seen, options.together) for _ in range(options.connections)]
     await asyncio.gather(*(attach(options.port, consumer) for consumer in consumers))
+
+    def finish() -> None:
+        for consumer in consumers:
+            consumer.finish()
+
+    return await run_consumers(options, seen, consumers, finish)
+
+
+async def run_consumers(
+    options: Options, seen: Seen, consumers: Sequence[Ending], finish: Callable[[], None] = lambda: None
+) -> Consumed:
+    """When the supply is stopped, all that was handed out has to be acknowledged. `finish` asks for the last ones."""
     window = await measured(options, lambda: seen.messages)
     endpoint = Control(options.endpoint)
     await asyncio.to_thread(endpoint.stop_supply)
@@ -286,8 +308,7 @@ async def consume(options: Options) -> Consumed:
         while stats["deleted"] < stats["received"]:
             raise_failed([consumer.ended for consumer in consumers])
             await asyncio.sleep(DRAIN_POLL)
-            for consumer in consumers:
-                consumer.finish()
+            finish()
             stats = await asyncio.to_thread(endpoint.stats)
     for consumer in consumers:
         consumer.close()
@@ -299,6 +320,58 @@ def raise_failed(waiters: Sequence[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         if waiter.done():
             waiter.result()
+
+
+async def amqp_publish(options: Options) -> Published:
+    """Publishes with confirms as fast as the window allows."""
+    publishers = [
+        amqp_load.Publisher(options.queue, options.payload_bytes, options.window) for _ in range(options.connections)
+    ]
+    return await run_windows(options, await connect(options.port, publishers))
+
+
+async def amqp_consume(options: Options) -> Consumed:
+    """Consumers over an endless supply."""
+    seen = Seen()
+    consumers = [amqp_load.Consumer(options.queue, options.prefetch, seen) for _ in range(options.connections)]
+    return await run_consumers(options, seen, await connect(options.port, consumers))
+
+
+async def amqp_drain(options: Options) -> Published:
+    """Consumers of a queue with so many messages, until they have them all."""
+    seen = Seen()
+    consumers = [
+        amqp_load.Consumer(options.queue, options.prefetch, seen, numbered=False) for _ in range(options.connections)
+    ]
+    start = Sample.take(0, options.watch, options.endpoint_pid)
+    await connect(options.port, consumers)
+    async with asyncio.timeout(DRAIN_TIMEOUT):
+        while seen.messages < options.messages:
+            raise_failed([consumer.ended for consumer in consumers])
+            await asyncio.sleep(DRAIN_POLL)
+    window = start.until(Sample.take(seen.messages, options.watch, options.endpoint_pid))
+    for consumer in consumers:
+        consumer.close()
+    return {"window": window, "messages": seen.messages}
+
+
+async def amqp_call(options: Options) -> Latency:
+    """Calls one after the other, each answered at once by a server beside it; from the call to its reply."""
+    server = amqp_load.Server(options.queue)
+    await connect(options.port, [server])
+    caller = amqp_load.Caller(options.queue, options.payload_bytes)
+    await connect(options.port, [caller])
+    caller.start()
+    await asyncio.sleep(options.warmup)
+    warm = len(caller.round_trips)
+    await asyncio.sleep(options.duration)
+    caller.stop()
+    async with asyncio.timeout(DRAIN_TIMEOUT):
+        await caller.ended
+    raise_failed([server.ended])
+    for connection in (caller, server):
+        connection.close()
+    return latency_of(options, caller.round_trips[warm:], [])
 
 
 async def idle(options: Options) -> Idle:
@@ -318,7 +391,19 @@ async def idle(options: Options) -> Idle:
     return {"connections": len(connections), "before": before, "after": after}
 
 
-KINDS = {"publish": publish, "send": send, "fan": fan, "paced": paced, "probe": probe, "consume": consume, "idle": idle}
+KINDS = {
+    "publish": publish,
+    "send": send,
+    "fan": fan,
+    "paced": paced,
+    "probe": probe,
+    "consume": consume,
+    "idle": idle,
+    "amqp-publish": amqp_publish,
+    "amqp-consume": amqp_consume,
+    "amqp-drain": amqp_drain,
+    "amqp-call": amqp_call,
+}
 
 
 def main() -> None:
@@ -339,6 +424,7 @@ def main() -> None:
     parser.add_argument("--prefix", default="bench", help="first level of the topics (publish)")
     parser.add_argument("--topics", type=int, default=1, help="of each connection, at QoS 1 (publish)")
     parser.add_argument("--subscribe", action="store_true", help="one subscription for each connection (idle)")
+    parser.add_argument("--messages", type=int, default=0, help="in the queue (amqp-drain)")
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds")
     parser.add_argument("--duration", type=float, default=5.0, help="seconds")
     options = parser.parse_args(namespace=Options())

@@ -22,6 +22,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
+def family_seconds(pid: int) -> float:
+    """CPU seconds of a process and of the children that it has now (proc(5), `children`)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return cpu_seconds(pid) + sum(cpu_seconds(int(child)) for child in children)
+
+
 def core_seconds(core: int) -> float:
     """Time that a core has worked for anybody, the host's other guests included (proc(5), `/proc/stat`)."""
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
@@ -44,7 +50,7 @@ class Window(TypedDict):
     seconds: float
     messages: int
     cpu: float
-    """CPU seconds of the watched process."""
+    """CPU seconds of the watched process, and of its workers."""
     load_cpu: float
     """CPU seconds of the load generator itself."""
     endpoint_cpu: float
@@ -70,7 +76,7 @@ class Sample:
         return cls(
             time.monotonic(),
             messages,
-            cpu_seconds(watched),
+            family_seconds(watched),
             time.process_time(),
             cpu_seconds(endpoint),
             core_seconds(core),

@@ -8,20 +8,25 @@ from functools import partial
 from typing import TypeAlias
 
 from tests.bench.endpoint import ENDLESS, ActionCount, Stats
-from tests.bench.load import Published
+from tests.bench.load import Consumed, Latency, Published
 from tests.bench.machine import Window
 from tests.bench.stage import TOPIC_ROUTES, Stage
-from tests.rig.processes import Gateway
+from tests.rig.processes import Gateway, answers
+from tests.rig.rabbitmq import installed
+from tests.rig.waiting import wait_for
 
 FAR_MS = 10.0
 """An endpoint of the same region is some milliseconds away; an instant one hides what waiting costs."""
 PACED_CONNECTIONS = 10
 PROBE_CONNECTIONS = 50
+AMQP_CONNECTIONS = 10
+AMQP_PREFETCH = 250
 CONSUMERS = 10
 SENDERS = 10
 TOGETHER = 50
 """Messages of one cumulative ACK."""
 SUBSCRIBERS = 50
+SPREAD_CONNECTIONS = 100
 STREAM_CONNECTIONS = 50
 DEVICES = 20
 """Of each connection, where each has a partition key of its own: 1,000 in all."""
@@ -86,6 +91,24 @@ def accepted(load: Callable[[Stage, Gateway], Published], latency_ms: float = 0.
     return run
 
 
+def spread(workers: int) -> Callable[[Stage], Figures]:
+    """As `publish`, by several workers on all cores, which load and endpoint use as well."""
+
+    def run(stage: Stage) -> Figures:
+        stage.endpoint.control.reset({"supply": 0, "latency_ms": 0.0})
+        with stage.gateway(workers=workers) as gateway:
+            wait_for(lambda: answers(gateway.admin_port, "/readyz"), "all workers are up")
+            published = stage.publish(gateway, SPREAD_CONNECTIONS)
+        sent = stage.endpoint.control.stats()["actions"].get("SendMessageBatch", NO_CALLS)["entries"]
+        if sent != published["messages"]:
+            raise VoidRun(f"{published['messages']} messages acknowledged, {sent} sent to SQS")
+        figures = rates(published["window"])
+        del figures["others"]  # no core is the gateway's own
+        return figures
+
+    return run
+
+
 def publish_to_topic(connections: int) -> Callable[[Stage], Figures]:
     """As `publish`, to an SNS topic."""
 
@@ -124,12 +147,17 @@ def put(action: str, prefix: str, topics: int) -> Callable[[Stage], Figures]:
 
 
 def consume(connections: int, together: int = 1) -> Callable[[Stage], Figures]:
-    """Consumers with an ACK for each message or for several; each has to come once and be deleted once."""
+    """Consumers of STOMP with an ACK for each message or for several."""
+    return consumed_once(lambda stage, gateway: stage.consume(gateway, connections, together=together))
+
+
+def consumed_once(load: Callable[[Stage, Gateway], Consumed]) -> Callable[[Stage], Figures]:
+    """A load whose messages each have to come once and be deleted once."""
 
     def run(stage: Stage) -> Figures:
         stage.endpoint.control.reset({"supply": ENDLESS, "latency_ms": 0.0})
         with stage.gateway() as gateway:
-            consumed = stage.consume(gateway, connections, together=together)
+            consumed = load(stage, gateway)
             # Answers the long polls that are under way; a gateway that stops would wait for them.
             stage.endpoint.control.reset({"supply": 0})
         stats = consumed["endpoint"]
@@ -140,6 +168,42 @@ def consume(connections: int, together: int = 1) -> Callable[[Stage], Figures]:
         return rates(consumed["window"]) | {"calls": used / consumed["messages"]}
 
     return run
+
+
+def amqp_publish(stage: Stage, gateway: Gateway) -> Published:
+    return stage.amqp_publish(gateway, AMQP_CONNECTIONS)
+
+
+def amqp_consume(stage: Stage, gateway: Gateway) -> Consumed:
+    return stage.amqp_consume(gateway, AMQP_CONNECTIONS, AMQP_PREFETCH)
+
+
+def amqp_call(stage: Stage) -> Figures:
+    """A call over a queue in the gateway's memory, and its reply: what is beyond the time of a queue in SQS."""
+    with stage.gateway() as gateway:
+        return called(stage.amqp_call(gateway))
+
+
+def called(latency: Latency) -> Figures:
+    return {"median": latency["median"], "p99": latency["p99"]}
+
+
+def rabbitmq_publish(stage: Stage) -> Figures:
+    """The same load on RabbitMQ's durable classic queue."""
+    with stage.rabbitmq() as broker:
+        return rates(stage.amqp_publish(broker, AMQP_CONNECTIONS)["window"])
+
+
+def rabbitmq_consume(stage: Stage) -> Figures:
+    """Consumers of what has been published to it before."""
+    with stage.rabbitmq() as broker:
+        messages = stage.amqp_publish(broker, AMQP_CONNECTIONS)["messages"]
+        return rates(stage.amqp_drain(broker, AMQP_CONNECTIONS, AMQP_PREFETCH, messages)["window"])
+
+
+def rabbitmq_call(stage: Stage) -> Figures:
+    with stage.rabbitmq() as broker:
+        return called(stage.amqp_call(broker))
 
 
 def fan(subscribers: int, qos: int) -> Callable[[Stage], Figures]:
@@ -217,9 +281,24 @@ def operations(module: str) -> Callable[[Stage], Figures]:
     return run
 
 
+RABBITMQ: Mapping[str, Benchmark] = {
+    "rabbitmq-publish": Benchmark(
+        f"RabbitMQ: AMQP publishes with confirms, {AMQP_CONNECTIONS} connections, window 100", rabbitmq_publish
+    ),
+    "rabbitmq-consume": Benchmark(
+        f"RabbitMQ: {AMQP_CONNECTIONS} AMQP consumers, prefetch {AMQP_PREFETCH}, an ack each", rabbitmq_consume
+    ),
+    "rabbitmq-call": Benchmark("RabbitMQ: an AMQP call and its reply", rabbitmq_call),
+}
+"""Where it is installed."""
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "publish-10": Benchmark("QoS 1 publishes to SQS, 10 connections, window 100", publish(10)),
     "publish-50": Benchmark("QoS 1 publishes to SQS, 50 connections, window 100", publish(50)),
+    "workers-1": Benchmark(f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 1 worker, all on all cores", spread(1)),
+    "workers-2": Benchmark(
+        f"QoS 1 publishes, {SPREAD_CONNECTIONS} connections, 2 workers, all on all cores", spread(2)
+    ),
     "publish-topic": Benchmark("QoS 1 publishes to SNS, 50 connections, window 100", publish_to_topic(50)),
     "app-single": Benchmark("Application, aiobotocore, one call per message", application("single")),
     "app-batch": Benchmark("Application, aiobotocore, batches of 10", application("batch")),
@@ -229,6 +308,14 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         f"SQS to STOMP, {CONSUMERS} consumers, one client ACK for {TOGETHER}", consume(CONSUMERS, TOGETHER)
     ),
     "send": Benchmark(f"STOMP SENDs with receipts to SQS, {SENDERS} connections, window 100", send(SENDERS)),
+    "amqp-publish": Benchmark(
+        f"AMQP publishes with confirms to SQS, {AMQP_CONNECTIONS} connections, window 100", accepted(amqp_publish)
+    ),
+    "amqp-consume": Benchmark(
+        f"SQS to {AMQP_CONNECTIONS} AMQP consumers, prefetch {AMQP_PREFETCH}, an ack each", consumed_once(amqp_consume)
+    ),
+    "amqp-call": Benchmark("AMQP call and its reply, over queues in memory", amqp_call),
+    **(RABBITMQ if installed() else {}),
     "app-receive": Benchmark("Application, aiobotocore, receive 10 and delete them", application("receive")),
     "kinesis": Benchmark(
         "QoS 1 publishes to Kinesis, 50 connections, 1,000 keys", put("PutRecords", "stream", DEVICES)

@@ -6,9 +6,10 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypeAlias, TypedDict, cast
 
 import orjson
 
@@ -17,6 +18,7 @@ from tests.bench.load import Consumed, Idle, Latency, Published
 from tests.bench.machine import Cores, Window
 from tests.bench.profile import sampling
 from tests.rig.processes import ROOT, Gateway, ServerProcess, answers, clean_environment, free_port, gateway_config
+from tests.rig.rabbitmq import RabbitMQ
 
 QUEUE = "bench"
 ROUTES: list[object] = [
@@ -32,6 +34,7 @@ TOPIC_ROUTES: list[object] = [
     {"match": {"topic": "bench/#"}, "to": [{"sns": "arn:aws:sns:us-east-1:000000000000:bench"}]}
 ]
 PROCESS_TIMEOUT = 300.0
+Broker: TypeAlias = Gateway | RabbitMQ
 
 
 class Effort(TypedDict):
@@ -88,16 +91,29 @@ class Stage:
             endpoint.close()
 
     @contextlib.contextmanager
-    def gateway(self, routes: Sequence[object] = ROUTES) -> Iterator[Gateway]:
-        """A fresh gateway; it has to end well and without a traceback."""
-        config = gateway_config(self.endpoint.url, routes=routes)
-        gateway = Gateway(config, self._directory, core=self._cores.gateway)
+    def gateway(self, routes: Sequence[object] = ROUTES, workers: int | None = None) -> Iterator[Gateway]:
+        """A fresh gateway; it has to end well and without a traceback. With `workers`, on every core that there is."""
+        core = self._cores.gateway if workers is None else None
+        config = gateway_config(
+            self.endpoint.url, protocols=("mqtt", "stomp", "amqp091"), routes=routes, workers=workers or 1
+        )
+        gateway = Gateway(config, self._directory, core=core)
         gateway.start()
         try:
             yield gateway
         finally:
             gateway.close()
         gateway.check_log()
+
+    @contextlib.contextmanager
+    def rabbitmq(self) -> Iterator[RabbitMQ]:
+        """A fresh RabbitMQ in the gateway's place."""
+        broker = RabbitMQ(Path(tempfile.mkdtemp(dir=self._directory)), core=self._cores.gateway)
+        broker.start()
+        try:
+            yield broker
+        finally:
+            broker.close()
 
     def publish(
         self, gateway: Gateway, connections: int, qos: int = 1, *, prefix: str = "bench", topics: int = 1
@@ -122,6 +138,20 @@ class Stage:
         """`together`: how many messages each ACK is for; consumers hold several times that."""
         more = [f"--together={together}", f"--prefetch={max(100, 4 * together)}"]
         return cast("Consumed", self._load("consume", gateway.port("stomp"), gateway.pid, connections, *more))
+
+    def amqp_publish(self, broker: Broker, connections: int) -> Published:
+        return cast("Published", self._load("amqp-publish", *of_amqp(broker), connections))
+
+    def amqp_consume(self, gateway: Gateway, connections: int, prefetch: int) -> Consumed:
+        more = [f"--prefetch={prefetch}"]
+        return cast("Consumed", self._load("amqp-consume", *of_amqp(gateway), connections, *more))
+
+    def amqp_drain(self, broker: Broker, connections: int, prefetch: int, messages: int) -> Published:
+        more = [f"--prefetch={prefetch}", f"--messages={messages}"]
+        return cast("Published", self._load("amqp-drain", *of_amqp(broker), connections, *more))
+
+    def amqp_call(self, broker: Broker) -> Latency:
+        return cast("Latency", self._load("amqp-call", *of_amqp(broker), 1))
 
     def idle(self, gateway: Gateway, *, subscribe: bool = False) -> Idle:
         more = ["--subscribe"] if subscribe else []
@@ -154,6 +184,13 @@ class Stage:
             f"--warmup={self.effort['warmup']}",
             f"--duration={self.effort['duration']}",
         ]
+
+
+def of_amqp(broker: Broker) -> tuple[int, int]:
+    """The port that a broker speaks AMQP 0-9-1 on, and the process that does so."""
+    if isinstance(broker, RabbitMQ):
+        return broker.port, broker.node_pid
+    return broker.port("amqp091"), broker.pid
 
 
 def run(module: list[str], core: int) -> object:

@@ -47,6 +47,8 @@ def test_every_promise_can_be_measured() -> None:
     names = [
         "publish-10",
         "publish-50",
+        "workers-1",
+        "workers-2",
         "publish-topic",
         "kinesis",
         "app-single",

@@ -73,7 +73,7 @@ def test_topics_are_listened_to(read: Read) -> None:
 def test_adapters_get_their_sections(read: Read) -> None:
     large = "large_payloads: {bucket: payloads, threshold: 1000}"
     settings = read(LISTENER + f"sqs: {{{large}}}\nsns: {{{large}, message_bytes: 1048576}}\n")
-    assert assemble(settings).kinds == ("sqs",)
+    assert assemble(settings).kinds == ("kinesis", "sqs")
     for kind in ("sqs", "sns"):
         assert open_backend(kind, Nothing(), settings).limits.entry_bytes == 128 * 1024 * 1024  # type: ignore[arg-type]
     assert open_backend("sns", Nothing(), settings).limits.batch_bytes == 1_048_576  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_rules_become_routes(read: Read) -> None:
     home = assembly.routes.home("in-hall")
     assert home is not None
     assert (home.name, home.queue) == ("inbox", "in-hall")
-    assert assembly.kinds == ("sqs",)
+    assert assembly.kinds == ("kinesis", "sqs")
 
 
 def test_what_every_target_may_have(read: Read) -> None:
@@ -140,6 +140,10 @@ def test_aws_is_checked(read: Read) -> None:
         (
             "aws: {endpoint_url: 'ftp://x'}",
             "aws.endpoint_url: 'ftp://x' cannot be used; must be http://HOST[:PORT]",
+        ),
+        (
+            "routes: [{match: {queue: q}, to: [{kinesis: s, tail: a}]}]",
+            "routes.0.to.0.tail: only topics have live subscribers",
         ),
         (
             "routes: [{match: {topic: 'a/#/b'}, to: [{queue: q}]}]",

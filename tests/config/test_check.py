@@ -158,8 +158,7 @@ def test_streams_are_explained(write: Write) -> None:
     )
     assert archive == "  to: firehose archive (best effort)"
     assert note.startswith("    note: Firehose writes records one behind the other")
-    assert lines[-2].startswith("  lives in: kinesis telemetry (partition_key = {key}")
-    assert lines[-1] == "    note: clients can send to this queue, and none can consume from it"
+    assert lines[-1].startswith("  lives in: kinesis telemetry (partition_key = {key}")
 
 
 def test_what_rules_hardly_mean_is_warned_of(write: Write) -> None:

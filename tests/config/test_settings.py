@@ -156,7 +156,7 @@ def test_mistakes_in_the_environment(
             "limits: {connection: {inflight_mesages: 1}}",
             "limits.connection.inflight_mesages: there is no such key; did you mean inflight_messages?",
         ),
-        ("log: {zzz: 1}", "log.zzz: there is no such key; known are format, level"),
+        ("log: {zzz: 1}", "log.zzz: there is no such key; known are audit, audit_file, format, level"),
         (
             "routes: {a: b}",
             "routes: a mapping is not a list; put each item on its own line behind '- '; in the environment, ",

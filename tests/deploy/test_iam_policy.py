@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import pika
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -227,6 +228,15 @@ def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("account", ["", "1", "11112222333x", "1111-2222-3333"])
+def test_what_is_no_account_is_refused(account: str, tmp_path: Path) -> None:
+    config = {"aws": {"region": "eu-west-1"}, "listeners": [{"protocol": "mqtt", "port": 1883}]}
+    result = iam_policy(write(tmp_path, config), "--account", account)
+    assert result.exit_code == 2
+    assert "12 digits" in result.stderr
+    assert result.stdout == ""
+
+
 # --- a gateway with these permissions can do its work
 
 
@@ -239,6 +249,16 @@ def recorded(faults: FaultEndpoint) -> Callable[[], Iterator[tuple[str, str]]]:
             yield from needs(exchange.call)
 
     return found
+
+
+def tidy_up(gateway: Gateway, *, delete: bool) -> None:
+    """What AMQP clients do to queues besides."""
+    with pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", gateway.port("amqp091"))) as connection:
+        channel = connection.channel()
+        channel.queue_declare("orders", durable=True)
+        channel.queue_purge("orders")
+        if delete:
+            channel.queue_delete("orders")
 
 
 def work(gateway: Gateway) -> None:
@@ -272,6 +292,7 @@ def test_every_call_of_a_run_is_allowed(
     prefix = f"{PREFIX}{provision}-"
     settings: dict[str, Any] = {
         "prefix": prefix,
+        "protocols": ("mqtt", "stomp", "amqp091"),
         "routes": ROUTES,
         "provision": provision,
         "receiver": {"visibility": 3, "wait": 1},
@@ -284,6 +305,7 @@ def test_every_call_of_a_run_is_allowed(
         make_resources(ministack, prefix)
     gateway = gateway_factory(faults.url, **settings)
     work(gateway)
+    tidy_up(gateway, delete=provision == "auto")
     gateway.terminate()
 
     config = gateway_config(faults.url, **settings)
@@ -296,7 +318,7 @@ def test_every_call_of_a_run_is_allowed(
     assert {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"} <= actions
     assert {"kinesis:PutRecords", "firehose:PutRecordBatch", "sns:Publish"} <= actions
     assert {"s3:PutObject", "s3:GetObject", "s3:DeleteObject"} <= actions
-    creating = {"sqs:CreateQueue", "sqs:SetQueueAttributes", "sns:CreateTopic", "sns:Subscribe"}
+    creating = {"sqs:CreateQueue", "sqs:DeleteQueue", "sqs:SetQueueAttributes", "sns:CreateTopic", "sns:Subscribe"}
     assert actions & creating == (creating if provision == "auto" else set())
 
 

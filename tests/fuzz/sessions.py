@@ -151,6 +151,6 @@ class StompSession:
         )
         session = stomp_session.open_session(context(settings), START)
         with Deadline():
-            Hub(
-                session, StompClient(limits, early_receipts=settings.dialect == ACTIVEMQ), START, _state_bytes(case)
-            ).run(case.steps)
+            Hub(session, StompClient(limits, activemq=settings.dialect == ACTIVEMQ), START, _state_bytes(case)).run(
+                case.steps
+            )

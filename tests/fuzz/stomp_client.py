@@ -19,9 +19,10 @@ WIDE: Final = FrameLimits(1000, 1 << 24, 1 << 24, 1 << 24)
 class StompClient:
     """Implements `hub.Client`. Requests are read with the codec, whatever damage they have taken on their way."""
 
-    def __init__(self, limits: FrameLimits, *, early_receipts: bool = False) -> None:
-        """`early_receipts`: whether what is part of a transaction is answered before its COMMIT."""
-        self._early_receipts = early_receipts
+    def __init__(self, limits: FrameLimits, *, activemq: bool = False) -> None:
+        """`activemq`: whether it is that dialect, where a SEND that is part of a transaction is answered before its
+        COMMIT, and a NACK moves its message away."""
+        self._activemq = activemq
         self.accepted_by_client: float = 0
         self._requests = FrameParser(limits)
         self._answers = FrameParser(WIDE)
@@ -68,6 +69,8 @@ class StompClient:
         match frame.command:
             case "ACK":
                 self.accepted_by_client = math.inf  # one may speak for many
+            case "NACK" if self._activemq:
+                self.accepted_by_client = math.inf
             case "SUBSCRIBE":
                 self._modes[frame.headers.get("id", "")] = frame.headers.get("ack", "auto")
             case "BEGIN":
@@ -82,7 +85,8 @@ class StompClient:
     def _note_receipt(self, frame: Frame, receipt: str) -> None:
         transaction = frame.headers.get("transaction")
         part = transaction in self._transactions and frame.command in ("SEND", "ACK", "NACK")
-        if part and transaction is not None and not self._early_receipts:
+        late = frame.command == "SEND" and not self._activemq
+        if part and transaction is not None and late:
             self._transactions[transaction][receipt] += 1
         else:
             self._receipts[receipt] += 1

@@ -613,6 +613,17 @@ async def test_text_that_is_not_utf8_ends_the_connection(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [1, SENT_FRAME, SENT_FRAME + 1, 3 * SENT_FRAME + 7])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_large_text_is_cut_between_characters(size: int, before: int) -> None:
+    held = Held(STOMP).open()
+    text = "x" * before + "€" * (size // 3 + 1)
+    held.websocket.write(text.encode())
+    frames = held.frames()
+    assert all(each.opcode is Opcode.TEXT and each.fin and len(each.data) <= SENT_FRAME for each in frames)
+    assert "".join(bytes(each.data).decode() for each in frames) == text
+
+
+@pytest.mark.parametrize("size", [1, SENT_FRAME, SENT_FRAME + 1, 3 * SENT_FRAME + 7])
 def test_a_large_piece_is_cut_into_frames_that_clients_take(held: Held, size: int) -> None:
     data = bytes(range(251)) * (size // 251 + 1)
     held.websocket.write(data[:size])

@@ -40,13 +40,18 @@ AWS_ENVIRONMENT = {
 }
 """Credentials that emulators take; nothing of the developer's own AWS account reaches a test."""
 
-_candidates = itertools.count(random.randrange(LAST_PORT - FIRST_PORT))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Tests may run in several processes; none of them is given a port that another one has found, but does not use yet."""
+
+_PORTS = range(FIRST_PORT + WORKER, LAST_PORT + 1, WORKERS)
+_candidates = itertools.count(random.randrange(len(_PORTS)))
 
 
 def free_port() -> int:
     """A port on which nobody listens. Each call gives another one."""
-    for candidate in itertools.islice(_candidates, LAST_PORT - FIRST_PORT):
-        port = FIRST_PORT + candidate % (LAST_PORT - FIRST_PORT + 1)
+    for candidate in itertools.islice(_candidates, len(_PORTS)):
+        port = _PORTS[candidate % len(_PORTS)]
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -64,11 +69,11 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | AWS_ENVIRONMENT | dict(extra)
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Status and body of a GET on this host. Raises `OSError` when nobody answers."""
     connection = http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers or {}))
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
     except http.client.HTTPException as error:
@@ -282,7 +287,7 @@ class Gateway(ServerProcess):
     ) -> None:
         self._ports = listener_ports(config)
         self.admin_port = admin_port(config)
-        config_path = directory / f"mqlift-{self.admin_port}.yaml"
+        self.config_path = config_path = directory / f"mqlift-{self.admin_port}.yaml"
         # JSON is YAML (YAML 1.2 §1.3), and shows what was meant without quoting rules.
         config_path.write_text(json.dumps(config, indent=2))
         log_path = directory / f"mqlift-{self.admin_port}.log"
@@ -299,9 +304,9 @@ class Gateway(ServerProcess):
         """Alive and listening; `/readyz` may say that AWS does not answer, which some tests want."""
         return answers(self.admin_port, "/healthz") and all(accepts(port) for port in self._ports.values())
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Status and body of an admin page."""
-        return get(self.admin_port, path)
+        return get(self.admin_port, path, headers)
 
     def metrics(self) -> dict[str, float]:
         """All samples of `/metrics`, labels included in the name, as Prometheus writes them."""

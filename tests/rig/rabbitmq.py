@@ -51,7 +51,14 @@ class Epmd(ServerProcess):
 class RabbitMQ(ServerProcess):
     """`rabbitmq-server` with STOMP, and with the users and virtual hosts that stand above."""
 
-    def __init__(self, directory: Path, *, plugins: Sequence[str] = _PLUGINS, stomp_port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        plugins: Sequence[str] = _PLUGINS,
+        stomp_port: int | None = None,
+        core: int | None = None,
+    ) -> None:
         self.port = free_port()
         self.stomp_port = stomp_port or free_port()
         self._epmd = Epmd(directory)
@@ -76,7 +83,7 @@ class RabbitMQ(ServerProcess):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +SDio 4 +A 8",
         }
         log_path = directory / f"rabbitmq-{self.port}.log"
-        super().__init__("rabbitmq", [str(SCRIPT)], log_path, environment=environment)
+        super().__init__("rabbitmq", [str(SCRIPT)], log_path, environment=environment, core=core)
 
     def start(self) -> None:
         self._epmd.start()
@@ -86,6 +93,16 @@ class RabbitMQ(ServerProcess):
 
     def ready(self) -> bool:
         return _STARTED in self.log and accepts(self.port) and accepts(self.stomp_port)
+
+    @property
+    def node_pid(self) -> int:
+        """The process that does the work, which the shell script has started."""
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal() or (entry / "comm").read_text().strip() != "beam.smp":
+                continue
+            if os.getpgid(int(entry.name)) == self.pid:
+                return int(entry.name)
+        raise AssertionError(f"no node of {self.name} runs")
 
     def kill9(self) -> None:
         """End the shell script and the node that it started, which are one process group, and the port mapper."""

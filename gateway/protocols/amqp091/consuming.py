@@ -49,13 +49,12 @@ from gateway.protocols.amqp091.refusals import channel_error, connection_error, 
 from gateway.protocols.amqp091.topology import Topology
 from gateway.protocols.amqp091.transactions import Settlement
 from gateway.protocols.amqp091.unacknowledged import Unacknowledged
-from gateway.protocols.amqp091.writer import fit_short_string, write_deliver, write_with_content
+from gateway.protocols.amqp091.writer import fit_count, fit_short_string, write_deliver, write_with_content
 
 DELIVERY_COUNT: Final = "x-delivery-count"
 """Header: deliveries before this one, of a message that comes again. RabbitMQ sets it for quorum queues."""
 
 PRIORITY: Final = "x-priority"
-STREAM_OFFSET: Final = "x-stream-offset"
 
 _REPLIES: Final = QueueSpec(durable=False, exclusive=True)
 
@@ -226,20 +225,17 @@ class Consuming:
             # What is not acknowledged counts towards no limit of the client's.
             shared=None if method.no_ack else self._shared,
             cancellable=True,
+            arguments=method.arguments,
+            acknowledges=not method.no_ack,
+            unlimited=not method.no_ack and not prefetch,
         )
 
     def _priority(self, method: BasicConsume, queue: str) -> int:
-        arguments = method.arguments
-        problem = ""
-        priority = arguments.get(PRIORITY, 0)
+        priority = method.arguments.get(PRIORITY, 0)
         if isinstance(priority, bool) or not isinstance(priority, int):
             problem = f"invalid arg '{PRIORITY}' for queue '{queue}' in vhost '{self._link.host.name}': "
             problem += f'"expected integer, got {type_name(priority)}"'
-        elif STREAM_OFFSET in arguments:
-            problem = f"invalid arg '{STREAM_OFFSET}' for queue '{queue}' in vhost '{self._link.host.name}': no stream"
-        if problem:
             raise channel_error(ReplyCode.PRECONDITION_FAILED, problem, BasicConsume)
-        assert isinstance(priority, int)
         return priority
 
     def _consume_replies(self, method: BasicConsume, tag: str) -> Procedure:
@@ -269,6 +265,10 @@ class Consuming:
         consumer = self._consumers.get(method.consumer_tag)
         if consumer is not None:
             yield Cancel(consumer.hub_tag, self._token)
+            if consumer is self._replies:  # who replies after cancel-ok is told that nobody is there
+                self._replies = None
+                self._publishing.reply_to = None
+                yield DeleteQueue(self._link.host.queue(consumer.queue), self._token)
             self._remove(consumer)
         if not method.no_wait:
             self._link.write(self._channel, BasicCancelOk(consumer_tag=method.consumer_tag))
@@ -319,7 +319,7 @@ class Consuming:
             redelivered=attempt > 1,
             exchange=fit_short_string(exchange),
             routing_key=fit_short_string(routing_key),
-            message_count=remaining,
+            message_count=fit_count(remaining),
         )
         headers = {**message.headers, DELIVERY_COUNT: attempt - 1} if attempt > 1 else message.headers
         content = write_content(message.properties, headers)

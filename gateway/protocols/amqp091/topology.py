@@ -53,6 +53,7 @@ from gateway.protocols.amqp091.names import REPLY_TO, RESERVED_PREFIX, new_queue
 from gateway.protocols.amqp091.procedures import Procedure
 from gateway.protocols.amqp091.publishing import type_name
 from gateway.protocols.amqp091.refusals import channel_error, connection_error, refusal
+from gateway.protocols.amqp091.writer import fit_count
 
 _ACCEPTED: Final = Outcome.ACCEPTED
 _ANY_QUEUE: Final = QueueSpec()
@@ -199,7 +200,7 @@ class Topology:
         if method.no_wait:
             return
         messages, consumers = (result.messages, result.consumers) if isinstance(result, Counted) else (0, 0)
-        self._write(QueueDeclareOk(queue=queue, message_count=messages, consumer_count=consumers))
+        self._write(QueueDeclareOk(queue=queue, message_count=fit_count(messages), consumer_count=consumers))
 
     def _queue_spec(self, method: QueueDeclare) -> QueueSpec:
         arguments: Mapping[str, HeaderValue] = self._link.host.arguments(method.arguments)
@@ -268,7 +269,7 @@ class Topology:
         if result.outcome is not _ACCEPTED:
             raise self._refusal(result, QueuePurge, f"queue '{queue}'")
         if not method.no_wait:
-            self._write(QueuePurgeOk(message_count=_count(result)))
+            self._write(QueuePurgeOk(message_count=fit_count(_count(result))))
 
     def delete_queue(self, method: QueueDelete) -> Procedure:
         queue = self.queue_of(method.queue, QueueDelete)
@@ -276,7 +277,7 @@ class Topology:
         if result.outcome is not _ACCEPTED:
             raise self._refusal(result, QueueDelete, f"queue '{queue}'")
         if not method.no_wait:
-            self._write(QueueDeleteOk(message_count=_count(result)))
+            self._write(QueueDeleteOk(message_count=fit_count(_count(result))))
 
 
 def _count(result: Result) -> int:

@@ -15,6 +15,8 @@ from gateway.protocols.amqp091.methods import BasicGetOk, BasicReturn, Method
 
 HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
+MAX_LONG: Final = 2**32 - 1
+
 CACHED_ADDRESS_LENGTH: Final = 255
 """Characters of an address that is kept once written: what other protocols publish to may be long."""
 
@@ -78,6 +80,11 @@ def write_address(address: Address) -> bytes:
 def fit_short_string(text: str) -> str:
     """As much of a name as a short string holds."""
     return cut_text(text, MAX_SHORT_STRING)
+
+
+def fit_count(count: int) -> int:
+    """A number of messages in 32 bits; a queue in SQS has no bound."""
+    return min(count, MAX_LONG)
 
 
 def write_deliver(

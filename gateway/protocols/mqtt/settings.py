@@ -10,6 +10,8 @@ from gateway.protocols.mqtt.fields import MAX_FIELD_BYTES, MAX_VARIABLE_INT
 
 MAX_PACKET_ID: Final = 65_535
 
+ALPN: Final = ("mqtt",)
+"""Registered with IANA for MQTT; clients that share port 443 with HTTPS ask for it."""
 WEBSOCKET_PATHS: Final = ("/mqtt",)
 WEBSOCKET_SUBPROTOCOLS: Final = ("mqtt", "mqttv3.1")
 """[MQTT-6.0.0-4] The first is the standard's; clients of 3.1 know the second."""

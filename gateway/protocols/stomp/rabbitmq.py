@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Headers, Message
 from gateway.protocols.stomp.dialect import (
     LIVE,
     NOBODY,
@@ -41,7 +41,8 @@ _NUMBER_ARGUMENTS = frozenset(
         "x-stream-max-segment-size-bytes",
     }
 )
-_STREAM_HEADERS = frozenset({"x-stream-filter", "x-stream-match-unfiltered", "x-stream-offset"})
+_STREAM_HEADERS = ("x-stream-offset", "x-stream-name")
+_STREAM_FILTERS = frozenset({"x-stream-filter", "x-stream-match-unfiltered"})
 
 _WRITTEN_AS_IS = "".join(chr(code) for code in range(0x20, 0x80) if chr(code) not in "/%")
 
@@ -94,8 +95,8 @@ class RabbitMQ:
     # SUBSCRIBE
 
     def sources(self, headers: Mapping[str, str], owner: Owner, live_queue: str) -> Sequence[Source]:  # noqa: ARG002
-        for name in _STREAM_HEADERS & headers.keys():
-            raise Refused(f"{name}: streams are not available")
+        for name in _STREAM_FILTERS & headers.keys():
+            raise Refused(f"{name}: streams are not filtered")
         durable = _is_true(headers.get("durable")) or _is_true(headers.get("persistent"))
         if durable and not headers.get("id"):
             raise MissingHeader("Header 'id' is required for durable subscriptions")
@@ -109,6 +110,9 @@ class RabbitMQ:
 
     def prefetch(self, headers: Mapping[str, str]) -> str | None:
         return headers.get("prefetch-count")
+
+    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:
+        return {name: headers[name] for name in _STREAM_HEADERS if name in headers}
 
     def priority(self, headers: Mapping[str, str]) -> int:
         return parse_integer("x-priority", headers["x-priority"]) if "x-priority" in headers else 0
@@ -206,7 +210,7 @@ def _is_true(text: str | None) -> bool:
 
 
 def _reply_to(reply_to: str) -> str:
-    return reply_to if reply_to.startswith(tuple(_FORMS)) else f"/reply-queue/{reply_to}"
+    return reply_to if reply_to.startswith(_PREFIXES) else f"/reply-queue/{reply_to}"
 
 
 def _parse(destination: str, command: str) -> tuple[_Kind, Address]:
@@ -216,7 +220,7 @@ def _parse(destination: str, command: str) -> tuple[_Kind, Address]:
         return _parse_form(destination, prefix, command)
     if "/" in destination:
         raise BadDestination(
-            f"{shown(destination)} is not a valid destination.\nValid destination types are: {', '.join(_SHOWN)}.\n"
+            f"{shown(destination)} is not a valid destination.\nValid destination types are: {_OFFERED}.\n"
         )
     # A name alone is a queue's.
     return _Kind.QUEUE, Address(DEFAULT_EXCHANGE, _words(destination, [destination], "queue")[0])
@@ -245,7 +249,8 @@ _FORMS = {
     "/reply-queue": ("reply_queue", _Kind.EXISTING_QUEUE, DEFAULT_EXCHANGE),
 }
 """What the plugin calls each form in its errors, and what it is. That of an exchange names it."""
-_SHOWN = (*[form for form in _FORMS if form != "/reply-queue"], "/reply-queue/")
+_PREFIXES = tuple(_FORMS)
+_OFFERED = "/temp-queue, /exchange, /topic, /queue, /amq/queue, /reply-queue/"
 
 
 def _words(rest: str, words: Sequence[str], title: str) -> Sequence[str]:

@@ -39,6 +39,9 @@ from gateway.protocols.stomp.versions import OFFERED, UNESCAPED
 MAX_HELD_BEFORE_LOGIN = 256 * 1024
 """Bytes that may follow a CONNECT before it was answered: what one read of the connection can bring."""
 
+MAX_SHOWN_USER: Final = 100
+"""Characters of a user's name that are repeated when it is refused."""
+
 _SESSION_ID_BYTES = 9
 """Random bytes of a session's id: enough that no client meets an id twice, and short in each message id."""
 
@@ -291,7 +294,8 @@ class StompSession:
             return
         if result.outcome is not Outcome.ACCEPTED:
             error = result.error or NotAuthorized("access refused")
-            self._end_with_error(error, "Bad CONNECT", "access refused", None)
+            user = self._client.sender.origin.user
+            self._end_with_error(error, "Bad CONNECT", f"Access refused for user '{user[:MAX_SHOWN_USER]}'\n", None)
             return
         self.established = True
         self._handlers = self._ESTABLISHED
@@ -365,7 +369,7 @@ class StompSession:
         # [STOMP 1.2, ERROR] "it MUST then close the connection just after sending the ERROR frame"
         frame = self._error_frame(title, detail, receipt)
         self._stop_working()
-        self._depart((frame, Close(f"{title}: {detail}", error)))
+        self._depart((frame, Close(f"{title}: {detail.rstrip()}", error)))
 
     def _leave(self, frame: bytes, close: Close) -> None:
         """Take no more frames, and end once all earlier ones have been answered."""

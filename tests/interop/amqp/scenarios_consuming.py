@@ -70,7 +70,7 @@ def cancel(run: Run) -> None:
     channel = run.channel(confirms=True)
     name = run.queue(channel)
     subscribe(channel, name)
-    channel.publish(name, "one")
+    channel.publish_all(name, ["one"])
     channel.deliveries(1)
     channel.call(Basic.Cancel(consumer_tag="c"))
     channel.send(Basic.Ack(1))  # what was delivered can still be acknowledged

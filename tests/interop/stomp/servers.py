@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.interop.stomp.client import LOGIN, PASSCODE
 from tests.interop.stomp.stage import Dialect
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 
@@ -23,6 +26,8 @@ def dialect_gateway(ministack: Ministack, dialect: Dialect, directory: Path) -> 
     """A gateway that speaks as one kind of broker, not yet started."""
     ports = Listeners(free_port(), free_port())
     listener = {"protocol": "stomp", "host": HOST, "dialect": dialect}
+    users = directory / "users"
+    users.write_text(f"{LOGIN}:{mosquitto_hash(PASSCODE)}\n")
     config = gateway_config(
         ministack.url,
         listeners=[
@@ -31,5 +36,13 @@ def dialect_gateway(ministack: Ministack, dialect: Dialect, directory: Path) -> 
         ],
         receiver={"wait": 1},
         prefix=f"{dialect}-",
+        auth={"users": [str(users)]},
     )
     return Gateway(config, directory), ports
+
+
+def mosquitto_hash(password: str) -> str:
+    """As `mosquitto_passwd` writes it, with one iteration: hundreds of clients log in."""
+    salt = b"a dozen byte"
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 1)
+    return f"$7$1${b64encode(salt).decode()}${b64encode(digest).decode()}"

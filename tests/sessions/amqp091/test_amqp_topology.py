@@ -366,3 +366,10 @@ class TestVirtualHosts:
         assert peer.take(DeclareQueue)[0].spec.arguments == arguments | {"x-dead-letter-routing-key": "o.dead"}
         peer.send(1, Exchange.Declare(exchange="x", arguments={"alternate-exchange": "y"}))
         assert peer.take(DeclareExchange)[-1].spec.arguments == {"alternate-exchange": "o.y"}
+
+
+def test_a_count_that_does_not_fit_is_the_largest_that_does() -> None:
+    peer = connected()
+    peer.answers[DeclareQueue] = Counted(2**40, 1)
+    peer.send(1, Queue.Declare(queue="q", durable=True))
+    assert peer.only(Queue.DeclareOk).message_count == 2**32 - 1

@@ -1,0 +1,103 @@
+"""What the audit log says of commands: changes of the topology, by whom. Live subscriptions are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from gateway.core.audit import audit
+from gateway.core.broker import Broker
+from gateway.core.session import (
+    Bind,
+    BindExchange,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    PurgeQueue,
+    Unbind,
+    UnbindExchange,
+)
+from gateway.net.commands import Peer
+
+Fields: TypeAlias = Mapping[str, str]
+Change: TypeAlias = tuple[str, Fields]
+"""The name of the event, and what it is about."""
+
+
+def change(broker: Broker, command: object) -> Change | None:
+    """What a command that succeeds changes, judged before it is executed; None for most."""
+    judge = _JUDGES.get(type(command))
+    return None if judge is None else judge(broker, command)
+
+
+def tell(peer: Peer, connection: int, told: Change) -> None:
+    """Write the line, after the command has succeeded."""
+    event, fields = told
+    user = peer.identity.user if peer.identity is not None else ""
+    audit.info(event, user=user, client_id=peer.client_id, peer=peer.address, connection=connection, **fields)
+
+
+def _declare_queue(broker: Broker, command: DeclareQueue) -> Change | None:
+    if command.spec.virtual or broker.topology.has_queue(command.queue):
+        return None
+    return "queue_declared", {"queue": command.queue}
+
+
+def _delete_queue(broker: Broker, command: DeleteQueue) -> Change | None:
+    return ("queue_deleted", {"queue": command.queue}) if broker.is_durable(command.queue) else None
+
+
+def _purge_queue(_: Broker, command: PurgeQueue) -> Change | None:
+    return "queue_purged", {"queue": command.queue}
+
+
+def _declare_exchange(broker: Broker, command: DeclareExchange) -> Change | None:
+    if broker.topology.has_exchange(command.exchange):
+        return None
+    return "exchange_declared", {"exchange": command.exchange, "type": command.spec.type.value}
+
+
+def _delete_exchange(broker: Broker, command: DeleteExchange) -> Change | None:
+    if not broker.topology.has_exchange(command.exchange):
+        return None
+    return "exchange_deleted", {"exchange": command.exchange}
+
+
+def _bind(broker: Broker, command: Bind) -> Change | None:
+    """A binding that is there already is told again: to find out would cost more than the line."""
+    if not broker.is_durable(command.queue):
+        return None
+    return "queue_bound", _binding(command.exchange, command.pattern, queue=command.queue)
+
+
+def _unbind(broker: Broker, command: Unbind) -> Change | None:
+    if not broker.is_durable(command.queue):
+        return None
+    return "queue_unbound", _binding(command.exchange, command.pattern, queue=command.queue)
+
+
+def _bind_exchange(_: Broker, command: BindExchange) -> Change:
+    return "exchange_bound", _binding(command.source, command.pattern, to=command.destination)
+
+
+def _unbind_exchange(_: Broker, command: UnbindExchange) -> Change:
+    return "exchange_unbound", _binding(command.source, command.pattern, to=command.destination)
+
+
+def _binding(exchange: str, pattern: str, **destination: str) -> Fields:
+    return {"exchange": exchange, "pattern": pattern, **destination}
+
+
+# Each judge takes the commands of its own type only.
+_JUDGES: Final[Mapping[type[object], Callable[[Broker, Any], Change | None]]] = {
+    DeclareQueue: _declare_queue,
+    DeleteQueue: _delete_queue,
+    PurgeQueue: _purge_queue,
+    DeclareExchange: _declare_exchange,
+    DeleteExchange: _delete_exchange,
+    Bind: _bind,
+    Unbind: _unbind,
+    BindExchange: _bind_exchange,
+    UnbindExchange: _unbind_exchange,
+}
