@@ -193,7 +193,9 @@ def _members(node: ast.ClassDef) -> Iterator[str]:
             yield each.attr
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "architecture.md", *sorted((ROOT / "docs" / "adr").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "architecture.md", *sorted((ROOT / "docs" / "adr").glob("*.md"))], ids=name_of
+)
 def test_the_modules_and_functions_of_the_architecture_are_there(page: Path) -> None:
     known = members()
     files = {str(source.relative_to(ROOT)) for source in SOURCES}
