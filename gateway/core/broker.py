@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Collection, Hashable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
 
-from gateway.core.arguments import QueuePolicy, is_stream
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.besteffort import BestEffort, Losses
-from gateway.core.burying import NOTHING_SKIPPED, Undertaker
+from gateway.core.burying import Undertaker
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, Invalid, MqliftError, NotSupported, Refused
+from gateway.core.errors import Invalid, MqliftError
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
-from gateway.core.fanout import FannedOut, FanOut, Subscriber
+from gateway.core.fanout import FanOut, Subscriber
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
 from gateway.core.merge import Merge
-from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
+from gateway.core.message import NO_HEADERS, RETAIN, Headers, Message
 from gateway.core.metrics import Metrics
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.priority import Levels, PriorityBackend, with_levels
-from gateway.core.queues import BackendQueue, Destination, Sink
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.queues import BackendQueue
 from gateway.core.queuetable import Queue, QueueTable
-from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
+from gateway.core.receiver import ReceivePolicy
+from gateway.core.resources import BackendResources, Homes
 from gateway.core.retained import Retained, RetainedLimits
-from gateway.core.routes import QUEUE_KIND, Routes
-from gateway.core.sender import Publisher, Sender
+from gateway.core.routes import Routes
+from gateway.core.routing import Routing
+from gateway.core.sender import Publisher
 from gateway.core.session import Consume, Counted, Got, Presence, SessionRecord
 from gateway.core.sessions import Sessions
-from gateway.core.settler import Settler
-from gateway.core.shared import SESSION, SharedQueues
+from gateway.core.shared import SharedQueues
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
-from gateway.core.stream import StreamBackend
 from gateway.core.streams import StreamQueue
 from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
@@ -50,9 +45,6 @@ from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 from gateway.core.tracing import Tracer
 
 log = structlog.get_logger("mqlift.broker")
-
-PLANS: Final = 10_000
-"""Addresses whose way is remembered. Devices with more topics than that pay for the routing again."""
 
 RECHECK: Final = 5.0
 """Seconds between two looks at a destination that fails and that nobody publishes to meanwhile."""
@@ -78,9 +70,6 @@ class BrokerLimits:
 SWEEP: Final = 0.5
 """Seconds between two looks at what is due: wills and sessions. A will's delay is given in whole seconds."""
 
-SESSION_LABEL: Final = "(sessions)"
-"""What metrics call the queues of all kept sessions together: there may be thousands."""
-
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -99,7 +88,10 @@ class Owner(Publisher, Consumer, Hashable, Protocol):
 
 
 class Broker:
-    """Knows every queue, sender and claim of one gateway. Everything runs in its event loop."""
+    """Knows every queue, session and claim of one gateway. Everything runs in its event loop."""
+
+    routing: type[Routing] = Routing
+    """How messages find their way."""
 
     def __init__(
         self,
@@ -123,28 +115,14 @@ class Broker:
         `subscribers`, by the kinds of targets that a rule may have hand messages to queues themselves.
         """
         self._topology = topology
-        self._routes = routes
-        self._backends = backends
-        self._home = home
-        self._stream_home = stream_home
         self._authenticator = authenticator
         self.authorizer = authorizer
         """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
-        self.tracer: Tracer | None = None
-        """Told of every message; set before the first connection."""
-        self._sending = sending
-        self._receiving = receiving
-        self._limits = limits
         self._metrics = metrics
         self.health = health
         self._loop = asyncio.get_running_loop()
         self._inflight = Watermark(limits.inflight_messages, limits.inflight_bytes)
-        metrics.inflight.set_function(lambda: self._inflight.count)
-        metrics.inflight_bytes.set_function(lambda: self._inflight.bytes)
-        self._senders: dict[tuple[str, str], Sender] = {}
-        self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Owner] = {}
-        self._levels = Levels()
         self.store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
@@ -153,32 +131,60 @@ class Broker:
         )
         self._shared = SharedQueues(store, self._writer)
         self._durable = DurableTopology(store, self._writer)
-        self._queues = QueueTable(
+        self._resources = BackendResources(
+            backends,
+            routes,
+            Homes(queues=home, streams=stream_home),
+            sending=sending,
+            receiving=receiving,
+            inflight=self._inflight,
+            destinations=limits.destinations,
+            store=store,
+            metrics=metrics,
+            health=health,
+        )
+        self._routing = self.routing(topology, self._resources, metrics)
+        self._queues = self._routing.queues = QueueTable(
             topology=topology,
             durable=self._durable,
             shared=self._shared,
-            resources=self,
-            bury=Undertaker(topology, self, metrics).bury,
+            resources=self._resources,
+            bury=Undertaker(topology, self._routing, metrics).bury,
             nobody=_NOBODY,
             metrics=metrics,
             limit=limits.durable_queues,
         )
-        self._tails = Tails(routes.tails(), self._open_tail, self._publish_live)
-        self._show_sizes()
-        self._plans: dict[Address, tuple[Sink, ...]] = {}
-        self._plans_version = topology.version
-        self._fanout = FanOut(
-            subscribers, topology=topology, store=store, find=self._queues.durable, changed=self._plans.clear
+        self._fanout = self._routing.fanout = FanOut(
+            subscribers,
+            topology=topology,
+            store=store,
+            find=self._routing.filled_queue,
+            changed=self._routing.forget,
         )
+        self._tails = Tails(
+            routes.tails(), self._resources.stream, lambda message: self._routing.publish_live(message, _NOBODY)
+        )
+        self._show_sizes()
         self._lengths_due = self._loop.time() + RECHECK
 
     def _show_sizes(self) -> None:
         metrics = self._metrics
+        metrics.inflight.set_function(lambda: self._inflight.count)
+        metrics.inflight_bytes.set_function(lambda: self._inflight.bytes)
         metrics.durable_queues.set_function(lambda: self._queues.durable_count)
         metrics.virtual_queues.set_function(lambda: self._queues.virtual_count)
         metrics.bindings.set_function(lambda: self._topology.binding_count)
         metrics.sessions.set_function(lambda: len(self._sessions))
         metrics.retained.set_function(lambda: len(self._retained))
+
+    @property
+    def tracer(self) -> Tracer | None:
+        """Told of every message; set before the first connection."""
+        return self._routing.tracer
+
+    @tracer.setter
+    def tracer(self, tracer: Tracer | None) -> None:
+        self._routing.tracer = self._resources.tracer = tracer
 
     async def authenticate(self, credentials: Credentials) -> Identity:
         """Who the peer is. Raises `NotAuthorized`."""
@@ -192,7 +198,7 @@ class Broker:
                 self._queues.adopt(name, spec.arguments)
             except MqliftError as error:  # such as a rule that was changed since
                 log.error("queue_not_restored", queue=name, problem=str(error))  # noqa: TRY400 - told in one line
-        for name in self._routes.named_queues():
+        for name in self._resources.routes.named_queues():
             if not self._topology.has_queue(name):
                 self._queues.adopt(name, {}, declared=False)
         await self._durable.restore_bindings(self._topology)
@@ -289,45 +295,7 @@ class Broker:
 
         `also`: more routing keys. Each place gets the message once.
         """
-        if self._plans_version != self._topology.version:
-            self._plans.clear()
-            self._plans_version = self._topology.version
-        address = message.address
-        plan = self._plans.get(address)
-        if plan is None or also:
-            try:
-                self._topology.check_publish(address.exchange)
-                plan = self._plan(message, also)
-            except MqliftError as error:
-                publisher.answer(token, Result(Outcome.REJECTED, error))
-                return
-        self.put(message, plan, publisher, token)
-
-    def put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
-        """Hand a message to all places of its plan; `publisher.answer(token, …)` follows once."""
-        address = message.address
-        if self._topology.delaying and address.exchange in self._topology.delaying:
-            message = self._delayed(message)
-        waiter: Answerable = publisher
-        if self.tracer is not None:
-            message, waiter = self.tracer.published(message, waiter)
-        if len(plan) == 1:
-            plan[0].put(message, publisher, waiter, token)
-        elif plan:
-            merge = Merge(len(plan), waiter, token)
-            for sink in plan:
-                sink.put(message, publisher, merge, None)
-        else:
-            self._metrics.unrouted.inc()
-            waiter.answer(token, UNROUTED)
-
-    def _delayed(self, message: Message) -> Message:
-        """As the delayed-message exchange's header asks for: milliseconds, from now."""
-        delay = message.headers.get(DELAY)
-        if isinstance(delay, bool) or not isinstance(delay, int) or delay <= 0:
-            return message
-        # As RabbitMQ's plugin: consumers see how long it was, and it is not delayed again on its way as a dead letter.
-        return replace(message, headers={**message.headers, DELAY: -delay}, not_before=time.time() + delay / 1000)
+        self._routing.publish(message, publisher, token, also)
 
     def declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> Awaitable[None] | None:
         """Have an exchange. What is durable survives the gateway once what this returns has been awaited.
@@ -447,9 +415,9 @@ class Broker:
         What is under way goes where it was going. A queue that is known here stays where it lives, or the messages that
         wait there would be left behind: those that the new rules want elsewhere are given back, to be told.
         """
-        self._backends = {**self._backends, **backends}
-        self._routes = routes
-        self._plans.clear()
+        self._resources.backends = {**self._resources.backends, **backends}
+        self._resources.routes = routes
+        self._routing.forget()
         moved = [found for queue in self._queues.all_durable() if (found := self._follow(queue)) is not None]
         for name in routes.named_queues():
             self._adopt_named(name)
@@ -466,7 +434,7 @@ class Broker:
     def _follow(self, queue: BackendQueue | StreamQueue) -> Moved | None:
         """Take what the rules say about a queue that stays where it is: their options."""
         try:
-            target = self.home(queue.name, queue.spec)
+            target = self._resources.home(queue.name, queue.spec)
         except Invalid as error:
             return Moved(queue.name, queue.target, str(error))
         if (target.kind, target.name) != (queue.target.kind, queue.target.name):
@@ -476,7 +444,7 @@ class Broker:
 
     def limit(self, limits: BrokerLimits) -> None:
         """Hold to other limits. What is over them already stays; nothing more comes."""
-        self._limits = limits
+        self._resources.destinations = limits.destinations
         self._inflight.move(limits.inflight_messages, limits.inflight_bytes)
         self._queues.limit = limits.durable_queues
         self._sessions.limit = limits.sessions
@@ -511,7 +479,7 @@ class Broker:
             await self._look_around()
 
     async def _look_around(self) -> None:
-        for sender in list(self._senders.values()):
+        for sender in self._resources.senders():
             await sender.recheck()
         try:
             await self._retained.sweep()
@@ -534,7 +502,7 @@ class Broker:
 
     async def answered(self) -> None:
         """Wait until every publish has its result."""
-        await asyncio.gather(*(sender.drain() for sender in self._senders.values()))
+        await self._resources.answered()
 
     async def drain(self) -> None:
         """Wait until every poll has ended, and every publish and every settlement has its answer.
@@ -545,7 +513,7 @@ class Broker:
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
         # What ended only when its dead letter was stored elsewhere.
         await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
-        await self._levels.drain()
+        await self._resources.drain()
         await self._queues.finish_deletions()
         await self._writer.drain()
 
@@ -553,164 +521,18 @@ class Broker:
         """Give back what is not answered and close the backends."""
         await self._queues.aclose()
         await self._tails.aclose()
-        for sender in self._senders.values():
-            await sender.aclose()
+        await self._resources.stop_sending()
         await self._sessions.aclose()
         await self._writer.drain()
         await self.store.aclose()
-        await self._levels.aclose()
-        for backend in self._backends.values():
-            await backend.aclose()
-
-    def _plan(self, message: Message, also: Sequence[str]) -> tuple[Sink, ...]:
-        """Where a message goes: each place once, bound queues first. Raises `UnknownExchange`, `Refused`, `Invalid`."""
-        address = message.address
-        plan = self.sinks(message, also, NOTHING_SKIPPED)
-        if also or self._topology.routes_by_headers(address.exchange):
-            return plan
-        if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
-            # A rule that names a queue has just declared it; what was published to that queue before was unrouted.
-            self._plans.clear()
-            self._plans_version = self._topology.version
-        self._plans[address] = plan
-        return plan
-
-    def sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
-        """Where a message goes; `skipped` are queues that are not to have it, though it is routed to them.
-
-        Raises `UnknownExchange`, `Refused`, `Invalid`.
-        """
-        sinks: dict[object, Sink] = {}
-        for key in (message.address.routing_key, *also):
-            address = Address(message.address.exchange, key)
-            names = self._topology.route(address.exchange, key, message.headers)
-            # A topic gets a message once, under one key: which queues it is to name is clear where there is only one.
-            self._add_sinks(sinks, address, [name for name in names if name not in skipped], fan_out=not also)
-        return tuple(sinks.values())
-
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str], *, fan_out: bool) -> None:
-        targets = list(self._routes.for_publish(address))
-        topics = [target for target in targets if target.fanout is not None] if fan_out else ()
-        for name in names:
-            targets.extend(self._routes.copies(name))
-        for topic in topics:
-            names = self._fan_out(sinks, address.exchange, topic, names)
-        names.extend(target.name for target in targets if target.kind == QUEUE_KIND)
-        fed = any(target.tail for target in targets)
-        for name in names:
-            virtual = self._queues.virtual(name)
-            if virtual is not None:
-                if not fed:  # it comes back from the stream
-                    sinks[name] = virtual
-            else:
-                queue = self._queues.known(name, QueueSpec())
-                sinks[queue.target.kind, queue.target.name] = queue
-        for target in targets:
-            place = (target.kind, target.name)
-            # Of two rules for one resource, the one that has to be waited for counts.
-            needed = not target.best_effort and isinstance(sinks.get(place), BestEffort)
-            if target.kind != QUEUE_KIND and (needed or place not in sinks):
-                sinks[place] = self._destination(target)
-
-    def _fan_out(self, sinks: dict[object, Sink], exchange: str, topic: Target, names: list[str]) -> list[str]:
-        """Let a topic bring a message to the queues that it can; the names of the others."""
-        queues = [queue for name in names if (queue := self._queues.durable(name)) is not None]
-        brought = self._fanout.brought(topic, exchange, queues)
-        if brought:
-            sinks[topic.kind, topic.name] = FannedOut(self.sender(topic), topic, brought)
-        return [name for name in names if not any(queue.name == name for queue in brought)]
-
-    def _destination(self, target: Target) -> Sink:
-        sender = self.sender(target)
-        if not target.best_effort:
-            return Destination(sender, target)
-        place = (target.kind, target.name)
-        if place not in self._losses:
-            self._losses[place] = Losses(sender, self._metrics)
-        return BestEffort(sender, target, self._losses[place])
-
-    def _open_tail(self, target: Target) -> StreamQueue:
-        backend = self._backends[target.kind]
-        assert isinstance(backend, StreamBackend)
-        return StreamQueue(
-            target,
-            QueueSpec(),
-            backend,
-            open_sender=self.sender,
-            store=self.store,
-            metrics=self._metrics,
-            health=self.health,
-        )
-
-    def _publish_live(self, message: Message) -> None:
-        """Hand what a stream has to the live subscribers of its topic; durable queues had it when it was published."""
-        exchange, key = message.address
-        try:
-            names = self._topology.route(exchange, key, message.headers)
-        except UnknownExchange:
-            return  # a native producer's word
-        for name in names:
-            virtual = self._queues.virtual(name)
-            if virtual is not None:
-                virtual.put(message, _NOBODY, _LIVE, None)
-
-    # What queues need
-
-    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
-        """What a queue lives in: its backend, or for one with priorities several queues of that.
-
-        Raises `InvalidArgument`.
-        """
-        return self._levels.keep(target, self._made_for(target, policy))
-
-    def _made_for(self, target: Target, policy: QueuePolicy) -> Backend:
-        backend = self._backend_of(target)
-        if not policy.max_priority or isinstance(backend, PriorityBackend):
-            return backend
-        ruled = self._routes.home(target.queue) is not None
-        return with_levels(backend, target, policy.max_priority, by_name=ruled)
-
-    def _backend_of(self, target: Target) -> Backend:
-        return self._levels.find(target) or self._backends[target.kind]
-
-    def home(self, queue: str, spec: QueueSpec) -> Target:
-        """Where a durable queue lives. Raises `Invalid`, and `NotSupported` for a stream where none can live."""
-        target = self._routes.home(queue) or self._backends[self._default_home(spec)].home(queue, spec)
-        if is_stream(spec) and not isinstance(self._backends[target.kind], StreamBackend):
-            raise NotSupported(f"x-queue-type: queue '{queue}' lives in {target.kind}, which has no streams")
-        return replace(target, label=SESSION_LABEL) if spec.arguments.get(SESSION) else target
-
-    def _default_home(self, spec: QueueSpec) -> str:
-        return self._stream_home if self._stream_home and is_stream(spec) else self._home
-
-    def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
-        """What polls a queue."""
-        backend = self._backend_of(target)
-        return Receiver(
-            backend,
-            target,
-            Settler(backend, target, policy=self._sending, metrics=self._metrics),
-            policy=self._receiving,
-            metrics=self._metrics,
-            health=self.health,
-            keeper=keeper,
-            single=policy.single_active_consumer,
-        )
-
-    async def remove(self, target: Target) -> None:
-        """Remove a queue in its backend, once what was sent to it has its answer. Raises `BackendError`."""
-        sender = self._senders.pop((target.kind, target.name), None)
-        if sender is not None:
-            await sender.drain()  # an entry that came later than the deletion would make the queue anew
-            await sender.aclose()
-        await self._backend_of(target).remove(target)
-        await self._levels.forget(target)
+        await self._resources.aclose()
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)
         if queue is not None:
             await queue.aclose()
-        await self.remove(self.home(record.queue, QueueSpec(durable=True, arguments=record.arguments)))
+        spec = QueueSpec(durable=True, arguments=record.arguments)
+        await self._resources.remove(self._resources.home(record.queue, spec))
 
     def _publish_will(self, will: Message) -> None:
         if will.headers.get(RETAIN):  # [MQTT-3.1.2-17]
@@ -720,49 +542,6 @@ class Broker:
     def _publish_alone(self, message: Message) -> None:
         """Publish what no connection waits for."""
         self.publish(message, _NOBODY, None)
-
-    def sender(self, target: Target) -> Sender:
-        """What sends to a resource. Raises `Refused` at the limit."""
-        key = (target.kind, target.name)
-        sender = self._senders.get(key)
-        if sender is None:
-            limit = self._limits.destinations
-            if len(self._senders) >= limit:
-                raise Refused(
-                    f"{target.kind} '{target.name}': {limit} destinations are in use, the limit of this gateway"
-                )
-            sender = self._senders[key] = Sender(
-                self._backend_of(target),
-                target,
-                policy=self._sending,
-                inflight=self._inflight,
-                metrics=self._metrics,
-                health=self.health,
-                tracer=self.tracer,
-            )
-        return sender
-
-    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
-        """Find or create a queue, trying again while that may help."""
-        backend = self._made_for(target, policy)
-        deadline = self._loop.time() + self._sending.timeout
-        attempt = 0
-        while True:
-            try:
-                return await backend.ensure(target, spec)
-            except BackendError as error:
-                attempt += 1
-                delay = self._sending.backoff(attempt)
-                if not error.retriable or self._loop.time() + delay >= deadline:
-                    raise
-            await asyncio.sleep(delay)
-
-
-class _Live:
-    """Waits for nothing: a live subscriber that has no room misses what comes."""
-
-    def answer(self, token: object, result: Result) -> None:
-        """Its queue has counted that."""
 
 
 class _Nobody:
@@ -785,4 +564,3 @@ def _tell_not_retained(error: MqliftError | None) -> None:
 
 
 _NOBODY: Final = _Nobody()
-_LIVE: Final = _Live()

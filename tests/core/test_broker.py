@@ -175,7 +175,7 @@ async def test_each_place_gets_a_message_once_whatever_leads_there() -> None:
     rig.broker.bind("orders", TOPIC_EXCHANGE, "#")
     assert (await rig.publish(on_topic("a.b"))).outcome is Outcome.ACCEPTED
     assert rig.backend.sent == [[b"hello"], [b"hello"]]
-    assert len(rig.broker._senders) == 2
+    assert len(rig.broker._resources._senders) == 2
 
 
 @on_clock
@@ -235,7 +235,7 @@ async def test_a_queue_lives_where_its_rule_says_and_its_copies_go_there_too() -
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
     assert rig.backend.ensured == ["elsewhere"]
     assert await rig.publish(message(b"a")) is ACCEPTED
-    assert sorted(rig.broker._senders) == [("scripted", "archive"), ("scripted", "elsewhere")]
+    assert sorted(rig.broker._resources._senders) == [("scripted", "archive"), ("scripted", "elsewhere")]
 
 
 @on_clock

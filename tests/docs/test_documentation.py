@@ -169,7 +169,7 @@ def put_files(directory: Path) -> None:
 # Names of code
 
 PATH = re.compile(r"(?:[a-z0-9_]+/)*[a-z0-9_]+\.py\b")
-MEMBER = re.compile(r"([A-Z]\w+)\.([a-z_]\w*)")
+MEMBER = re.compile(r"([A-Z]\w+)\.([a-z_]\w*)(?:\(.*\))?")
 
 
 @cache

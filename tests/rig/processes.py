@@ -40,13 +40,18 @@ AWS_ENVIRONMENT = {
 }
 """Credentials that emulators take; nothing of the developer's own AWS account reaches a test."""
 
-_candidates = itertools.count(random.randrange(LAST_PORT - FIRST_PORT))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Tests may run in several processes; none of them is given a port that another one has found, but does not use yet."""
+
+_PORTS = range(FIRST_PORT + WORKER, LAST_PORT + 1, WORKERS)
+_candidates = itertools.count(random.randrange(len(_PORTS)))
 
 
 def free_port() -> int:
     """A port on which nobody listens. Each call gives another one."""
-    for candidate in itertools.islice(_candidates, LAST_PORT - FIRST_PORT):
-        port = FIRST_PORT + candidate % (LAST_PORT - FIRST_PORT + 1)
+    for candidate in itertools.islice(_candidates, len(_PORTS)):
+        port = _PORTS[candidate % len(_PORTS)]
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -16,13 +16,14 @@ from tests.auth.hashes import quick_hash
 from tests.conftest import finish
 from tests.interop.amqp.aio_pika_client import AioPikaClient
 from tests.interop.amqp.amqp_tools_client import AmqpToolsClient
-from tests.interop.amqp.amqplib_client import AmqplibClient, install
+from tests.interop.amqp.amqplib_client import SOURCES, AmqplibClient, PhpAmqplibClient
 from tests.interop.amqp.amqpstorm_client import AmqpstormClient
 from tests.interop.amqp.client import Client
 from tests.interop.amqp.cutting import Proxy
 from tests.interop.amqp.pika_client import PikaAsyncioClient, PikaBlockingClient
 from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
 from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
+from tests.rig.npm import npm_install
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 from tests.rig.rabbitmq import FORBIDDEN_VHOST, LIMITED_USER, OTHER_VHOST, PASSWORD, USER, VHOST, RabbitMQ
 from tests.rig.streams import aws_client
@@ -42,6 +43,7 @@ CLIENTS: dict[str, Callable[[int], Client]] = {
     "py-amqp": PyAmqpClient,
     "kombu": KombuClient,
     "amqp-tools": AmqpToolsClient,
+    "php-amqplib": PhpAmqplibClient,
 }
 """Clients by their names; amqplib needs more than a port."""
 
@@ -113,7 +115,7 @@ def amqplib_folder(request: pytest.FixtureRequest) -> Path:
         if shutil.which(command) is None:
             pytest.skip(f"amqplib needs {command}, which is not installed")
     folder = request.config.cache.mkdir("amqplib")
-    install(folder)
+    npm_install(SOURCES, folder)
     return Path(folder)
 
 
@@ -128,6 +130,8 @@ async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterat
                 client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
             elif name == "amqp-tools" and shutil.which("amqp-publish") is None:
                 pytest.skip("Debian's package amqp-tools is not installed")
+            elif name == "php-amqplib" and not PhpAmqplibClient.installed():
+                pytest.skip("Debian's package php-amqplib is not installed")
             else:
                 client = CLIENTS[name](proxy.port)
             return await connected.enter_async_context(client), proxy

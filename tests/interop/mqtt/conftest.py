@@ -18,8 +18,9 @@ from tests.interop.mqtt.amqtt_client import AmqttClient
 from tests.interop.mqtt.client import Client, Message, Setup, Transport, Version
 from tests.interop.mqtt.gmqtt_client import GmqttClient
 from tests.interop.mqtt.mosquitto_client import MosquittoClient
-from tests.interop.mqtt.mqttjs_client import MqttJsClient, Node, install
+from tests.interop.mqtt.mqttjs_client import SOURCES, MqttJsClient, Node
 from tests.interop.mqtt.paho_client import PahoClient
+from tests.rig.npm import npm_install
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 
 _numbers = itertools.count(1)
@@ -124,7 +125,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
         if shutil.which(command) is None:
             pytest.skip(f"mqtt.js needs {command}, which is not installed")
     folder = request.config.cache.mkdir("mqttjs")
-    install(folder)
+    npm_install(SOURCES, folder)
     process = Node(folder)
     yield process
     process.close()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import finish
 from tests.interop.stomp.client import Client, Setup
-from tests.interop.stomp.driven_client import DRIVERS, DrivenClient, Driver, install_node_modules
+from tests.interop.stomp.driven_client import DRIVERS, DrivenClient, Driver
 from tests.interop.stomp.servers import Listeners, dialect_gateway
 from tests.interop.stomp.stage import Dialect, Server
 from tests.interop.stomp.stompman_client import StompmanClient
@@ -21,6 +21,7 @@ from tests.interop.stomp.stomppy_client import StompPyClient
 from tests.interop.stomp.variants import Variant
 from tests.rig import activemq as activemq_rig
 from tests.rig.activemq import ActiveMQ
+from tests.rig.npm import npm_install
 from tests.rig.processes import Ministack
 
 ServerName = Literal["mqlift-rabbitmq", "mqlift-activemq", "rabbitmq", "activemq"]
@@ -76,7 +77,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """The process that stompjs and stompit live in."""
     _require("node", "npm")
     folder = request.config.cache.mkdir("stompjs")
-    install_node_modules(folder)
+    npm_install(DRIVERS, folder)
     driver = Driver(["node", "clients.js"], folder)
     yield driver
     driver.close()
