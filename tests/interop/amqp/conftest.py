@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -23,6 +22,7 @@ from tests.interop.amqp.cutting import Proxy
 from tests.interop.amqp.pika_client import PikaAsyncioClient, PikaBlockingClient
 from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
 from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
+from tests.rig.needs import need_commands
 from tests.rig.npm import npm_install
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 from tests.rig.rabbitmq import FORBIDDEN_VHOST, LIMITED_USER, OTHER_VHOST, PASSWORD, USER, VHOST, RabbitMQ
@@ -111,9 +111,7 @@ class Connect(Protocol):
 @pytest.fixture(scope="session")
 def amqplib_folder(request: pytest.FixtureRequest) -> Path:
     """Where amqplib is. Skips the test on a machine that has no Node."""
-    for command in ("node", "npm"):
-        if shutil.which(command) is None:
-            pytest.skip(f"amqplib needs {command}, which is not installed")
+    need_commands("node", "npm")
     folder = request.config.cache.mkdir("amqplib")
     npm_install(SOURCES, folder)
     return Path(folder)
@@ -128,11 +126,11 @@ async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterat
             proxy = await connected.enter_async_context(Proxy(target.port))
             if name == "amqplib":
                 client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
-            elif name == "amqp-tools" and shutil.which("amqp-publish") is None:
-                pytest.skip("Debian's package amqp-tools is not installed")
             elif name == "php-amqplib" and not PhpAmqplibClient.installed():
                 pytest.skip("Debian's package php-amqplib is not installed")
             else:
+                if name == "amqp-tools":
+                    need_commands("amqp-publish")
                 client = CLIENTS[name](proxy.port)
             return await connected.enter_async_context(client), proxy
 
