@@ -169,7 +169,7 @@ def put_files(directory: Path) -> None:
 # Names of code
 
 PATH = re.compile(r"(?:[a-z0-9_]+/)*[a-z0-9_]+\.py\b")
-MEMBER = re.compile(r"([A-Z]\w+)\.([a-z_]\w*)")
+MEMBER = re.compile(r"([A-Z]\w+)\.([a-z_]\w*)(?:\(.*\))?")
 
 
 @cache
@@ -193,7 +193,9 @@ def _members(node: ast.ClassDef) -> Iterator[str]:
             yield each.attr
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "architecture.md", *sorted((ROOT / "docs" / "adr").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "architecture.md", *sorted((ROOT / "docs" / "adr").glob("*.md"))], ids=name_of
+)
 def test_the_modules_and_functions_of_the_architecture_are_there(page: Path) -> None:
     known = members()
     files = {str(source.relative_to(ROOT)) for source in SOURCES}
