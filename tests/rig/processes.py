@@ -63,8 +63,11 @@ def free_port() -> int:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process' environment without anything that configures AWS, mqlift or proxies, and with `extra`."""
-    unwanted = ("AWS_", "MQLIFT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    """This process' environment without what configures AWS, mqlift, proxies or a terminal, and with `extra`."""
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    # What a run in continuous integration is told of colours and widths; typer looks at the first.
+    terminal = ("GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "NO_COLOR", "COLUMNS", "LINES")
+    unwanted = ("AWS_", "MQLIFT_", *proxies, *terminal)
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(unwanted)}
     return kept | AWS_ENVIRONMENT | dict(extra)
 
