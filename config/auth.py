@@ -199,6 +199,8 @@ class AuthSettings(Section):
     """What nothing else decides. `auto`: denied when there are rules or permissions, allowed when there are none."""
     vhost: Text = "/"
     """The virtual host that definitions and tokens are about."""
+    client_ids: Literal["per_user", "shared"] = "per_user"
+    """Who may take over a client id and its session: the user that has it, or anybody."""
     failures: FailureSettings = FailureSettings()
     hashing: HashingSettings = HashingSettings()
 

@@ -111,6 +111,7 @@ class Gateway:
             health=self.health,
             subscribers=open_subscribers(assembly, aws),
         )
+        self._broker.client_ids_shared = _client_ids_shared(settings)
         self._tracer = self._broker.tracer = open_tracer(settings)
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
@@ -158,6 +159,8 @@ class Gateway:
             log.warning("reload_needs_restart", key=key)
         self._reroute(assembly)
         self._broker.limit(_limits(settings))
+        self._broker.client_ids_shared = _client_ids_shared(settings)
+        self._quotas.change(_quota_limits(settings))
         for number, part in enumerate(self._parts):
             self._change_listener(number, part, assembly)
         if self._place is None:
@@ -359,6 +362,10 @@ def _limits(settings: Settings) -> BrokerLimits:
         sessions=limits.sessions,
         retained=RetainedLimits(messages=limits.retained_messages, bytes=limits.retained_bytes),
     )
+
+
+def _client_ids_shared(settings: Settings) -> bool:
+    return settings.auth.client_ids == "shared"
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

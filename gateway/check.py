@@ -13,7 +13,7 @@ from typing import Final, Never, TextIO, TypeAlias
 from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import load, located
-from gateway import explanation as fanout
+from gateway import explanation
 from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, open_subscribers, target_notes
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
@@ -115,7 +115,7 @@ def _explain_queue(name: str, assembly: Assembly, backends: Backends) -> Iterato
     matched = routes.rule_for_queue(name)
     yield from _rule_lines(matched, "no rule for this queue: it lives where queues do by default")
     yield from _queue_lines(name, routes, backends)
-    yield from fanout.queue_lines(_home(name, routes, backends), assembly, open_subscribers(assembly, _Offline()))
+    yield from explanation.queue_lines(_home(name, routes, backends), assembly, open_subscribers(assembly, _Offline()))
 
 
 def _explain_topic(topic: str, assembly: Assembly, backends: Backends) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _explain_topic(topic: str, assembly: Assembly, backends: Backends) -> Iterat
     yield from _rule_lines(matched, "no rule for this topic: it lives among connected clients only, and is not kept")
     if matched is not None:
         yield from _target_lines(matched, {"topic": topic, "key": swap_separators(topic)}, routes, backends)
-        yield from fanout.topic_lines(matched, open_subscribers(assembly, _Offline()))
+        yield from explanation.topic_lines(matched, open_subscribers(assembly, _Offline()))
         yield "  and live to clients that are subscribed"
 
 
@@ -142,7 +142,7 @@ def _explain_exchange(address: Address, assembly: Assembly, backends: Backends) 
     yield from _rule_lines(matched, "no rule for this exchange: messages go to the queues that clients bind to it")
     if matched is not None:
         yield from _target_lines(matched, {"key": address.routing_key}, routes, backends)
-        yield from fanout.topic_lines(matched, open_subscribers(assembly, _Offline()))
+        yield from explanation.topic_lines(matched, open_subscribers(assembly, _Offline()))
         yield "  and to the queues that clients bind to it"
 
 

@@ -48,7 +48,7 @@ class SnsSubscriber:
             return f"a queue that lives in {queue.kind}, which SNS does not send to"
         if is_fifo(topic.name) or is_fifo(queue.name):
             # What is sent to the queue on another way has no order with what comes through a topic.
-            return "a FIFO queue, whose order is kept only where everything goes the same way"
+            return "a FIFO queue keeps its order"
         if ":" in queue.name:
             return "a queue that is named by ARN or URL: its policy is somebody else's"
         if queue.transform is not None or queue.options not in (None, self._usual):

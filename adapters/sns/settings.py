@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.aws.names import is_fifo
-from adapters.aws.options import attributes_option
+from adapters.aws.options import attributes_option, check_deduplication, check_known, resource_name
 from adapters.aws.payloads import LargePayloadSettings
 from adapters.sns.encoding import EXPOSED_LIMIT
 from adapters.sns.naming import parse_reference
@@ -67,9 +67,7 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
 
     Raises `ConfigError` with a key relative to the target.
     """
-    for key in options:
-        if key not in _OPTIONS:
-            raise ConfigError(key, "an sns target has no such option", f"known are {', '.join(_OPTIONS)}")
+    check_known(options, _OPTIONS, KIND)
     name = _name(value, captures)
     parsed = SnsOptions(
         group_id=template_option("group_id", options.get("group_id"), captures),
@@ -77,11 +75,7 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
         subject=template_option("subject", options.get("subject"), captures),
         attributes=attributes_option(options.get("attributes"), EXPOSED_LIMIT),
     )
-    # A name that ends in a capture may turn out to be that of a FIFO topic.
-    if parsed.deduplication_id is not None and not is_fifo(name) and not name.endswith("}"):
-        raise ConfigError(
-            "deduplication_id", "only FIFO topics deduplicate", "leave it out, or name a topic that ends in .fifo"
-        )
+    check_deduplication(parsed.deduplication_id, name, "topic")
     fanout = _fanout(options.get("fanout", False), name)
     return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed, fanout=fanout)
 
@@ -98,16 +92,5 @@ def _fanout(value: object, name: str) -> tuple[str, ...] | None:
 def _name(value: object, captures: AbstractSet[str]) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(KIND, "not the name of a topic", "give a topic's name or ARN")
-    try:
-        template = Template.parse_name(value, captures)
-        sample = template.render_captures(dict.fromkeys(captures, "0"))
-        reference = parse_reference(sample)
-    except ValueError as error:
-        raise ConfigError(KIND, str(error)) from None
-    if not sample.endswith(reference.name):
-        raise ConfigError(
-            KIND,
-            f"{value!r} is not a name that SNS allows",
-            "a name has A-Z a-z 0-9 - and _, 256 characters at most; that of a FIFO topic ends in .fifo",
-        )
-    return value
+    rules = "a name has A-Z a-z 0-9 - and _, 256 characters at most; that of a FIFO topic ends in .fifo"
+    return resource_name(KIND, value, captures, lambda sample: parse_reference(sample).name, rules)

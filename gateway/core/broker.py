@@ -15,7 +15,7 @@ from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.burying import Undertaker
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import Invalid, MqliftError
+from gateway.core.errors import Invalid, MqliftError, NotAuthorized
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.fanout import FanOut, Subscriber
@@ -87,6 +87,14 @@ class Owner(Publisher, Consumer, Hashable, Protocol):
         """Another connection has claimed its client id."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who has a client id: a connection, and the user that it belongs to."""
+
+    owner: Owner
+    user: str
+
+
 class Broker:
     """Knows every queue, session and claim of one gateway. Everything runs in its event loop."""
 
@@ -118,11 +126,13 @@ class Broker:
         self._authenticator = authenticator
         self.authorizer = authorizer
         """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
+        self.client_ids_shared = False
+        """Whether any user may take over the client id, and the session, of any other."""
         self._metrics = metrics
         self.health = health
         self._loop = asyncio.get_running_loop()
         self._inflight = Watermark(limits.inflight_messages, limits.inflight_bytes)
-        self._claims: dict[str, Owner] = {}
+        self._claims: dict[str, Claim] = {}
         self.store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
@@ -210,20 +220,34 @@ class Broker:
         await self._fanout.restore()
         self._topology.journal = self._durable
 
-    async def open_session(self, client_id: str, owner: Owner, *, clean: bool) -> SessionRecord | None:
+    def check_client_id(self, client_id: str, user: str) -> None:
+        """Raises `NotAuthorized` when a connection or a kept session of another user has a client id.
+
+        What an anonymous peer has is anybody's, as nothing tells it from others.
+        """
+        holder = self._holder(client_id)
+        if holder and holder != user and not self.client_ids_shared:
+            raise NotAuthorized("the client identifier is another user's")
+
+    def _holder(self, client_id: str) -> str:
+        claim = self._claims.get(client_id)
+        return self._sessions.user(client_id) if claim is None else claim.user
+
+    async def open_session(self, client_id: str, owner: Owner, *, clean: bool, user: str = "") -> SessionRecord | None:
         """Make `owner` the only connection with this client id, and give it the session that is kept.
 
-        The connection that had the client id is told, and closed. Raises `StoreError`.
+        The connection that had the client id is told, and closed. Ask `check_client_id` before. Raises `StoreError`.
         """
         other = self._claims.get(client_id)
-        if other is not None and other is not owner:
+        if other is not None and other.owner is not owner:
             self._metrics.takeovers.inc()
-            other.taken_over()
-        self._claims[client_id] = owner
-        return await self._sessions.open(client_id, clean=clean)
+            other.owner.taken_over()
+        self._claims[client_id] = Claim(owner, user)
+        return await self._sessions.open(client_id, clean=clean, user=user)
 
     def keep_session(self, client_id: str, record: SessionRecord, done: Done) -> None:
         """Keep a session; `done` when it is durable, or with `Refused` at the limit."""
+        record = replace(record, user=self._holder(client_id))
         queue = self._queues.durable(record.queue)
         if queue is not None:
             record = replace(record, arguments=queue.spec.arguments)
@@ -238,7 +262,8 @@ class Broker:
 
         When another connection goes on with it by now, it is not this one's to end; only its will is left.
         """
-        if self._claims.get(client_id, owner) is owner:
+        claim = self._claims.get(client_id)
+        if claim is None or claim.owner is owner:
             self._sessions.end(client_id, expiry, will, will_delay)
         elif will is not None and not will_delay:
             self._publish_will(will)
@@ -391,7 +416,8 @@ class Broker:
     def disconnected(self, owner: Owner, client_id: str) -> None:
         """A connection has ended: its own queues and its claim, if it made one, end with it."""
         self._queues.disconnected(owner)
-        if client_id and self._claims.get(client_id) is owner:
+        claim = self._claims.get(client_id) if client_id else None
+        if claim is not None and claim.owner is owner:
             del self._claims[client_id]
 
     # What operators ask for

@@ -79,7 +79,8 @@ class OpenSession:
 
     Another connection that has the client id, here, is told by `taken_over()` first. What waited for the session's end
     (its expiry, a delayed will) is called off. With `clean`, the session that is kept is forgotten, with its queue.
-    Answered `Opened`, or RELEASED when the store does not answer.
+    Answered `Opened`, RELEASED when the store does not answer, or with `NotAuthorized` when the client id is another
+    user's: then nothing has changed.
     """
 
     client_id: str
@@ -101,6 +102,8 @@ class SessionRecord:
     """Shared queues that the session takes part in."""
     expiry: float = math.inf
     """Seconds that the session is kept when the gateway ends without a word."""
+    user: str = ""
+    """Who it belongs to, empty for an anonymous peer; the hub fills it in."""
     state: bytes = b""
     inflight: bytes = b""
 

@@ -90,8 +90,13 @@ class Sessions:
         """The shared queues that kept sessions take part in."""
         return {queue for record in self._kept.values() for queue in record.shared}
 
-    async def open(self, client_id: str, *, clean: bool) -> SessionRecord | None:
-        """Go on with a session, or forget it. Raises `StoreError`."""
+    def user(self, client_id: str) -> str:
+        """Who a kept session belongs to; empty for nobody in particular."""
+        kept = self._kept.get(client_id)
+        return "" if kept is None else kept.user
+
+    async def open(self, client_id: str, *, clean: bool, user: str = "") -> SessionRecord | None:
+        """Go on with a session, which is `user`'s from now on, or forget it. Raises `StoreError`."""
         ending = self._endings.pop(client_id, None)
         kept = self._kept.get(client_id)
         now = self._wall()
@@ -103,6 +108,8 @@ class Sessions:
         if over:
             self._forget(client_id)
             return None
+        if user:
+            kept = self._kept[client_id] = replace(kept, user=user)
         self._write(client_id, kept, None)
         try:
             await self._writer.settled(INFLIGHT, client_id)
@@ -218,6 +225,7 @@ def pack(record: SessionRecord, ending: Ending | None) -> bytes:
         "bindings": record.bindings,
         "shared": record.shared,
         "expiry": _seconds(record.expiry),
+        "user": record.user,
         "state": base64.b64encode(record.state).decode(),
     }
     if ending is not None:
@@ -240,6 +248,7 @@ def unpack(value: bytes) -> tuple[SessionRecord, Ending | None]:
             bindings=tuple((exchange, pattern) for exchange, pattern in packed["bindings"]),
             shared=tuple(packed["shared"]),
             expiry=_unlimited(packed["expiry"]),
+            user=packed.get("user", ""),  # those of earlier versions have none
             state=base64.b64decode(packed["state"]),
         )
         if "ends_at" not in packed:

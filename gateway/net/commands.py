@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
+from gateway.core.audit import audit
 from gateway.core.auth import Credentials, Identity, renewed
 from gateway.core.broker import Broker, Owner
 from gateway.core.certificate import Certificate
@@ -81,6 +82,7 @@ class Peer:
         "limits",
         "owner",
         "seat",
+        "session",
         "transport",
     )
 
@@ -89,6 +91,8 @@ class Peer:
         self.owner = owner
         self.client_id = ""
         """What it has claimed, until another connection claims it."""
+        self.session = ""
+        """The client id whose session it was given: its end is this connection's to tell, also after a takeover."""
         self.guard = None if broker.authorizer is None else Guard(broker.authorizer)
         self.kept_queue = ""
         """That of its own session, which is kept."""
@@ -197,8 +201,14 @@ def _with_proofs(credentials: Credentials, transport: asyncio.BaseTransport | No
 
 
 async def _open_session(peer: Peer, command: OpenSession) -> Result:
-    peer.client_id = command.client_id
-    return Opened(await peer.broker.open_session(command.client_id, peer.owner, clean=command.clean))
+    client_id, user = command.client_id, "" if peer.identity is None else peer.identity.user
+    try:
+        peer.broker.check_client_id(client_id, user)
+    except NotAuthorized:
+        audit.warning("client_id_refused", user=user, client_id=client_id, peer=peer.address)
+        raise
+    peer.client_id = peer.session = client_id
+    return Opened(await peer.broker.open_session(client_id, peer.owner, clean=command.clean, user=user))
 
 
 async def _keep_session(peer: Peer, command: KeepSession) -> Result:
@@ -390,6 +400,8 @@ def _check_exchange_binding(peer: Peer, command: BindExchange | UnbindExchange) 
 
 def end_session(peer: Peer, command: EndSession) -> None:
     """Has no answer, and is executed whatever has become of the connection: so it is in no table."""
+    if peer.session != command.client_id:
+        return  # it was refused, or the connection ended before it was asked for: it is somebody else's
     will = command.will
     if will is not None and peer.guard is not None and (refusal := peer.guard.refusal(will.address)) is not None:
         log.info("will_not_allowed", client_id=command.client_id, problem=str(refusal))

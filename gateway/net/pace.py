@@ -35,10 +35,14 @@ class Pace:
     __slots__ = ("_bytes_paid", "_messages_paid", "_per_byte", "_per_message")
 
     def __init__(self, rate: PublishRate) -> None:
-        self._per_message = 1.0 / rate.messages if rate.messages else 0.0
-        self._per_byte = 1.0 / rate.bytes if rate.bytes else 0.0
         self._messages_paid = float("-inf")
         self._bytes_paid = float("-inf")
+        self.change(rate)
+
+    def change(self, rate: PublishRate) -> None:
+        """Take another rate from the next message on, 0 for any. What is owed by now stays owed."""
+        self._per_message = 1.0 / rate.messages if rate.messages else 0.0
+        self._per_byte = 1.0 / rate.bytes if rate.bytes else 0.0
 
     def spend(self, size: int, now: float) -> float:
         """Count a message with a body of `size` bytes; gives the seconds to rest before the next, if over 0."""

@@ -42,12 +42,28 @@ class Quotas:
     def __init__(self, limits: QuotaLimits | None = None) -> None:
         self.limits = limits or QuotaLimits()
         self.connections = 0
-        self._by_address = bool(self.limits.address_connections or self.limits.address_attempts)
+        self._by_address = _counts_addresses(self.limits)
         self._addresses: Counter[str] = Counter()
         self._attempts = _Attempts(self.limits.address_attempts)
         self._users: dict[str, _User] = {}
         self._left: OrderedDict[str, Pace] = OrderedDict()
         """What users owe that have no connection now: they must not be rid of it by coming back."""
+
+    def change(self, limits: QuotaLimits) -> None:
+        """Hold to other limits. What is over them already stays; nothing more comes.
+
+        Connections of before are not counted for addresses and paces that had no limit when they began.
+        """
+        self.limits = limits
+        self._by_address = _counts_addresses(limits)
+        self._attempts.change(limits.address_attempts)
+        for known in self._users.values():
+            if known.pace is None:
+                known.pace = limits.user_rate.pace()
+            else:
+                known.pace.change(limits.user_rate)
+        for pace in self._left.values():
+            pace.change(limits.user_rate)
 
     def refusal(self, address: str, now: float) -> str:
         """Why one more from an address gets no seat, by one of the reasons above; empty when it does.
@@ -139,6 +155,10 @@ class Seat:
             self._quotas.leave(self._address, self._user)
 
 
+def _counts_addresses(limits: QuotaLimits) -> bool:
+    return bool(limits.address_connections or limits.address_attempts)
+
+
 class _User:
     """Somebody with connections."""
 
@@ -155,8 +175,12 @@ class _Attempts:
     __slots__ = ("_each", "_paid")
 
     def __init__(self, rate: float) -> None:
-        self._each = 1.0 / rate if rate else 0.0
         self._paid: OrderedDict[str, float] = OrderedDict()
+        self.change(rate)
+
+    def change(self, rate: float) -> None:
+        """Allow so many in a second from now on, 0 for any number. What was paid for stays paid for."""
+        self._each = 1.0 / rate if rate else 0.0
 
     def allowed(self, address: str, now: float) -> bool:
         """Count an attempt, and say whether it may be made. Those that may not cost nothing, or none ever could."""

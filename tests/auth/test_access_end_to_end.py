@@ -142,6 +142,16 @@ def test_passwords_and_rules(gateway: Gateway, connect: Callable[..., Client]) -
     wait_for(lambda: ann.received == ["plant/open"], "what may be received")
 
 
+def test_another_users_client_id_is_not_taken_over(gateway: Gateway, connect: Callable[..., Client]) -> None:
+    port = gateway.port("mqtt")
+    ann = connect(port, "ann", SECRETS[0], name="device")
+    assert connect(port, "bob", SECRETS[1], name="device").answer == NOT_AUTHORIZED
+    assert ann.publish("own/ann/state") < 0x80
+    assert not ann.gone
+    assert connect(port, "ann", SECRETS[0], name="device").answer == 0
+    wait_for(lambda: ann.gone, "one of the same user takes it over")
+
+
 def test_stomp_queues(gateway: Gateway) -> None:
     with StompClient(gateway.port("stomp"), username="bob", password=SECRETS[1]) as bob:
         with pytest.raises(AssertionError):

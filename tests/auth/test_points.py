@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.core.auth import Action, Credentials, Identity
 from gateway.core.backend import QueueSpec
@@ -22,9 +23,13 @@ from gateway.core.session import (
     DeclareQueue,
     DeleteExchange,
     DeleteQueue,
+    EndSession,
     Get,
+    KeepSession,
+    OpenSession,
     Presence,
     PurgeQueue,
+    SessionRecord,
     Unbind,
     UnbindExchange,
 )
@@ -221,3 +226,41 @@ async def test_nobody_becomes_somebody_else() -> None:
     await peer.sends(login("ann", "first"))
     await peer.sends(login("bob", "again"))
     assert peer.outcome_of("again") is Outcome.REJECTED
+
+
+# Whose client id it is
+
+
+@on_clock
+async def test_another_users_session_is_neither_taken_over_nor_ended() -> None:
+    rig = Rig()
+    rig.broker._authenticator = Known()
+    ann, bob = rig.connect(Tls), rig.connect(Tls)
+    opening, end = OpenSession("device", True, "open"), EndSession("device", 0.0)
+    await ann.sends(login("ann", "login"), opening, KeepSession("device", SessionRecord(), "keep"))
+    with capture_logs() as lines:
+        await bob.sends(login("bob", "login"), opening, end)
+    assert isinstance(bob.session.answers[-1][1].error, NotAuthorized)
+    assert ann.outcome_of("keep") is Outcome.ACCEPTED
+    assert not ann.gone
+    ann.transport.reset()  # it says nothing of its session, which stays
+    await settle_down()
+    await bob.sends(OpenSession("device", True, "again"), end)
+    assert rig.broker.kept_sessions == 1
+    told = [line for line in lines if line["event"] == "client_id_refused"]
+    assert [(line["user"], line["client_id"], line["peer"]) for line in told] == [
+        ("bob", "device", "2001:db8::7:50000")
+    ]
+
+
+@on_clock
+async def test_an_end_without_a_beginning_ends_nothing() -> None:
+    """The connection may be gone before it was asked for its session."""
+    rig = Rig()
+    rig.door.open.set()
+    first, second = rig.connect(), rig.connect()
+    await first.sends(OpenSession("device", False, "open"), KeepSession("device", SessionRecord(), "keep"))
+    first.transport.reset()
+    await settle_down()
+    await second.sends(EndSession("device", 0.0))
+    assert rig.broker.kept_sessions == 1

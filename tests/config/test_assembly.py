@@ -184,6 +184,31 @@ def test_aws_is_checked(read: Read) -> None:
             "routes: [{match: {queue: a}, to: [{sns: b}, {sqs: a}]}]",
             "routes.0.to.0.sns: a queue cannot live here; name what keeps it first, such as sqs:",
         ),
+        (
+            "routes: [{match: {queue: a}, to: [{firehose: b}]}]",
+            "routes.0.to.0.firehose: a queue cannot live here; name what keeps it first, such as sqs:",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}, {sns: b, fanout: true}]}]",
+            "routes.0.to.1.fanout: nothing is bound to a queue; give it where a topic or an exchange is matched",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{sns: b, fanout: true, best_effort: true}]}]",
+            "routes.0.to.0.fanout: queues are not to lose what the topic does not take; leave best_effort out",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{sns: b, fanout: true, compression: gzip}]}]",
+            "routes.0.to.0.fanout: the queues would get what the rule makes of a message for the topic; leave compr",
+        ),
+        (
+            "provision: never\nroutes: [{match: {topic: a}, to: [{sns: b, fanout: true}]}]",
+            "routes.0.to.0.fanout: the gateway makes the subscriptions, which `provision: never` forbids; leave it",
+        ),
+        (
+            "sns: {large_payloads: {bucket: abc}}\nroutes: [{match: {topic: a}, to: [{sns: b, fanout: true}]}]",
+            "routes.0.to.0.fanout: with sns.large_payloads, queues would share a body in S3; leave it out, or sns.",
+        ),
+        ("sns: {fanout_wait: -1}", "sns.fanout_wait: "),
         ("ingress: [{sns: a b, topic: t}]", "ingress.0.sns: 'a b' is not a name that SNS allows"),
         ("ingress: [{sns: a, topic: 't/{colour}'}]", "ingress.0.topic: unknown field {colour}; known are"),
         ("ingress: [{sns: a, topic: '{subject}'}]", "ingress.0.topic: unknown field {subject}"),

@@ -598,6 +598,45 @@ async def test_a_session_that_another_connection_goes_on_with_is_not_ended_by_th
     assert rig.broker.kept_sessions == 0
 
 
+@on_clock
+async def test_a_client_id_is_its_users_while_it_is_connected_and_while_its_session_is_kept() -> None:
+    rig = Rig()
+    ann = Consumer()
+    await rig.broker.open_session("device", ann, clean=False, user="ann")
+
+    def refused() -> list[str]:
+        users = ("ann", "bob", "")
+        return [user for user in users if _is_refused(rig, user)]
+
+    assert refused() == ["bob", ""]
+    rig.broker.keep_session("device", SessionRecord(), lambda error: None)
+    rig.broker.disconnected(ann, "device")
+    rig.broker.end_session("device", ann, 60.0, None, 0.0)
+    assert refused() == ["bob", ""]
+    rig.broker.client_ids_shared = True
+    assert refused() == []
+    rig.broker.client_ids_shared = False
+    rig.broker.end_session("device", ann, 0.0, None, 0.0)
+    assert refused() == [], "nothing is left of it"
+
+
+@on_clock
+async def test_what_an_anonymous_peer_has_is_anybodys() -> None:
+    rig = Rig()
+    await rig.broker.open_session("device", Consumer(), clean=False)
+    assert not any(_is_refused(rig, user) for user in ("ann", ""))
+    await rig.broker.open_session("device", Consumer(), clean=False, user="ann")
+    assert _is_refused(rig, "")
+
+
+def _is_refused(rig: Rig, user: str) -> bool:
+    try:
+        rig.broker.check_client_id("device", user)
+    except NotAuthorized:
+        return True
+    return False
+
+
 # Exchanges with a will of their own, and the ways of the dead
 
 

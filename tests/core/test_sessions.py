@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
+import orjson
 import pytest
 
 from adapters.memory.store import MemoryStore
 from gateway.core.errors import MqliftError, Refused, Unavailable
 from gateway.core.message import Address, Message
 from gateway.core.session import SessionRecord
-from gateway.core.sessions import INFLIGHT, KIND, REMOVED, Sessions
+from gateway.core.sessions import INFLIGHT, KIND, REMOVED, Sessions, pack
 from gateway.core.statewriter import StateWriter
 from gateway.core.store import StateStore
 
@@ -246,3 +248,37 @@ async def test_an_unreadable_record_is_left_alone() -> None:
     again = rig.restarted()
     assert len(await again.sessions.restore()) == 1
     assert await rig.store.get(KIND, "broken") is not None
+
+
+# Whose it is
+
+
+async def test_it_belongs_to_its_user_also_after_a_restart() -> None:
+    rig = Rig()
+    assert rig.sessions.user("a") == ""
+    await rig.keep("a", replace(RECORD, user="ann"))
+    rig.sessions.end("a", 600.0, None, 0.0)
+    await rig.quiet()
+    again = rig.restarted()
+    await again.sessions.restore()
+    assert again.sessions.user("a") == "ann"
+
+
+async def test_what_an_anonymous_peer_left_belongs_to_the_user_who_goes_on_with_it() -> None:
+    rig = Rig()
+    await rig.keep("a")
+    rig.sessions.end("a", 600.0, None, 0.0)
+    await rig.sessions.open("a", clean=False)
+    assert rig.sessions.user("a") == ""
+    opened = await rig.sessions.open("a", clean=False, user="ann")
+    assert opened is not None
+    assert (opened.queue, opened.user, rig.sessions.user("a")) == (RECORD.queue, "ann", "ann")
+
+
+async def test_a_session_that_was_kept_before_there_were_users_is_nobodys() -> None:
+    rig = Rig()
+    packed = orjson.loads(pack(RECORD, None))
+    del packed["user"]
+    await rig.store.put(KIND, "a", orjson.dumps(packed))
+    assert [record.queue for record in await rig.sessions.restore()] == [RECORD.queue]
+    assert rig.sessions.user("a") == ""

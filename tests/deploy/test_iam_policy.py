@@ -61,6 +61,16 @@ def document(directory: Path, *options: str, **settings: object) -> Policy:
 # --- what it says
 
 
+def test_fan_out_subscribes(tmp_path: Path) -> None:
+    routes = [{"match": {"exchange": "events"}, "to": [{"sns": "events", "fanout": True}]}]
+    policy = document(tmp_path, routes=routes, prefix=PREFIX)
+    topic = "arn:aws:sns:eu-west-1:111122223333:events"
+    for action in ("Publish", "Subscribe", "Unsubscribe", "GetSubscriptionAttributes", "CreateTopic"):
+        assert allows(policy, f"sns:{action}", topic)
+    assert allows(policy, "sqs:SetQueueAttributes", f"{SQS}{PREFIX}orders")
+    assert not allows(policy, "sqs:SetQueueAttributes", f"{SQS}orders")
+
+
 def test_without_rules_it_is_the_queues_that_clients_name(tmp_path: Path) -> None:
     policy = document(tmp_path, "--no-create", prefix="plant-")
     assert policy == {

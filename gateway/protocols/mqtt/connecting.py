@@ -72,7 +72,9 @@ def open_record(connect: Connect, client: Client) -> Procedure[SessionRecord | N
     """Become the only connection of the client, and get what was kept of its session. Raises `ConnectRefused`."""
     answer = yield OpenSession(client.client_id, connect.clean_start, Token.CONTROL)
     if not isinstance(answer, Opened):
-        raise _refusal(ReasonCode.SERVER_UNAVAILABLE, answer)
+        # Not 0x85: a return code of 3.1.1 for that is about the characters of an identifier, and this is about whose.
+        refused = isinstance(answer.error, NotAuthorized)
+        raise _refusal(ReasonCode.NOT_AUTHORIZED if refused else ReasonCode.SERVER_UNAVAILABLE, answer)
     return answer.record
 
 

@@ -190,6 +190,20 @@ async def test_a_message_names_its_queues(sns: ScriptedSns, backend: SnsBackend)
             )
 
 
+async def test_what_a_rule_makes_of_a_message_is_published(sns: ScriptedSns, backend: SnsBackend) -> None:
+    target = Target(kind="sns", name="events", transform=Transform(envelope=True, content_type="text/x"))
+    message = Message(Address("events", "k"), b"body", headers={"h": 1})
+    await backend.send(target, [backend.encode(target, message)])
+    (sent,) = entries(sns.calls[-1].request)
+    assert orjson.loads(sent["Message"])["headers"] == {"h": 1}
+    assert "text/x" in attributes(sent)["mqlift.meta"][1]
+
+
+def test_what_is_not_due_is_refused(backend: SnsBackend) -> None:
+    with pytest.raises(Invalid, match="a sns topic cannot delay single messages"):
+        backend.encode(TOPIC, Message(Address("events", "k"), b"", not_before=2e9))
+
+
 def test_a_message_that_was_handed_over_is_as_if_it_had_been_sent() -> None:
     sent = Message(Address("events", "k"), b"body", headers={"h": 1})
     text = {"mqlift.meta": pack_meta(sent), "mqlift.origin": "mqlift", "mqlift.key": "k", "mqlift.queues": '["q"]'}

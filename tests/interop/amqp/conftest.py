@@ -22,7 +22,7 @@ from tests.interop.amqp.cutting import Proxy
 from tests.interop.amqp.pika_client import PikaAsyncioClient, PikaBlockingClient
 from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
 from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
-from tests.rig.needs import need_commands
+from tests.rig.needs import missing, need_commands
 from tests.rig.npm import npm_install
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 from tests.rig.rabbitmq import FORBIDDEN_VHOST, LIMITED_USER, OTHER_VHOST, PASSWORD, USER, VHOST, RabbitMQ
@@ -127,7 +127,7 @@ async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterat
             if name == "amqplib":
                 client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
             elif name == "php-amqplib" and not PhpAmqplibClient.installed():
-                pytest.skip("Debian's package php-amqplib is not installed")
+                missing("Debian's package php-amqplib")
             else:
                 if name == "amqp-tools":
                     need_commands("amqp-publish")

@@ -118,6 +118,19 @@ def test_a_session_that_cannot_be_kept_is_refused(outcome: Outcome, old: int, ne
         assert peer.ended().expiry > 0, "the hub may have opened it"
 
 
+def test_another_users_client_id_is_refused() -> None:
+    for level, code, connect in ((Level.V3_1_1, 5, KEPT), (Level.V5, 0x87, v5(60))):
+        peer = Peer(level=level)
+        peer.send(connect)
+        peer.step()
+        problem = NotAuthorized("the client identifier is another user's")
+        peer.execute(Result(Outcome.REJECTED, problem))
+        (connack,) = peer.received()
+        assert isinstance(connack, Connack)
+        assert connack.code == code
+        assert peer.closed().error is problem
+
+
 def test_the_first_filter_opens_the_queue_and_names_it_in_the_record(peer: Peer) -> None:
     peer.send(subscribe(1, ("a/+", 1)))
     declare, keep_queue, consume, bind, keep, send_retained = peer.execute()
