@@ -205,6 +205,8 @@ class FanOut:
 
     def objection(self, topic: Target, queue: BackendQueue) -> str:
         """Why the gateway sends to a queue itself; empty if it need not."""
+        if not queue.declared:
+            return "a queue that nobody has declared yet: how it is to be may change"
         policy = queue.policy
         ours = objection(queue.spec, bounded=policy.bounded, priorities=bool(policy.max_priority))
         return ours or self._subscribers[topic.kind].objection(topic, queue.target)

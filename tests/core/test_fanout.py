@@ -324,6 +324,7 @@ class Life:
             bury=unused,  # type: ignore[arg-type]
             nobody=Consumer(),
         )
+        self.queues[name].declared = True
 
     def brought(self) -> list[str]:
         return [queue.name for queue in self.fanout.brought(TOPIC, "events", list(self.queues.values()))]
@@ -374,6 +375,13 @@ class TestLife:
         await life.after(LEAVING)
         await life.after(1)
         assert await life.after(life.service.wait) == ["a"]
+
+    async def test_a_queue_that_nobody_has_declared_is_the_gateways(self) -> None:
+        life = Life()
+        life.queues["a"].declared = False
+        life.brought()
+        assert await life.after(1) == []
+        assert life.service.calls == []
 
     async def test_a_queue_made_anew_is_another(self) -> None:
         life = await working()
