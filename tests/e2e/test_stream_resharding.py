@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.rig.clients import StompClient
 from tests.rig.kinesis_local import KinesisLocal, install
+from tests.rig.needs import need_commands
 from tests.rig.processes import Gateway
 from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
@@ -20,9 +20,7 @@ ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis":
 @pytest.fixture(scope="module")
 def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisLocal]:
     """The only emulator that can split and merge. Skips the tests on a machine that has no Node."""
-    for command in ("node", "npm"):
-        if shutil.which(command) is None:
-            pytest.skip(f"kinesis-local needs {command}, which is not installed")
+    need_commands("node", "npm")
     script = install(request.config.cache.mkdir("kinesis-local"))
     running = KinesisLocal(script, tmp_path_factory.mktemp("kinesis-local"))
     running.start()

@@ -110,12 +110,14 @@ class ServerProcess:
         *,
         environment: Mapping[str, str] | None = None,
         core: int | None = None,
+        working_directory: Path = ROOT,
     ) -> None:
         self.name = name
         self.log_path = log_path
         self._command = list(command)
         self._environment = clean_environment(environment or {})
         self._core = core
+        self._working_directory = working_directory
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -149,7 +151,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                cwd=ROOT,
+                cwd=self._working_directory,
                 start_new_session=True,
             )
         if self._core is not None:
