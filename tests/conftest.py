@@ -10,11 +10,18 @@ from typing import Protocol
 
 import boto3  # type: ignore[import-untyped]
 import botocore.config
+import hypothesis
 import pytest
 
 from tests.rig.counting import SqsClient
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.processes import Gateway, Ministack, gateway_config
+
+# How long an example takes says more of the machine, and what else it does, than of us.
+hypothesis.settings.register_profile(
+    "patient", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 _numbers = itertools.count(1)
 

@@ -32,6 +32,8 @@ from tests.fuzz.targets import TARGETS
 
 SEED = 20_260_101
 CASES = 400
+MEMORY_CASES = 30
+"""In each of three passes; they are traced, which takes ten times as long."""
 GROWTH_BYTES = 512 * 1024
 """Between two passes over the same cases: entries of caches differ in size."""
 
@@ -69,7 +71,7 @@ class TestSlice:
 
     def test_memory_does_not_grow(self, target: Target) -> None:
         def run() -> None:
-            for seed in range(60):
+            for seed in range(MEMORY_CASES):
                 assert failure(target, make(target, f"memory/{seed}")) is None
             gc.collect()
 
