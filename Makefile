@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml
 demo: setup ## Start an AWS emulator and a gateway to try: make demo ARGS="--port-offset 1000"
 	@exec $(BIN)/mqlift demo $(ARGS)
 
+# Much of a test is waiting, so two processes pay even on one core. Files stay whole: their tests share gateways.
 test: setup ## Run the tests: make test ARGS="tests/admin -k ready"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## Formatting, lint, types and layers
 	$(BIN)/ruff format --check $(SOURCES)

@@ -24,6 +24,7 @@ from gateway import logs
 from gateway.admin.server import AdminServer, Protection
 from gateway.assembly import (
     HOME_KIND,
+    STREAM_KIND,
     Assembly,
     IngressPart,
     ListenerPart,
@@ -31,6 +32,7 @@ from gateway.assembly import (
     open_backend,
     open_inlet,
     open_store,
+    open_subscribers,
     open_tracer,
 )
 from gateway.authentication import Access
@@ -98,6 +100,7 @@ class Gateway:
             routes=assembly.routes,
             backends=backends,
             home=HOME_KIND,
+            stream_home=STREAM_KIND,
             authenticator=AuditedAuthenticator(self._access.authenticator, metrics),
             authorizer=self._access.authorizer,
             sending=_sending(settings),
@@ -106,6 +109,7 @@ class Gateway:
             store=ObservedStore(store, metrics),
             metrics=metrics,
             health=self.health,
+            subscribers=open_subscribers(assembly, aws),
         )
         self._broker.client_ids_shared = _client_ids_shared(settings)
         self._tracer = self._broker.tracer = open_tracer(settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from adapters.memory.store import MemoryStore
 from adapters.sns import inlet
 from adapters.sns.settings import parse_target as parse_topic
 from adapters.sqlite.store import SqliteStore
+from adapters.sqs.settings import DEFAULT_OPTIONS as USUAL_QUEUE
 from config.mistakes import ConfigErrors, closest, from_validation, under
 from config.settings import (
     MEMORY_STATE,
@@ -40,6 +41,7 @@ from gateway import protocols
 from gateway.authentication import Prepared, prepare
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import ConfigError
+from gateway.core.fanout import Subscriber
 from gateway.core.ingress import IngressRule, Inlet
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE
 from gateway.core.routes import (
@@ -67,6 +69,12 @@ TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[st
 
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
+
+STREAM_KIND: Final = "kinesis"
+"""Where streams live that clients declare and no rule maps."""
+
+FANOUT: Final = "fanout"
+"""The option of a topic that is to hand messages to queues itself."""
 
 BEST_EFFORT: Final = "best_effort"
 """The option of every target that takes it out of the acknowledgement."""
@@ -152,7 +160,11 @@ def assemble(settings: Settings) -> Assembly:
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
     _tracing(settings, mistakes)
     for kind in parsers:
-        _section(kind, settings, mistakes)
+        own = _section(kind, settings, mistakes)
+        if getattr(own, "large_payloads", None) is not None:
+            _check_whole(kind, rules, mistakes)
+    if settings.provision == "never":
+        _check_no_fanout(rules, mistakes)
     ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
     _check_apart(ingress, mistakes)
     access = prepare(settings.auth, mistakes)
@@ -165,7 +177,9 @@ def assemble(settings: Settings) -> Assembly:
         aws=aws,
         listeners=tuple(part for part in listeners if part is not None),
         routes=routes,
-        kinds=tuple(sorted(used | {HOME_KIND} | {part.topic.kind for part in ingress if part is not None})),
+        kinds=tuple(
+            sorted(used | {HOME_KIND, STREAM_KIND} | {part.topic.kind for part in ingress if part is not None})
+        ),
         ingress=tuple(part for part in ingress if part is not None),
         access=access,
     )
@@ -216,6 +230,40 @@ def open_inlet(part: IngressPart, aws: AwsClient, queue: Target, settings: Setti
         envelope=part.settings.envelope,
         filtered=part.settings.filter,
     )
+
+
+def open_subscribers(assembly: Assembly, aws: AwsClient) -> Mapping[str, Subscriber]:
+    """What makes subscriptions, by kind, for the rules that ask for fan-out. Nothing is called yet."""
+    opened: dict[str, Subscriber] = {}
+    for _, target in _fanned_out(assembly.routes.rules):
+        if target.kind not in opened:
+            module = importlib.import_module(f"adapters.{target.kind}.fanout")
+            own = section(target.kind, assembly.settings)
+            opened[target.kind] = module.open_subscriber(aws, settings=own, usual=USUAL_QUEUE)
+    return opened
+
+
+def _fanned_out(rules: Iterable[Rule | None]) -> Iterator[tuple[str, Target]]:
+    """The targets that ask for fan-out, and where each stands."""
+    for rule in rules:
+        for position, each in enumerate(rule.targets if rule is not None else ()):
+            if each.target.fanout is not None:
+                assert rule is not None
+                yield f"{rule.key}.to.{position}.{FANOUT}", each.target
+
+
+def _check_whole(kind: str, rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
+    """A body in S3 has one message that ends it; with fan-out there are several."""
+    for key, target in _fanned_out(rules):
+        if target.kind == kind:
+            problem = f"with {kind}.large_payloads, queues would share a body in S3"
+            mistakes.append(ConfigError(key, problem, f"leave it out, or {kind}.large_payloads"))
+
+
+def _check_no_fanout(rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
+    for key, _ in _fanned_out(rules):
+        problem = "the gateway makes the subscriptions, which `provision: never` forbids"
+        mistakes.append(ConfigError(key, problem, "leave it out, or set provision: auto"))
 
 
 def _section(kind: str, settings: Settings, mistakes: list[ConfigError]) -> BaseModel | None:
@@ -459,13 +507,29 @@ def _resource(
     """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
     own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
     target = parsers[kind](name, own, match.captures)
+    if target.tail and not isinstance(match, TopicMatch):
+        raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")
     if best_effort and first and isinstance(match, QueueMatch):
         problem = "a queue lives in its first target, which has to take every message"
         raise ConfigError(BEST_EFFORT, problem, "leave it out, or name another target first")
-    return replace(target, transform=Transform.parse(options), best_effort=best_effort)
+    transform = Transform.parse(options)
+    if target.fanout is not None:
+        _check_fanout(match, transform, best_effort=best_effort)
+    return replace(target, transform=transform, best_effort=best_effort)
+
+
+def _check_fanout(match: Match, transform: Transform | None, *, best_effort: bool) -> None:
+    """Raises `ConfigError` for a topic that cannot stand for the queues behind it."""
+    if isinstance(match, QueueMatch):
+        raise ConfigError(FANOUT, "nothing is bound to a queue", "give it where a topic or an exchange is matched")
+    if best_effort:
+        raise ConfigError(FANOUT, "queues are not to lose what the topic does not take", "leave best_effort out")
+    if transform is not None:
+        problem = "the queues would get what the rule makes of a message for the topic"
+        raise ConfigError(FANOUT, problem, f"leave {transform} out, or send that to another topic")
 
 
 def target_notes(target: Target, fixed: AbstractSet[str] = frozenset()) -> Sequence[str]:

@@ -13,11 +13,13 @@ from typing import Final, Never, TextIO, TypeAlias
 from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import load, located
-from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, target_notes
+from gateway import explanation
+from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, open_subscribers, target_notes
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.routes import QUEUE_KIND, Matched, Routes
+from gateway.core.stream import StreamBackend
 from gateway.core.templates import Template
 from gateway.core.trie import swap_separators
 
@@ -92,50 +94,55 @@ def _warnings(routes: Routes) -> Iterator[str]:
 def _explain(place: str, assembly: Assembly) -> Iterator[str]:
     """Raises `ConfigError` for a text that is no place."""
     kind, _, name = place.partition(":")
-    routes = assembly.routes
     backends = {each: open_backend(each, _Offline(), assembly.settings) for each in assembly.kinds}
     yield place
     try:
         if kind == "queue" and name:
-            yield from _explain_queue(name, routes, backends)
+            yield from _explain_queue(name, assembly, backends)
         elif kind == "topic" and name:
-            yield from _explain_topic(name, routes, backends)
+            yield from _explain_topic(name, assembly, backends)
         elif kind == "exchange" and name:
             exchange, _, key = name.partition("/")
-            yield from _explain_exchange(Address(exchange, key), routes, backends)
+            yield from _explain_exchange(Address(exchange, key), assembly, backends)
         else:
             raise ConfigError("--explain", f"{place!r} is no place", _PLACES)
     except Invalid as error:
         yield f"  refused: {error}"
 
 
-def _explain_queue(name: str, routes: Routes, backends: Backends) -> Iterator[str]:
+def _explain_queue(name: str, assembly: Assembly, backends: Backends) -> Iterator[str]:
+    routes = assembly.routes
     matched = routes.rule_for_queue(name)
     yield from _rule_lines(matched, "no rule for this queue: it lives where queues do by default")
     yield from _queue_lines(name, routes, backends)
+    yield from explanation.queue_lines(_home(name, routes, backends), assembly, open_subscribers(assembly, _Offline()))
 
 
-def _explain_topic(topic: str, routes: Routes, backends: Backends) -> Iterator[str]:
+def _explain_topic(topic: str, assembly: Assembly, backends: Backends) -> Iterator[str]:
+    routes = assembly.routes
     if "#" in topic or "+" in topic:
         raise ConfigError("--explain", f"topic:{topic} is a filter", "a topic as it is published, without wildcards")
     matched = routes.rule_for_address(Address(TOPIC_EXCHANGE, swap_separators(topic)))
     yield from _rule_lines(matched, "no rule for this topic: it lives among connected clients only, and is not kept")
     if matched is not None:
         yield from _target_lines(matched, {"topic": topic, "key": swap_separators(topic)}, routes, backends)
+        yield from explanation.topic_lines(matched, open_subscribers(assembly, _Offline()))
         yield "  and live to clients that are subscribed"
 
 
-def _explain_exchange(address: Address, routes: Routes, backends: Backends) -> Iterator[str]:
+def _explain_exchange(address: Address, assembly: Assembly, backends: Backends) -> Iterator[str]:
+    routes = assembly.routes
     if address.exchange == TOPIC_EXCHANGE:
-        yield from _explain_topic(swap_separators(address.routing_key), routes, backends)
+        yield from _explain_topic(swap_separators(address.routing_key), assembly, backends)
         return
     if address.exchange == DEFAULT_EXCHANGE:
-        yield from _explain_queue(address.routing_key, routes, backends)
+        yield from _explain_queue(address.routing_key, assembly, backends)
         return
     matched = routes.rule_for_address(address)
     yield from _rule_lines(matched, "no rule for this exchange: messages go to the queues that clients bind to it")
     if matched is not None:
         yield from _target_lines(matched, {"key": address.routing_key}, routes, backends)
+        yield from explanation.topic_lines(matched, open_subscribers(assembly, _Offline()))
         yield "  and to the queues that clients bind to it"
 
 
@@ -160,7 +167,8 @@ def _target_lines(matched: Matched, known: Mapping[str, str], routes: Routes, ba
 def _queue_lines(queue: str, routes: Routes, backends: Backends) -> Iterator[str]:
     home = _home(queue, routes, backends)
     yield from _resource_lines("lives in", home, {})
-    if not backends[home.kind].limits.receive_entries:
+    backend = backends[home.kind]
+    if not backend.limits.receive_entries and not isinstance(backend, StreamBackend):
         yield "    note: clients can send to this queue, and none can consume from it"
     for copy in routes.copies(queue):
         yield from _resource_lines("copied to", copy, {})
@@ -181,6 +189,8 @@ def _options(target: Target, known: Mapping[str, str]) -> list[str]:
     shown = [str(target.transform)] if target.transform else []
     if target.best_effort:
         shown.append("best effort")
+    if target.fanout is not None:
+        shown.append("fan-out")
     options = target.options
     if not is_dataclass(options) or isinstance(options, type):
         return shown

@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 app = typer.Typer(
     name="mqlift",
-    help="A message broker to MQTT and STOMP applications, whose queues and topics live in AWS.",
+    help="A message broker to MQTT, AMQP and STOMP applications, whose queues and topics live in AWS.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

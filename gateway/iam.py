@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from adapters.aws.permissions import ANY, Grant, Scope, Use, merged
 from adapters.sns.permissions import permissions as topic_permissions
-from adapters.sqs.permissions import home_permissions, ingress_permissions
+from adapters.sqs.permissions import fanout_permissions, home_permissions, ingress_permissions
 from gateway.assembly import Assembly, IngressPart, section
+from gateway.core.backend import Target
 from gateway.core.routes import QUEUE_KIND, QueueMatch, Routes, Rule
 from gateway.core.templates import Template
 
@@ -48,6 +49,8 @@ def policy(assembly: Assembly, scope: Scope, *, create: bool, keys: Sequence[str
 
 def _grants(assembly: Assembly, scope: Scope, *, create: bool) -> Iterator[Grant]:
     prefix = assembly.settings.prefix
+    if create and any(each.target.fanout is not None for rule in assembly.routes.rules for each in rule.targets):
+        yield from fanout_permissions(prefix, scope)
     if not _maps_every_queue(assembly.routes):
         yield from home_permissions(prefix, scope, create=create)
     for rule in assembly.routes.rules:
@@ -69,7 +72,15 @@ def _rule_grants(rule: Rule, scope: Scope, *, create: bool) -> Iterator[Grant]:
         name = Template.parse_name(each.target.name, captures).preview(dict.fromkeys(captures, ANY))
         permissions = cast("Permissions | None", _offered(kind, "permissions"))
         if permissions is not None:
-            yield from permissions(name, Use.HOME if home else Use.SEND, scope, create=create)
+            yield from permissions(name, _use(each.target, home=home), scope, create=create)
+
+
+def _use(target: Target, *, home: bool) -> Use:
+    if home:
+        return Use.HOME
+    if target.tail:
+        return Use.TAIL
+    return Use.SEND if target.fanout is None else Use.FANOUT
 
 
 def _ingress_grants(part: IngressPart, prefix: str, scope: Scope, *, create: bool) -> Iterator[Grant]:

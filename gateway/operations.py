@@ -20,6 +20,7 @@ from gateway.core.metrics import Metrics
 from gateway.core.queues import BackendQueue
 from gateway.core.queuetable import Queue
 from gateway.core.topology import Binding, UnknownQueue
+from gateway.core.virtual import VirtualQueue
 from gateway.net.connection import Connection
 from gateway.net.listener import Listener
 
@@ -135,16 +136,16 @@ class Operations:
 
 
 def _queue(queue: Queue) -> Row:
-    durable = isinstance(queue, BackendQueue)
+    virtual = isinstance(queue, VirtualQueue)
     return {
         "name": queue.name,
-        "kind": "durable" if durable else "virtual",
-        "home": f"{queue.target.kind} {queue.target.name}"
-        if isinstance(queue, BackendQueue)
-        else "memory of the gateway",
+        "kind": "virtual" if virtual else "durable",
+        "home": "memory of the gateway"
+        if isinstance(queue, VirtualQueue)
+        else f"{queue.target.kind} {queue.target.name}",
         "consumers": queue.consumers,
         "unsettled": queue.unsettled,
-        "ready": None if isinstance(queue, BackendQueue) else queue.ready,
+        "ready": queue.ready if isinstance(queue, VirtualQueue) else None,
         "published": queue.published,
         "delivered": queue.delivered,
     }

@@ -1,4 +1,9 @@
-"""Objects in S3, through aiobotocore: they are few, and large."""
+"""Objects in S3, through aiobotocore: they are few, and large.
+
+One PutObject is enough for each (it takes 5 GB; S3 user guide, "Uploading objects"): a body is in memory as a whole
+before it comes here, as the frame of a protocol, and counts there towards `inflight_bytes`. Parts of a multipart upload
+would take the same memory, cost a request each, and have to be cleaned up when one fails.
+"""
 
 from __future__ import annotations
 

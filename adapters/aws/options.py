@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
+from adapters.aws.names import is_fifo
 from adapters.aws.wire import ATTRIBUTE_LIMIT, LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE
 from gateway.core.errors import ConfigError
 from gateway.core.templates import Template
@@ -15,18 +17,6 @@ _ATTRIBUTE = re.compile(r"(?!(?:aws|amazon|mqlift)\.)(?=.{1,256}$)[a-z0-9_-]+(?:
 
 _RESERVED = frozenset({PAYLOAD_SIZE, LEGACY_PAYLOAD_SIZE})
 """Whoever could set these could have the gateway read an object for it."""
-
-
-def template_option(key: str, value: object, captures: AbstractSet[str]) -> Template | None:
-    """A text with fields; None where it is not set."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ConfigError(key, "not a text with fields", 'give a text such as "{header:JMSXGroupID}"')
-    try:
-        return Template.parse(value, captures)
-    except ValueError as error:
-        raise ConfigError(key, str(error)) from None
 
 
 def attributes_option(value: object, limit: int) -> tuple[str, ...]:
@@ -53,3 +43,31 @@ def attributes_option(value: object, limit: int) -> tuple[str, ...]:
             f"so name {limit} at most",
         )
     return names
+
+
+def check_known(options: Iterable[str], known: Sequence[str], kind: str) -> None:
+    """What stands beside the name of a target has to be one of its options."""
+    for key in options:
+        if key not in known:
+            raise ConfigError(key, f"an {kind} target has no such option", f"known are {', '.join(known)}")
+
+
+def check_deduplication(deduplication_id: Template | None, name: str, what: str) -> None:
+    """`what` is such as `queue`. A name that ends in a capture may turn out to be that of a FIFO one."""
+    if deduplication_id is not None and not is_fifo(name) and not name.endswith("}"):
+        remedy = f"leave it out, or name a {what} that ends in .fifo"
+        raise ConfigError("deduplication_id", f"only FIFO {what}s deduplicate", remedy)
+
+
+def resource_name(kind: str, value: str, captures: AbstractSet[str], legal: Callable[[str], str], rules: str) -> str:
+    """A name, ARN or URL that may have captures in it. `legal` gives the name in it as the service allows it, and
+    raises `ValueError`; `rules` say what that is.
+    """
+    try:
+        sample = Template.parse_name(value, captures).render_captures(dict.fromkeys(captures, "0"))
+        name = legal(sample)
+    except ValueError as error:
+        raise ConfigError(kind, str(error)) from None
+    if not sample.endswith(name):
+        raise ConfigError(kind, f"{value!r} is not a name that {kind.upper()} allows", rules)
+    return value

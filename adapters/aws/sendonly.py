@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from gateway.core.backend import Depth, QueueSpec, Received, Target
 from gateway.core.errors import BackendError, Invalid
-from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
 
 
@@ -41,11 +40,6 @@ class SendOnly:
     async def depth(self, target: Target) -> Depth:  # noqa: ARG002 - the port's
         """What waits for a consumer: nothing ever does. A queue that a rule maps here can be declared all the same."""
         return Depth(ready=0, unsettled=0, delayed=0)
-
-    def check_delay(self, target: Target, message: Message) -> None:
-        """Raises `Invalid` for a message that is not due yet."""
-        if message.not_before:
-            raise Invalid(f"a {self.service} cannot delay messages", resource=f"{self.service} {target.name}")
 
     async def remove(self, target: Target) -> None:
         problem = "it is not deleted with the queue that a rule maps to it; delete it in AWS, if it is to go"

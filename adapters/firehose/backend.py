@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias, cast
 import orjson
 
 from adapters.aws.api import AwsClient
+from adapters.aws.delays import refuse_delay
 from adapters.aws.errors import classify, code_of
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
@@ -48,7 +49,7 @@ class FirehoseBackend(SendOnly):
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, FirehoseOptions) else DEFAULT_OPTIONS
-        self.check_delay(target, message)
+        refuse_delay(message, self.service, target.name)
         try:
             data = transformed_body(target.transform, message, options.delimiter.encode())
         except ValueError as error:

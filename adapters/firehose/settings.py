@@ -14,6 +14,9 @@ from gateway.core.templates import Template
 
 KIND: Final = "firehose"
 
+KEEPS_QUEUES: Final = False
+"""A delivery stream hands records on; nothing can be consumed from it."""
+
 # Service model 2015-08-04, DeliveryStreamName.
 NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 

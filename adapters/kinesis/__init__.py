@@ -1,1 +1,1 @@
-"""Amazon Kinesis Data Streams, written to."""
+"""Amazon Kinesis Data Streams, written to and read."""

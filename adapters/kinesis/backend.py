@@ -1,21 +1,28 @@
-"""The Kinesis backend: one attempt of each of the hub's requests, over a signed client. Streams are written to only."""
+"""The Kinesis backend: one attempt of each of the hub's requests, over a signed client."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final, cast
 
+import orjson
+
 from adapters.aws.api import AwsClient
+from adapters.aws.delays import refuse_delay
 from adapters.aws.errors import classify, code_of
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
 from adapters.kinesis.encoding import AggregatedEntry, encode
-from adapters.kinesis.settings import DEFAULT_OPTIONS, RECORD_BYTES, KinesisOptions
+from adapters.kinesis.naming import stream_name
+from adapters.kinesis.reading import iterator_request, read_iterator, read_page, read_shards
+from adapters.kinesis.settings import DEFAULT_OPTIONS, KIND, OWN_OPTIONS, RECORD_BYTES, KinesisOptions
 from adapters.kinesis.streams import Provision, StreamDirectory
 from gateway.core.backend import Entry, Limits, QueueSpec, Target
-from gateway.core.errors import NotFound, Unavailable
+from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.message import Message
 from gateway.core.outcome import Result
+from gateway.core.stream import Page, Position, PositionLost, ReadLimits, Shard
+from gateway.core.transform import Transform
 
 # "Each PutRecords request can support up to 500 records. Each record in the request can be as large as 10 MiB, up to a
 # limit of 10 MiB for the entire request, including partition keys."
@@ -23,14 +30,26 @@ from gateway.core.outcome import Result
 BATCH_ENTRIES: Final = 500
 BATCH_BYTES: Final = 10_485_760
 
+# "Each shard can support up to five read transactions per second […] up to a maximum total data read rate of 2 MiB per
+# second" (Kinesis guide, "Quotas and limits"). One of the five is left to others.
+READ_LIMITS: Final = ReadLimits(reads_per_second=4.0, bytes_per_second=2 * 1024 * 1024, page_records=1_000)
 
-def open_backend(aws: AwsClient, *, prefix: str, provision: Provision) -> KinesisBackend:  # noqa: ARG001
-    """How this folder offers itself. Only rules name streams, so there is nothing for a prefix."""
-    return KinesisBackend(aws, provision=provision)
+SHARD_PAGES: Final = 20
+"""Answers of `ListShards` that are put together at most: each has 1,000 shards, which is more than an account has."""
+
+OWN_TRANSFORM: Final = Transform(envelope=True)
+"""Streams that clients declare carry whole messages, with their properties and headers."""
+
+
+def open_backend(aws: AwsClient, *, prefix: str, provision: Provision) -> KinesisBackend:
+    """How this folder offers itself."""
+    return KinesisBackend(aws, prefix=prefix, provision=provision)
 
 
 class KinesisBackend(SendOnly):
-    """Implements `gateway.core.backend.Backend`. The client is shared, and closed by who opened it.
+    """Implements `gateway.core.backend.Backend`, and `gateway.core.stream.StreamBackend` for what is read.
+
+    The client is shared, and closed by who opened it.
 
     Entries of one partition key have that key, so the hub sends one at a time: `PutRecords` keeps no order among the
     records of a request, and each may fail alone.
@@ -39,14 +58,20 @@ class KinesisBackend(SendOnly):
     service = "kinesis stream"
     limits = Limits(batch_entries=BATCH_ENTRIES, batch_bytes=BATCH_BYTES, entry_bytes=RECORD_BYTES, receive_entries=0)
     """`entry_bytes` without the option `max_record_bytes`."""
+    read_limits = READ_LIMITS
 
-    def __init__(self, aws: AwsClient, *, provision: Provision = "auto") -> None:
+    def __init__(self, aws: AwsClient, *, prefix: str = "", provision: Provision = "auto") -> None:
         self._aws = aws
+        self._prefix = prefix
         self._streams = StreamDirectory(aws, provision)
+
+    def home(self, queue: str, spec: QueueSpec) -> Target:  # noqa: ARG002 - all streams are alike
+        name = stream_name(self._prefix + queue)
+        return Target(kind=KIND, name=name, queue=queue, options=OWN_OPTIONS, transform=OWN_TRANSFORM)
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, KinesisOptions) else DEFAULT_OPTIONS
-        self.check_delay(target, message)
+        refuse_delay(message, self.service, target.name)
         return encode(target, options, message)
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
@@ -74,6 +99,55 @@ class KinesisBackend(SendOnly):
 
     async def probe(self, target: Target) -> None:
         await self._streams.look_up(self._streams.find(target))
+
+    async def remove(self, target: Target) -> None:
+        """Streams that clients declare are deleted with their queues; what a rule names is not ours to delete."""
+        if target.options is not OWN_OPTIONS:
+            await super().remove(target)
+            return
+        await self._streams.delete(self._streams.find(target))
+
+    # Reading
+
+    async def shards(self, target: Target) -> Sequence[Shard]:
+        """As `StreamBackend.shards`."""
+        stream = self._streams.find(target)
+        member, value = stream.reference.member
+        request: dict[str, object] = {member: value}
+        shards: list[Shard] = []
+        for _ in range(SHARD_PAGES):
+            answer = await self._call(target, "ListShards", request)
+            page, token = read_shards(answer)
+            shards += page
+            if not token:
+                break
+            request = {"NextToken": token}  # which names the stream as well, and may not stand beside its name
+        return shards
+
+    async def seek(self, target: Target, shard: str, position: Position) -> str:
+        """As `StreamBackend.seek`."""
+        member, value = self._streams.find(target).reference.member
+        request = iterator_request(shard, position) | {member: value}
+        return read_iterator(await self._call(target, "GetShardIterator", request))
+
+    async def read(self, target: Target, shard: str, iterator: str, limit: int) -> Page:  # noqa: ARG002 - the iterator's
+        """As `StreamBackend.read`."""
+        reference = self._streams.find(target).reference
+        request: dict[str, object] = {"ShardIterator": iterator, "Limit": limit}
+        if reference.arn:
+            request["StreamARN"] = reference.arn  # for streams of other accounts
+        try:
+            answer = await self._call(target, "GetRecords", request)
+        except BackendError as error:
+            if code_of(error) != "ExpiredIteratorException":
+                raise
+            raise PositionLost(error.problem, resource=error.resource, action=error.action) from None
+        return read_page(answer, target)
+
+    async def _call(self, target: Target, action: str, request: dict[str, object]) -> bytes:
+        stream = self._streams.find(target)
+        body = orjson.dumps(request)
+        return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
 
     async def aclose(self) -> None:
         """Nothing here is open but the client, which others share."""

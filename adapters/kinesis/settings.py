@@ -19,7 +19,9 @@ RECORD_BYTES: Final = 1_048_576
 MAX_RECORD_BYTES: Final = 10 * RECORD_BYTES
 """What a stream can be set to allow (`MaxRecordSizeInKiB`), and one request (Kinesis API reference, PutRecords)."""
 
-_OPTIONS: Final = ("partition_key", "explicit_hash_key", "aggregate", "max_record_bytes")
+_OPTIONS: Final = ("partition_key", "explicit_hash_key", "aggregate", "max_record_bytes", "tail")
+
+TAIL_KEY: Final = "{partition_key}"
 
 DEFAULT_PARTITION_KEY: Final = Template.parse("{key}", frozenset())
 """What is published to one topic stays in order, as legacy clients know it."""
@@ -37,6 +39,9 @@ class KinesisOptions:
 
 DEFAULT_OPTIONS: Final = KinesisOptions()
 
+OWN_OPTIONS: Final = KinesisOptions()
+"""Of a stream that clients declared, known by identity: it is theirs to delete."""
+
 
 def parse_target(value: object, options: Mapping[str, object], captures: AbstractSet[str]) -> Target:
     """Check one target of a rule: `value` is what `kinesis` was set to, `options` what stands beside it.
@@ -52,7 +57,8 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
         aggregate=_switch("aggregate", options.get("aggregate", False)),
         max_record_bytes=_record_bytes(options.get("max_record_bytes", RECORD_BYTES)),
     )
-    return Target(kind=KIND, name=_name(value, captures), options=parsed)
+    name = _name(value, captures)
+    return Target(kind=KIND, name=name, options=parsed, tail=_tail(options.get("tail"), name))
 
 
 def notes(target: Target, fixed: AbstractSet[str]) -> tuple[str, ...]:
@@ -79,6 +85,18 @@ def _name(value: object, captures: AbstractSet[str]) -> str:
         parse_reference(template.render_captures(dict.fromkeys(captures, "0")))
     except ValueError as error:
         raise ConfigError(KIND, str(error)) from None
+    return value
+
+
+def _tail(value: object, name: str) -> str:
+    """The topic of records that do not say theirs."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value or set(value.replace(TAIL_KEY, "")) & set("+#{}\0"):
+        advice = f"a topic without wildcards, in which {TAIL_KEY} stands for the record's key"
+        raise ConfigError("tail", f"{value!r} is not the topic of what is read", advice)
+    if "{" in name:
+        raise ConfigError("tail", "which stream to read depends on a client's name", "name one stream")
     return value
 
 

@@ -122,6 +122,15 @@ class StreamDirectory:
             return  # somebody else has created it in this moment
         _log.info("stream_created", name=stream.reference.name)
 
+    async def delete(self, stream: Stream) -> None:
+        """Delete a stream. One that is not there is deleted already."""
+        try:
+            await self._call(stream, "DeleteStream", {"StreamName": stream.reference.name})
+        except NotFound:
+            return
+        finally:
+            stream.failure = None
+
     def _missing(self, stream: Stream) -> NotFound:
         region = stream.region or self._aws.region
         problem = f"the stream does not exist in {region}; create it"

@@ -7,18 +7,21 @@ from typing import Final
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
+from adapters.aws.delays import refuse_delay
+from adapters.aws.directory import Provision
 from adapters.aws.errors import classify, code_of
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
 from adapters.aws.payloads import MAX_PAYLOAD, LargeEntry, LargePayload, LargePayloads, send_rest
 from adapters.aws.query import quote
+from adapters.aws.sendonly import SendOnly
 from adapters.sns.encoding import Encoder, legal_subject
 from adapters.sns.settings import DEFAULT_OPTIONS, DEFAULT_SETTINGS, Settings, SnsOptions
-from adapters.sns.topics import Provision, Topic, TopicDirectory
-from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
+from adapters.sns.topics import Topic, TopicDirectory
+from gateway.core.backend import Entry, Limits, QueueSpec, Target
 from gateway.core.errors import Invalid, NotFound, TooLarge
 from gateway.core.message import Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, Result
 from gateway.core.transform import transformed
 
 # "up to ten messages to the specified topic in a single batch […] The maximum allowed individual message size and the
@@ -56,8 +59,10 @@ class CameFromTopic:
         self.payload = payload
 
 
-class SnsBackend:
+class SnsBackend(SendOnly):
     """Implements `gateway.core.backend.Backend`. The client is shared, and closed by who opened it."""
+
+    service = "sns topic"
 
     def __init__(
         self,
@@ -80,16 +85,15 @@ class SnsBackend:
             batch_entries=BATCH_ENTRIES,
             batch_bytes=self._limit,
             entry_bytes=self._limit if self._payloads is None else MAX_PAYLOAD,
+            receive_entries=0,
         )
-
-    def home(self, queue: str, spec: QueueSpec) -> Target:  # noqa: ARG002 - the port's
-        raise _keeps_nothing(f"sns queue {queue}")
 
     def encode(self, target: Target, message: Message) -> Entry:
         options = target.options if isinstance(target.options, SnsOptions) else DEFAULT_OPTIONS
+        refuse_delay(message, self.service, target.name)
         try:
             message = transformed(target.transform, message)
-            fields, size = self._encoder.encode(message, options.attributes)
+            fields, size = self._encoder.encode(message, options.attributes, target.fanout or ())
             if size > self._threshold:
                 return self._large_entry(target, options, message, size)
         except ValueError as error:
@@ -178,29 +182,8 @@ class SnsBackend:
     async def probe(self, target: Target) -> None:
         await self._topics.look_up(self._topics.find(target))
 
-    async def receive(self, target: Target, limit: int, wait: float, visibility: float) -> Sequence[Received]:  # noqa: ARG002 - the port's
-        raise _keeps_nothing(f"sns topic {target.name}")
-
-    async def settle(self, target: Target, receipts: Sequence[str], outcome: Outcome) -> Sequence[Result]:  # noqa: ARG002 - the port's
-        raise _keeps_nothing(f"sns topic {target.name}")
-
-    async def extend(self, target: Target, receipts: Sequence[str], visibility: float) -> Sequence[Result]:  # noqa: ARG002 - the port's
-        raise _keeps_nothing(f"sns topic {target.name}")
-
-    async def remove(self, target: Target) -> None:
-        raise _keeps_nothing(f"sns topic {target.name}")
-
-    async def depth(self, target: Target) -> Depth:
-        raise _keeps_nothing(f"sns topic {target.name}")
-
     async def aclose(self) -> None:
         """Nothing here is open but the client, which others share."""
-
-
-def _keeps_nothing(resource: str) -> Invalid:
-    return Invalid(
-        "a topic keeps no messages; let a queue live in SQS, and subscribe it to the topic", resource=resource
-    )
 
 
 def _already_there(payload: object, arn: str) -> Result | None:

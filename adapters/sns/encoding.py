@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
+import orjson
+
 from adapters.aws.payloads import LargePayload
 from adapters.aws.query import quote
 from adapters.aws.wire import (
@@ -18,6 +20,7 @@ from adapters.aws.wire import (
     KEY,
     META,
     ORIGIN,
+    QUEUES,
     Attribute,
     encode_body,
     is_legal,
@@ -28,8 +31,9 @@ from gateway.core.message import Message
 from gateway.core.packing import pack_meta
 
 EXPOSED_LIMIT: Final = ATTRIBUTE_LIMIT - 5
-"""Headers that a rule may show: mqlift has `meta`, `origin`, `key`, `encoding`, and the size of a payload in S3. With
-more than ten, SNS does not deliver to SQS queues (SNS guide, "Amazon SNS raw message delivery")."""
+"""Headers that a rule may show: mqlift has `meta`, `origin`, `key`, `encoding`, and either the size of a payload in S3
+or the queues of fan-out. With more than ten, SNS does not deliver to SQS queues (SNS guide, "Amazon SNS raw message
+delivery")."""
 
 CACHED_MESSAGES: Final = 4096
 CACHED_LENGTH: Final = 1024
@@ -54,29 +58,30 @@ class Encoder:
         self._origin = origin
         self._fragments: dict[tuple[object, ...], _Fragment] = {}
 
-    def encode(self, message: Message, exposed: Sequence[str]) -> _Fragment:
+    def encode(self, message: Message, exposed: Sequence[str], queues: Sequence[str] = ()) -> _Fragment:
         """The fields of an entry, `Message` first, and its size for SNS.
 
-        `exposed` are headers that are shown as native attributes too. Raises `ValueError` for what JSON cannot hold.
+        `exposed` are headers that are shown as native attributes too; `queues` those that SNS is to hand it to. Raises
+        `ValueError` for what JSON cannot hold.
         """
         text, encoding = encode_body(message.body)
-        attributes, size = self._attributes(message, encoding, exposed)
+        attributes, size = self._attributes(message, encoding, exposed, queues)
         body = text.encode() if encoding else message.body
         return b"Message=" + quote(body) + attributes, size + len(body)
 
     def encode_pointer(self, message: Message, exposed: Sequence[str], payload: LargePayload) -> _Fragment:
         """As `encode`, for a message whose body is in S3."""
-        attributes, size = self._fragment(message, payload.encoding, exposed, payload.size_attribute)
+        attributes, size = self._fragment(message, payload.encoding, exposed, (), payload.size_attribute)
         text = payload.pointer.text.encode()
         return b"Message=" + quote(text) + attributes, size + len(text)
 
-    def _attributes(self, message: Message, encoding: str, exposed: Sequence[str]) -> _Fragment:
-        if message.headers or message.not_before:
-            return self._fragment(message, encoding, exposed)
-        key = (message.address, message.properties, message.origin, encoding)
+    def _attributes(self, message: Message, encoding: str, exposed: Sequence[str], queues: Sequence[str]) -> _Fragment:
+        if message.headers:
+            return self._fragment(message, encoding, exposed, queues)
+        key = (message.address, message.properties, message.origin, encoding, queues)
         fragment = self._fragments.get(key)
         if fragment is None:
-            fragment = self._fragment(message, encoding, ())
+            fragment = self._fragment(message, encoding, (), queues)
             if len(fragment[0]) <= CACHED_LENGTH:
                 if len(self._fragments) >= CACHED_MESSAGES:
                     self._fragments.clear()
@@ -84,7 +89,12 @@ class Encoder:
         return fragment
 
     def _fragment(
-        self, message: Message, encoding: str, exposed: Sequence[str], payload_size: Attribute | None = None
+        self,
+        message: Message,
+        encoding: str,
+        exposed: Sequence[str],
+        queues: Sequence[str],
+        payload_size: Attribute | None = None,
     ) -> _Fragment:
         attributes = [text_attribute(META, pack_meta(message)), text_attribute(ORIGIN, self._origin)]
         routing_key = message.address.routing_key
@@ -92,7 +102,9 @@ class Encoder:
             attributes.append(text_attribute(KEY, routing_key))
         if encoding:
             attributes.append(text_attribute(ENCODING, encoding))
-        if payload_size is not None:
+        if queues:
+            attributes.append(Attribute(QUEUES, "String.Array", orjson.dumps(queues).decode()))
+        elif payload_size is not None:
             attributes.append(payload_size)
         attributes += shown_attributes(message.headers, exposed)
         fields = b"".join([_fields(number, attribute) for number, attribute in enumerate(attributes, 1)])

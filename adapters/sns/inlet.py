@@ -9,12 +9,14 @@ import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
-from adapters.aws.batches import SHAPE_ERRORS, text_of, unreadable
+from adapters.aws.batches import SHAPE_ERRORS
+from adapters.aws.directory import Provision
 from adapters.aws.query import map_fields
-from adapters.aws.wire import ENCODING, KEY, META, ORIGIN, decode_body, header_value
+from adapters.aws.wire import ENCODING, INGRESS_QUEUE, KEY, META, ORIGIN, QUEUES, decode_body, header_value
 from adapters.sns.backend import FROM_TOPIC, origin_name
 from adapters.sns.naming import parse_reference
-from adapters.sns.topics import Provision, TopicDirectory
+from adapters.sns.queues import SubscribedQueues
+from adapters.sns.topics import TopicDirectory
 from gateway.core.backend import Target
 from gateway.core.errors import BackendError, Invalid
 from gateway.core.ingress import Incoming
@@ -24,14 +26,14 @@ from gateway.core.packing import unpack_meta
 STATEMENT: Final = "mqlift-ingress"
 """The `Sid` of the statement in the queue's policy that lets the topic send to it."""
 
-_OWN: Final = frozenset({META, ENCODING, ORIGIN, KEY})
+_OWN: Final = frozenset({META, ENCODING, ORIGIN, KEY, QUEUES})
 
 _log = structlog.get_logger("mqlift.sns")
 
 
 def queue_name(topic: str) -> str:
     """The legacy name of the queue that all replicas of a gateway take a topic's messages from."""
-    return f"mqlift-ingress-{parse_reference(topic).name}"
+    return INGRESS_QUEUE + parse_reference(topic).name
 
 
 def is_fifo(topic: str) -> bool:
@@ -62,7 +64,7 @@ class Inlet:
         envelope: bool,
         filtered: bool,
     ) -> None:
-        self._aws = aws
+        self._queues = SubscribedQueues(aws)
         self._topics = TopicDirectory(aws, provision)
         self._topic = self._topics.find(topic)
         self._provision = provision
@@ -77,14 +79,9 @@ class Inlet:
         self._origin = Origin(FROM_TOPIC, arn)
         if self._provision == "never":
             return  # the subscription is somebody else's work, too
-        url = text_of(await self._sqs("GetQueueUrl", {"QueueName": self._queue.name}), "QueueUrl")
-        attributes = _attributes(
-            await self._sqs("GetQueueAttributes", {"QueueUrl": url, "AttributeNames": ["QueueArn", "Policy"]})
-        )
-        policy = with_statement(attributes.get("Policy", ""), attributes["QueueArn"], arn)
-        if policy is not None:
-            await self._sqs("SetQueueAttributes", {"QueueUrl": url, "Attributes": {"Policy": policy}})
-        await self._subscribe(arn, attributes["QueueArn"])
+        queue = await self._queues.find(self._queue.name)
+        await self._queues.allow(self._queue.name, queue, arn, STATEMENT)
+        await self._subscribe(arn, queue.arn)
 
     async def _subscribe(self, arn: str, endpoint: str) -> None:
         fields = {"TopicArn": arn, "Protocol": "sqs", "Endpoint": endpoint, "ReturnSubscriptionArn": "true"}
@@ -101,9 +98,6 @@ class Inlet:
                 resource=error.resource,
                 action=error.action,
             ) from None
-
-    async def _sqs(self, action: str, request: Mapping[str, object]) -> bytes:
-        return await self._aws.call("sqs", action, orjson.dumps(request), resource=f"sqs queue {self._queue.name}")
 
     def take(self, message: Message) -> Incoming | None:
         incoming = self._unwrap(message) if self._envelope else Incoming(message, {"subject": ""})
@@ -124,14 +118,6 @@ class Inlet:
             return Incoming(message, {"subject": ""})
 
 
-def _attributes(answer: bytes) -> Mapping[str, str]:
-    try:
-        attributes: Mapping[str, str] = orjson.loads(answer)["Attributes"]
-        return {"QueueArn": attributes["QueueArn"], "Policy": attributes.get("Policy", "")}
-    except SHAPE_ERRORS as error:
-        raise unreadable(error) from None
-
-
 def filter_policy(own: str) -> str:
     """Keeps out what the gateway itself has published: let pass what has no origin, or another one.
 
@@ -139,31 +125,6 @@ def filter_policy(own: str) -> str:
     SNS guide, "Key matching"), which is why the filter has to be asked for.
     """
     return orjson.dumps({ORIGIN: [{"exists": False}, {"anything-but": [own]}]}).decode()
-
-
-def with_statement(policy: str, queue_arn: str, arn: str) -> str | None:
-    """A queue's policy that lets a topic send to it, besides all that it says already; None where it says so, too.
-
-    Raises `Unavailable` for a policy that is none.
-    """
-    statement = {
-        "Sid": STATEMENT,
-        "Effect": "Allow",
-        "Principal": {"Service": "sns.amazonaws.com"},
-        "Action": "sqs:SendMessage",
-        "Resource": queue_arn,
-        "Condition": {"ArnEquals": {"aws:SourceArn": arn}},
-    }
-    try:
-        parsed: dict[str, Any] = orjson.loads(policy) if policy else {"Version": "2012-10-17", "Statement": []}
-        found = parsed["Statement"]
-        statements = found if isinstance(found, list) else [found]
-        if statement in statements:
-            return None
-        others = [each for each in statements if each.get("Sid") != STATEMENT]
-    except SHAPE_ERRORS as error:
-        raise unreadable(error) from None
-    return orjson.dumps(parsed | {"Statement": [*others, statement]}).decode()
 
 
 def _unwrapped(message: Message, envelope: Mapping[str, Any]) -> Incoming:

@@ -15,10 +15,12 @@ from adapters.sns.settings import Settings
 _LOOK_UP: Final = "sns:GetTopicAttributes"
 _USING: Final = {
     Use.SEND: frozenset({_LOOK_UP, "sns:Publish"}),
+    Use.FANOUT: frozenset({_LOOK_UP, "sns:Publish"}),
     Use.INGRESS: frozenset({_LOOK_UP}),
 }
 _CREATE: Final = frozenset({"sns:CreateTopic", "sns:TagResource"})
 _SUBSCRIBE: Final = frozenset({"sns:Subscribe"})
+_FAN_OUT: Final = _SUBSCRIBE | {"sns:Unsubscribe", "sns:GetSubscriptionAttributes"}
 
 
 def permissions(name: str, use: Use, scope: Scope, *, create: bool) -> Iterator[Grant]:
@@ -32,6 +34,8 @@ def permissions(name: str, use: Use, scope: Scope, *, create: bool) -> Iterator[
         actions |= _CREATE
     if create and use is Use.INGRESS:
         actions |= _SUBSCRIBE
+    elif create and use is Use.FANOUT:
+        actions |= _FAN_OUT
     place, colon, literal = name.rpartition(":")
     pattern = name_pattern(literal, NAME_LIMIT)
     yield Grant(place + colon + pattern if reference.arn else scope.arn("sns", pattern), actions)

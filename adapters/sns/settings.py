@@ -10,13 +10,13 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.aws.names import is_fifo
-from adapters.aws.options import attributes_option, template_option
+from adapters.aws.options import attributes_option, check_deduplication, check_known, resource_name
 from adapters.aws.payloads import LargePayloadSettings
 from adapters.sns.encoding import EXPOSED_LIMIT
 from adapters.sns.naming import parse_reference
 from gateway.core.backend import Target
 from gateway.core.errors import ConfigError
-from gateway.core.templates import Template
+from gateway.core.templates import Template, template_option
 
 KIND: Final = "sns"
 
@@ -27,7 +27,10 @@ USUAL_BYTES: Final = 262_144
 LARGEST_BYTES: Final = 1_048_576
 """A message, and a batch of them, has 256 KiB at most; 1 MiB where the account has asked AWS for it."""
 
-_OPTIONS: Final = ("group_id", "deduplication_id", "subject", "attributes")
+FANOUT_WAIT: Final = 960.0
+"""A minute more than SNS may take until a new filter is in force everywhere."""
+
+_OPTIONS: Final = ("group_id", "deduplication_id", "subject", "attributes", "fanout")
 
 
 class Settings(BaseModel):
@@ -39,6 +42,8 @@ class Settings(BaseModel):
     """Bytes of a message, and of a batch, that the account may publish."""
     large_payloads: LargePayloadSettings | None = None
     """None: a message over the limit of SNS is refused."""
+    fanout_wait: Annotated[float, Field(ge=0.0)] = FANOUT_WAIT
+    """Seconds until a subscription that was made for fan-out is relied on."""
 
 
 DEFAULT_SETTINGS: Final = Settings()
@@ -62,9 +67,7 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
 
     Raises `ConfigError` with a key relative to the target.
     """
-    for key in options:
-        if key not in _OPTIONS:
-            raise ConfigError(key, "an sns target has no such option", f"known are {', '.join(_OPTIONS)}")
+    check_known(options, _OPTIONS, KIND)
     name = _name(value, captures)
     parsed = SnsOptions(
         group_id=template_option("group_id", options.get("group_id"), captures),
@@ -72,27 +75,22 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
         subject=template_option("subject", options.get("subject"), captures),
         attributes=attributes_option(options.get("attributes"), EXPOSED_LIMIT),
     )
-    # A name that ends in a capture may turn out to be that of a FIFO topic.
-    if parsed.deduplication_id is not None and not is_fifo(name) and not name.endswith("}"):
-        raise ConfigError(
-            "deduplication_id", "only FIFO topics deduplicate", "leave it out, or name a topic that ends in .fifo"
-        )
-    return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed)
+    check_deduplication(parsed.deduplication_id, name, "topic")
+    fanout = _fanout(options.get("fanout", False), name)
+    return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed, fanout=fanout)
+
+
+def _fanout(value: object, name: str) -> tuple[str, ...] | None:
+    if not isinstance(value, bool):
+        raise ConfigError("fanout", f"{value!r} is neither true nor false", "true or false")
+    if value and is_fifo(name):
+        problem = "a FIFO topic keeps an order that the queues' other messages have no part in"
+        raise ConfigError("fanout", problem, "leave it out, and the gateway sends to each queue")
+    return () if value else None
 
 
 def _name(value: object, captures: AbstractSet[str]) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(KIND, "not the name of a topic", "give a topic's name or ARN")
-    try:
-        template = Template.parse_name(value, captures)
-        sample = template.render_captures(dict.fromkeys(captures, "0"))
-        reference = parse_reference(sample)
-    except ValueError as error:
-        raise ConfigError(KIND, str(error)) from None
-    if not sample.endswith(reference.name):
-        raise ConfigError(
-            KIND,
-            f"{value!r} is not a name that SNS allows",
-            "a name has A-Z a-z 0-9 - and _, 256 characters at most; that of a FIFO topic ends in .fifo",
-        )
-    return value
+    rules = "a name has A-Z a-z 0-9 - and _, 256 characters at most; that of a FIFO topic ends in .fifo"
+    return resource_name(KIND, value, captures, lambda sample: parse_reference(sample).name, rules)

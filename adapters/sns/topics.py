@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import text_of
+from adapters.aws.directory import Provision, Remembered, Resource, missing
 from adapters.aws.names import NAME_TAG, tag_value
 from adapters.aws.query import form, map_fields, quote
 from adapters.sns.naming import TopicReference, parse_reference, topic_arn
-from gateway.core.backend import Target
-from gateway.core.errors import BackendError, CredentialsInvalid, Invalid, NotFound, Unavailable
-
-Provision: TypeAlias = Literal["auto", "never"]
-
-TOPIC_LIMIT: Final = 10_000
-"""Topics that are remembered; one beyond costs a lookup when it is used again."""
-
-NEGATIVE_SECONDS: Final = 1.0
-"""How long a topic that is missing or denied is not asked for again: soon enough to recover by itself."""
-RETRY_SECONDS: Final = 0.1
-"""The same, for what may pass by itself."""
+from gateway.core.errors import BackendError, CredentialsInvalid, NotFound, Unavailable
 
 # Deduplication ids are unique to each publish, so the limits can be those of a group (SNS guide, "High throughput FIFO
 # topics").
@@ -37,18 +26,14 @@ _FIFO_ATTRIBUTES: Final = {
 _log = structlog.get_logger("mqlift.sns")
 
 
-class Topic:
+class Topic(Resource):
     """What is known of one topic. `arn` is None until it was found, and after SNS said that it is gone."""
 
-    __slots__ = ("arn", "batch_head", "failed_until", "failure", "lock", "reference", "region", "resource")
+    __slots__ = ("arn", "batch_head", "reference")
 
     def __init__(self, reference: TopicReference) -> None:
+        super().__init__(f"sns topic {reference.name}", reference.region)
         self.reference = reference
-        self.region = reference.region or None
-        self.resource = f"sns topic {reference.name}"
-        self.lock = asyncio.Lock()
-        self.failure: BackendError | None = None
-        self.failed_until = 0.0
         self.arn: str | None = None
         self.batch_head = b""
         if reference.arn:
@@ -63,10 +48,6 @@ class Topic:
         # The ARN that a configuration gave is all that will ever be known of that topic.
         self.arn = self.reference.arn or None
 
-    def fail(self, error: BackendError, now: float) -> None:
-        self.failure = error
-        self.failed_until = now + (RETRY_SECONDS if error.retriable else NEGATIVE_SECONDS)
-
 
 class TopicDirectory:
     """All topics that this gateway has used. Callers that want the same topic at the same time share one request."""
@@ -74,21 +55,9 @@ class TopicDirectory:
     def __init__(self, aws: AwsClient, provision: Provision) -> None:
         self._aws = aws
         self._provision = provision
-        self._topics: dict[str, Topic] = {}
+        self._topics = Remembered("sns topic", lambda name: Topic(parse_reference(name)))
+        self.find = self._topics.find
         self._caller = ""
-
-    def find(self, target: Target) -> Topic:
-        """Raises `Invalid` for a name that cannot be a topic's."""
-        topic = self._topics.get(target.name)
-        if topic is None:
-            try:
-                topic = Topic(parse_reference(target.name))
-            except ValueError as error:
-                raise Invalid(str(error), resource="sns topic") from None
-            if len(self._topics) >= TOPIC_LIMIT:
-                del self._topics[next(iter(self._topics))]
-            self._topics[target.name] = topic
-        return topic
 
     def creates(self, topic: Topic) -> bool:
         """Whether the gateway may create it: an ARN names a topic that somebody else made."""
@@ -102,12 +71,11 @@ class TopicDirectory:
             # Whoever held the lock before may have found the topic, or found out that there is none.
             if topic.arn is not None:
                 return topic.arn
-            if topic.failure is not None and _now() < topic.failed_until:
-                raise topic.failure.with_traceback(None)
+            topic.raise_recent()
             try:
                 arn = await self._find_or_create(topic)
             except BackendError as error:
-                topic.fail(error, _now())
+                topic.fail(error)
                 raise
             topic.locate(arn)
             return arn
@@ -158,11 +126,8 @@ class TopicDirectory:
         return await self._aws.call("sns", action, form(fields), resource=topic.resource, region=topic.region)
 
     def missing(self, topic: Topic, action: str) -> NotFound:
-        region = topic.region or self._aws.region
-        problem = f"the topic does not exist in {region}, or may not be seen with these credentials; create it"
-        if self._provision == "never" and topic.reference.ours:
-            problem += ", or set `provision: auto`, which needs the permissions sns:CreateTopic and sns:TagResource"
-        return NotFound(problem, resource=topic.resource, action=action)
+        creating = "sns:CreateTopic and sns:TagResource" if self._provision == "never" and topic.reference.ours else ""
+        return missing("topic", topic, topic.region or self._aws.region, action, creating)
 
     def gone(self, topic: Topic, action: str) -> BackendError:
         """What to raise after SNS denied knowing the ARN: the next use looks the topic up again, or creates it."""
@@ -170,7 +135,3 @@ class TopicDirectory:
         if self.creates(topic):
             return Unavailable("the topic is gone, and looked up again", resource=topic.resource, action=action)
         return self.missing(topic, action)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

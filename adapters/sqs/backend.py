@@ -13,6 +13,8 @@ import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
+from adapters.aws.delays import refuse_delay
+from adapters.aws.directory import Provision
 from adapters.aws.errors import classify, code_of
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
@@ -21,7 +23,7 @@ from adapters.sqs.answers import COUNTS, Unread, depth, received, unread
 from adapters.sqs.encoding import TRACE_HEADER, Decoder, Encoder, encode_pointer
 from adapters.sqs.naming import queue_name
 from adapters.sqs.offloaded import fetch, handle_of, pointer_of
-from adapters.sqs.queues import MAX_RETENTION, MIN_RETENTION, Provision, Queue, QueueDirectory
+from adapters.sqs.queues import MAX_RETENTION, MIN_RETENTION, Queue, QueueDirectory
 from adapters.sqs.settings import DEFAULT_OPTIONS, DEFAULT_SETTINGS, KIND, Settings, SqsOptions
 from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
@@ -145,9 +147,8 @@ class SqsBackend:
         return Entry(fields + b"}", size)
 
     def _ordered_entry(self, target: Target, options: SqsOptions, message: Message, fields: bytes, size: int) -> Entry:
-        if message.not_before:
-            # "you can't set a timer on individual messages" of a FIFO queue (SQS guide, "Delay queues").
-            raise Invalid("a FIFO queue cannot delay single messages", resource=f"sqs queue {target.name}")
+        # "you can't set a timer on individual messages" of a FIFO queue (SQS guide, "Delay queues").
+        refuse_delay(message, "FIFO sqs queue", target.name)
         group = message_group(options.group_id, message, target.captures)
         deduplication_id = self._deduplication_ids.make(options.deduplication_id, message, target.captures)
         payload = b'%b,"MessageGroupId":%b,"MessageDeduplicationId":%b}' % (

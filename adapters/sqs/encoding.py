@@ -14,11 +14,13 @@ from adapters.aws.wire import (
     ATTRIBUTE_LIMIT,
     ENCODING,
     GROUP_HEADER,
+    INGRESS_QUEUE,
     KEY,
     LEGACY_PAYLOAD_SIZE,
     META,
     ORIGIN,
     PAYLOAD_SIZE,
+    QUEUES,
     Attribute,
     decode_body,
     encode_body,
@@ -39,7 +41,7 @@ CACHED_LENGTH: Final = 512
 """Longer ones are not kept, so that a cache holds a few MiB at most."""
 
 
-_NATIVE_OWN: Final = frozenset({ENCODING, KEY, PAYLOAD_SIZE, LEGACY_PAYLOAD_SIZE})
+_NATIVE_OWN: Final = frozenset({ENCODING, KEY, QUEUES, PAYLOAD_SIZE, LEGACY_PAYLOAD_SIZE})
 _OWN: Final = _NATIVE_OWN | {META}
 """Attributes that say how to read a message; they are no headers of it."""
 
@@ -135,6 +137,9 @@ class Decoder:
         address, properties, headers, origin, not_before = meta
         if len(attributes) > 2 or TRACE_HEADER in system or (len(attributes) == 2 and ENCODING not in attributes):
             headers = _added_headers(headers, attributes, system)
+            # Handed over by SNS for the gateway. Only where messages come in does it matter whose they are.
+            if QUEUES in attributes and not queue.startswith(INGRESS_QUEUE):
+                headers = {name: value for name, value in headers.items() if name != ORIGIN}
         return Message(address, body, properties, headers, origin, not_before)
 
     def _body(self, text: str | bytes, attributes: Attributes, queue: str) -> bytes:

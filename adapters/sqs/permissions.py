@@ -40,6 +40,11 @@ def home_permissions(prefix: str, scope: Scope, *, create: bool) -> Iterator[Gra
     yield Grant(scope.arn("sqs", prefix + ANY), _actions(Use.HOME, create=create))
 
 
+def fanout_permissions(prefix: str, scope: Scope) -> Iterator[Grant]:
+    """For the queues that a topic is to send to: those that clients name."""
+    yield Grant(scope.arn("sqs", prefix + ANY), frozenset({"sqs:SetQueueAttributes"}))
+
+
 def ingress_permissions(prefix: str, queue: str, scope: Scope, *, fifo: bool, create: bool) -> Iterator[Grant]:
     """For the queue that the messages of a topic come in through, by its legacy name."""
     name = queue_name(prefix + queue, fifo=fifo)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import text_of
+from adapters.aws.directory import Provision, Remembered, Resource, missing, now
 from adapters.aws.names import NAME_TAG, tag_value
 from adapters.sqs.naming import QueueReference, parse_reference
 from gateway.core.backend import Target
-from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
-
-Provision: TypeAlias = Literal["auto", "never"]
-
-QUEUE_LIMIT: Final = 10_000
-"""Queues that are remembered; a queue beyond costs a lookup when it is used again."""
-
-NEGATIVE_SECONDS: Final = 1.0
-"""How long a queue that is missing or denied is not asked for again: soon enough to recover by itself."""
-RETRY_SECONDS: Final = 0.1
-"""The same, for what may pass by itself."""
+from gateway.core.errors import BackendError, NotFound, Unavailable
 
 SETTLING_SECONDS: Final = 5.0
 """A queue that was just created may be unknown to a part of SQS for "at least one second" (API, CreateQueue)."""
@@ -45,19 +35,15 @@ _FIFO_ATTRIBUTES = {
 _log = structlog.get_logger("mqlift.sqs")
 
 
-class Queue:
+class Queue(Resource):
     """What is known of one queue. `url` is None until it was found, and after SQS said that it is gone."""
 
-    __slots__ = ("created_at", "failed_until", "failure", "lock", "reference", "region", "resource", "send_head", "url")
+    __slots__ = ("created_at", "reference", "send_head", "url")
 
     def __init__(self, reference: QueueReference) -> None:
+        super().__init__(f"sqs queue {reference.name}", reference.region)
         self.reference = reference
-        self.region = reference.region or None
-        self.resource = f"sqs queue {reference.name}"
-        self.lock = asyncio.Lock()
         self.created_at = float("-inf")
-        self.failure: BackendError | None = None
-        self.failed_until = 0.0
         self.url: str | None = None
         self.send_head = b""
         if reference.url:
@@ -72,10 +58,6 @@ class Queue:
         # The URL that a configuration gave is all that will ever be known of that queue.
         self.url = self.reference.url or None
 
-    def fail(self, error: BackendError, now: float) -> None:
-        self.failure = error
-        self.failed_until = now + (RETRY_SECONDS if error.retriable else NEGATIVE_SECONDS)
-
 
 class QueueDirectory:
     """All queues that this gateway has used. Callers that want the same queue at the same time share one request."""
@@ -83,20 +65,8 @@ class QueueDirectory:
     def __init__(self, aws: AwsClient, provision: Provision) -> None:
         self._aws = aws
         self._provision = provision
-        self._queues: dict[str, Queue] = {}
-
-    def find(self, target: Target) -> Queue:
-        """Raises `Invalid` for a name that cannot be a queue's."""
-        queue = self._queues.get(target.name)
-        if queue is None:
-            try:
-                queue = Queue(parse_reference(target.name))
-            except ValueError as error:
-                raise Invalid(str(error), resource="sqs queue") from None
-            if len(self._queues) >= QUEUE_LIMIT:
-                del self._queues[next(iter(self._queues))]
-            self._queues[target.name] = queue
-        return queue
+        self._queues = Remembered("sqs queue", lambda name: Queue(parse_reference(name)))
+        self.find = self._queues.find
 
     def creates(self, queue: Queue) -> bool:
         """Whether the gateway may create it: an ARN or a URL names a queue that somebody else made."""
@@ -114,20 +84,14 @@ class QueueDirectory:
             # Whoever held the lock before may have found the queue, or found out that there is none.
             if queue.url is not None:
                 return queue.url
-            self._raise_recent(queue, create)
+            queue.raise_recent(create=create)
             try:
                 queue.locate(await self._find_or_create(queue, target, retention if create else None))
             except BackendError as error:
-                queue.fail(error, _now())
+                queue.fail(error)
                 raise
             assert queue.url is not None
             return queue.url
-
-    def _raise_recent(self, queue: Queue, create: bool) -> None:
-        error = queue.failure
-        if error is None or _now() >= queue.failed_until or (create and isinstance(error, NotFound)):
-            return
-        raise error.with_traceback(None)
 
     async def _find_or_create(self, queue: Queue, target: Target, retention: int | None) -> str:
         try:
@@ -150,11 +114,8 @@ class QueueDirectory:
             raise self.missing(queue, "sqs:GetQueueUrl") from None
 
     def missing(self, queue: Queue, action: str) -> NotFound:
-        region = queue.region or self._aws.region
-        problem = f"the queue does not exist in {region}, or may not be seen with these credentials; create it"
-        if self._provision == "never" and queue.reference.ours:
-            problem += ", or set `provision: auto`, which needs the permissions sqs:CreateQueue and sqs:TagQueue"
-        return NotFound(problem, resource=queue.resource, action=action)
+        creating = "sqs:CreateQueue and sqs:TagQueue" if self._provision == "never" and queue.reference.ours else ""
+        return missing("queue", queue, queue.region or self._aws.region, action, creating)
 
     async def _create(self, queue: Queue, target: Target, retention: int) -> str:
         reference = queue.reference
@@ -165,7 +126,7 @@ class QueueDirectory:
             "tags": {NAME_TAG: tag_value(target.queue or target.name)},
         }
         url = text_of(await self._call(queue, "CreateQueue", request), "QueueUrl")
-        queue.created_at = _now()
+        queue.created_at = now()
         _log.info("queue_created", queue=target.queue, name=reference.name)
         return url
 
@@ -179,10 +140,6 @@ class QueueDirectory:
         `creating`: that next use will create it where that is allowed, so the same request may succeed then.
         """
         queue.forget()
-        if (creating and self.creates(queue)) or _now() - queue.created_at < SETTLING_SECONDS:
+        if (creating and self.creates(queue)) or now() - queue.created_at < SETTLING_SECONDS:
             return Unavailable("the queue is gone, and looked up again", resource=queue.resource, action=action)
         return self.missing(queue, action)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

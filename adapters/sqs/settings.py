@@ -10,13 +10,13 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from adapters.aws.names import is_fifo
-from adapters.aws.options import attributes_option, template_option
+from adapters.aws.options import attributes_option, check_deduplication, check_known, resource_name
 from adapters.aws.payloads import LargePayloadSettings
 from adapters.sqs.encoding import EXPOSED_LIMIT
 from adapters.sqs.naming import parse_reference
 from gateway.core.backend import Target
 from gateway.core.errors import ConfigError
-from gateway.core.templates import Template
+from gateway.core.templates import Template, template_option
 
 KIND: Final = "sqs"
 
@@ -52,20 +52,14 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
 
     Raises `ConfigError` with a key relative to the target.
     """
-    for key in options:
-        if key not in _OPTIONS:
-            raise ConfigError(key, "an sqs target has no such option", f"known are {', '.join(_OPTIONS)}")
+    check_known(options, _OPTIONS, KIND)
     name = _name(value, captures)
     parsed = SqsOptions(
         group_id=template_option("group_id", options.get("group_id"), captures),
         deduplication_id=template_option("deduplication_id", options.get("deduplication_id"), captures),
         attributes=attributes_option(options.get("attributes"), EXPOSED_LIMIT),
     )
-    # A name that ends in a capture may turn out to be that of a FIFO queue.
-    if parsed.deduplication_id is not None and not is_fifo(name) and not name.endswith("}"):
-        raise ConfigError(
-            "deduplication_id", "only FIFO queues deduplicate", "leave it out, or name a queue that ends in .fifo"
-        )
+    check_deduplication(parsed.deduplication_id, name, "queue")
     return Target(kind=KIND, name=name, options=DEFAULT_OPTIONS if parsed == DEFAULT_OPTIONS else parsed)
 
 
@@ -77,16 +71,5 @@ def notes(target: Target, fixed: AbstractSet[str]) -> tuple[str, ...]:  # noqa: 
 def _name(value: object, captures: AbstractSet[str]) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(KIND, "not the name of a queue", "give a queue's name, ARN or URL")
-    try:
-        template = Template.parse_name(value, captures)
-        sample = template.render_captures(dict.fromkeys(captures, "0"))
-        reference = parse_reference(sample)
-    except ValueError as error:
-        raise ConfigError(KIND, str(error)) from None
-    if not sample.endswith(reference.name):
-        raise ConfigError(
-            KIND,
-            f"{value!r} is not a name that SQS allows",
-            "a name has A-Z a-z 0-9 - and _, 80 characters at most; that of a FIFO queue ends in .fifo",
-        )
-    return value
+    rules = "a name has A-Z a-z 0-9 - and _, 80 characters at most; that of a FIFO queue ends in .fifo"
+    return resource_name(KIND, value, captures, lambda sample: parse_reference(sample).name, rules)

@@ -7,13 +7,13 @@ when the queue is declared again, as for RabbitMQ.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from typing import Final
 
 from gateway.core.backend import QueueSpec
-from gateway.core.errors import Inequivalent, InvalidArgument, NotSupported
+from gateway.core.errors import Inequivalent, InvalidArgument
 from gateway.core.exchanges import shown
 from gateway.core.message import HeaderValue
 
@@ -54,6 +54,7 @@ class QueuePolicy:
     max_priority: int | None = None
     single_active_consumer: bool = False
     quorum: bool = False
+    stream: bool = False
     delivery_limit: int | None = None
     """Deliveries that may fail before a message is dead-lettered; None for any number."""
 
@@ -66,7 +67,7 @@ NO_POLICY: Final = QueuePolicy()
 
 
 def read_policy(spec: QueueSpec) -> QueuePolicy:
-    """Raises `InvalidArgument`, and `NotSupported` for a stream."""
+    """Raises `InvalidArgument`."""
     arguments = spec.arguments
     if not arguments:
         return NO_POLICY
@@ -77,7 +78,10 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
     kind = _one_of(QUEUE_TYPE, arguments.get(QUEUE_TYPE, CLASSIC), (CLASSIC, "quorum", "stream"), "queue type")
     _one_of("x-queue-mode", arguments.get("x-queue-mode", "default"), ("default", "lazy"), "queue mode")
     if kind == "stream":
-        raise NotSupported("x-queue-type: streams are not implemented")
+        _check_durable(spec, "stream")
+        for name in sorted(_NOT_OF_STREAMS & arguments.keys()):
+            raise InvalidArgument(name, "streams have no such argument")
+        return QueuePolicy(max_length_bytes=values.get("max_length_bytes"), stream=True)  # type: ignore[arg-type]  # read
     if values.get("dead_letter_routing_key") is not None and values.get("dead_letter_exchange") is None:
         raise InvalidArgument(DEAD_LETTER_ROUTING_KEY, "routing_key_but_no_dlx_defined")
     if values.get("max_length_bytes") is not None and not spec.virtual:
@@ -87,16 +91,29 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
     if values.get("max_priority") and spec.arguments.get("x-fifo") in (True, "true"):
         raise InvalidArgument("x-max-priority", "a FIFO queue has one order")
     if kind == "quorum":
-        _check_quorum(spec)
+        _check_durable(spec, "quorum")
         values["quorum"] = True
         values.setdefault("delivery_limit", QUORUM_DELIVERY_LIMIT)
     return QueuePolicy(**values)  # type: ignore[arg-type]  # each was read by its own reader
 
 
-def _check_quorum(spec: QueueSpec) -> None:
+def is_stream(spec: QueueSpec) -> bool:
+    """Whether a stream was asked for."""
+    return spec.arguments.get(QUEUE_TYPE) == "stream"
+
+
+def read_stream_policy(spec: QueueSpec) -> QueuePolicy:
+    """As `read_policy`, of a queue that is a stream because of where it lives. Raises `InvalidArgument`."""
+    kind = spec.arguments.get(QUEUE_TYPE, "stream")
+    if kind != "stream":
+        raise InvalidArgument(QUEUE_TYPE, f"the queue lives in a stream, and cannot be {kind!r}")
+    return read_policy(replace(spec, arguments={**spec.arguments, QUEUE_TYPE: "stream"}))
+
+
+def _check_durable(spec: QueueSpec, kind: str) -> None:
     for flag, name in ((not spec.durable, "durable"), (spec.exclusive, "exclusive"), (spec.auto_delete, "auto-delete")):
         if flag:
-            raise InvalidArgument(name, "a quorum queue is durable, and neither exclusive nor auto-delete")
+            raise InvalidArgument(name, f"a {kind} queue is durable, and neither exclusive nor auto-delete")
 
 
 def check_equivalent(queue: str, current: QueueSpec, asked: QueueSpec) -> None:
@@ -113,6 +130,22 @@ def check_equivalent(queue: str, current: QueueSpec, asked: QueueSpec) -> None:
         default = CLASSIC if name == QUEUE_TYPE else None
         if _comparable(given, default) != _comparable(had, default):
             raise Inequivalent("queue", queue, name, _shown(given), _shown(had))
+
+
+_NOT_OF_STREAMS: Final = frozenset(
+    {
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-delivery-limit",
+        "x-expires",
+        "x-max-length",
+        "x-max-priority",
+        "x-message-ttl",
+        "x-overflow",
+        "x-single-active-consumer",
+    }
+)
+"""https://www.rabbitmq.com/docs/streams#feature-comparison"""
 
 
 def _comparable(value: object, default: object) -> object:

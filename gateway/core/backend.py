@@ -54,6 +54,11 @@ class Target:
     """What the rule changes of a message; `encode` sends `transformed(target.transform, message)`."""
     best_effort: bool = False
     """Whether publishes are acknowledged without waiting for this target."""
+    tail: str = ""
+    """Of a stream that feeds the live subscribers of the rule's topics: the topic of records that do not say theirs, as
+    MQTT writes it. `{partition_key}` stands for the record's key. Empty: it does not feed them."""
+    fanout: tuple[str, ...] | None = None
+    """The resources of the queues that the service itself is to hand a message to; None where no rule asks for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

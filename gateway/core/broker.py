@@ -3,50 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Collection, Hashable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
 
-from gateway.core.arguments import QueuePolicy
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.besteffort import BestEffort, Losses
-from gateway.core.burying import NOTHING_SKIPPED, Undertaker
+from gateway.core.burying import Undertaker
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, Invalid, MqliftError, NotAuthorized, Refused
+from gateway.core.errors import Invalid, MqliftError, NotAuthorized
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
+from gateway.core.fanout import FanOut, Subscriber
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
-from gateway.core.message import DELAY, NO_HEADERS, RETAIN, Address, Headers, Message
+from gateway.core.merge import Merge
+from gateway.core.message import NO_HEADERS, RETAIN, Headers, Message
 from gateway.core.metrics import Metrics
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
-from gateway.core.priority import Levels, PriorityBackend, with_levels
-from gateway.core.queues import BackendQueue, Destination, Sink
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.queues import BackendQueue
 from gateway.core.queuetable import Queue, QueueTable
-from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
+from gateway.core.receiver import ReceivePolicy
+from gateway.core.resources import BackendResources, Homes
 from gateway.core.retained import Retained, RetainedLimits
-from gateway.core.routes import QUEUE_KIND, Routes
-from gateway.core.sender import Publisher, Sender
+from gateway.core.routes import Routes
+from gateway.core.routing import Routing
+from gateway.core.sender import Publisher
 from gateway.core.session import Consume, Counted, Got, Presence, SessionRecord
 from gateway.core.sessions import Sessions
-from gateway.core.settler import Settler
-from gateway.core.shared import SESSION, SharedQueues
+from gateway.core.shared import SharedQueues
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
+from gateway.core.streams import StreamQueue
+from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 from gateway.core.tracing import Tracer
 
 log = structlog.get_logger("mqlift.broker")
-
-PLANS: Final = 10_000
-"""Addresses whose way is remembered. Devices with more topics than that pay for the routing again."""
 
 RECHECK: Final = 5.0
 """Seconds between two looks at a destination that fails and that nobody publishes to meanwhile."""
@@ -71,9 +69,6 @@ class BrokerLimits:
 
 SWEEP: Final = 0.5
 """Seconds between two looks at what is due: wills and sessions. A will's delay is given in whole seconds."""
-
-SESSION_LABEL: Final = "(sessions)"
-"""What metrics call the queues of all kept sessions together: there may be thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +95,11 @@ class Claim:
     user: str
 
 
-class Merge:
-    """Waits for several places that one message went to: accepted when all accepted, the worst outcome wins."""
-
-    __slots__ = ("_missing", "_token", "_waiter", "_worst")
-
-    def __init__(self, places: int, waiter: Answerable, token: object) -> None:
-        self._missing = places
-        self._waiter = waiter
-        self._token = token
-        self._worst = ACCEPTED
-
-    def answer(self, token: object, result: Result) -> None:  # noqa: ARG002 - every place answers for the same token
-        self._worst = worse(self._worst, result)
-        self._missing -= 1
-        if not self._missing:
-            self._waiter.answer(self._token, self._worst)
-
-
 class Broker:
-    """Knows every queue, sender and claim of one gateway. Everything runs in its event loop."""
+    """Knows every queue, session and claim of one gateway. Everything runs in its event loop."""
+
+    routing: type[Routing] = Routing
+    """How messages find their way."""
 
     def __init__(
         self,
@@ -128,6 +108,7 @@ class Broker:
         routes: Routes,
         backends: Mapping[str, Backend],
         home: str,
+        stream_home: str = "",
         authenticator: Authenticator,
         authorizer: Authorizer | None = None,
         sending: BatchPolicy,
@@ -136,32 +117,23 @@ class Broker:
         store: StateStore,
         metrics: Metrics,
         health: Health,
+        subscribers: Mapping[str, Subscriber] = MappingProxyType({}),
     ) -> None:
+        """`home`: the kind of backend that queues live in which no rule maps; `stream_home`: the same of streams.
+        `subscribers`, by the kinds of targets that a rule may have hand messages to queues themselves.
+        """
         self._topology = topology
-        self._routes = routes
-        self._backends = backends
-        self._home = home
         self._authenticator = authenticator
         self.authorizer = authorizer
         """Asked by connections before they publish, subscribe or deliver; None: everything is allowed."""
-        self.tracer: Tracer | None = None
-        """Told of every message; set before the first connection."""
         self.client_ids_shared = False
         """Whether any user may take over the client id, and the session, of any other."""
-        self._sending = sending
-        self._receiving = receiving
-        self._limits = limits
         self._metrics = metrics
-        self._health = health
+        self.health = health
         self._loop = asyncio.get_running_loop()
         self._inflight = Watermark(limits.inflight_messages, limits.inflight_bytes)
-        metrics.inflight.set_function(lambda: self._inflight.count)
-        metrics.inflight_bytes.set_function(lambda: self._inflight.bytes)
-        self._senders: dict[tuple[str, str], Sender] = {}
-        self._losses: dict[tuple[str, str], Losses] = {}
         self._claims: dict[str, Claim] = {}
-        self._levels = Levels()
-        self._store = store
+        self.store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
         self._sessions = Sessions(
@@ -169,28 +141,60 @@ class Broker:
         )
         self._shared = SharedQueues(store, self._writer)
         self._durable = DurableTopology(store, self._writer)
-        self._queues = QueueTable(
+        self._resources = BackendResources(
+            backends,
+            routes,
+            Homes(queues=home, streams=stream_home),
+            sending=sending,
+            receiving=receiving,
+            inflight=self._inflight,
+            destinations=limits.destinations,
+            store=store,
+            metrics=metrics,
+            health=health,
+        )
+        self._routing = self.routing(topology, self._resources, metrics)
+        self._queues = self._routing.queues = QueueTable(
             topology=topology,
             durable=self._durable,
             shared=self._shared,
-            resources=self,
-            bury=Undertaker(topology, self, metrics).bury,
+            resources=self._resources,
+            bury=Undertaker(topology, self._routing, metrics).bury,
             nobody=_NOBODY,
             metrics=metrics,
             limit=limits.durable_queues,
         )
+        self._fanout = self._routing.fanout = FanOut(
+            subscribers,
+            topology=topology,
+            store=store,
+            find=self._routing.filled_queue,
+            changed=self._routing.forget,
+        )
+        self._tails = Tails(
+            routes.tails(), self._resources.stream, lambda message: self._routing.publish_live(message, _NOBODY)
+        )
         self._show_sizes()
-        self._plans: dict[Address, tuple[Sink, ...]] = {}
-        self._plans_version = topology.version
         self._lengths_due = self._loop.time() + RECHECK
 
     def _show_sizes(self) -> None:
         metrics = self._metrics
+        metrics.inflight.set_function(lambda: self._inflight.count)
+        metrics.inflight_bytes.set_function(lambda: self._inflight.bytes)
         metrics.durable_queues.set_function(lambda: self._queues.durable_count)
         metrics.virtual_queues.set_function(lambda: self._queues.virtual_count)
         metrics.bindings.set_function(lambda: self._topology.binding_count)
         metrics.sessions.set_function(lambda: len(self._sessions))
         metrics.retained.set_function(lambda: len(self._retained))
+
+    @property
+    def tracer(self) -> Tracer | None:
+        """Told of every message; set before the first connection."""
+        return self._routing.tracer
+
+    @tracer.setter
+    def tracer(self, tracer: Tracer | None) -> None:
+        self._routing.tracer = self._resources.tracer = tracer
 
     async def authenticate(self, credentials: Credentials) -> Identity:
         """Who the peer is. Raises `NotAuthorized`."""
@@ -204,7 +208,7 @@ class Broker:
                 self._queues.adopt(name, spec.arguments)
             except MqliftError as error:  # such as a rule that was changed since
                 log.error("queue_not_restored", queue=name, problem=str(error))  # noqa: TRY400 - told in one line
-        for name in self._routes.named_queues():
+        for name in self._resources.routes.named_queues():
             if not self._topology.has_queue(name):
                 self._queues.adopt(name, {}, declared=False)
         await self._durable.restore_bindings(self._topology)
@@ -213,6 +217,7 @@ class Broker:
         for record in await self._sessions.restore():
             if record.queue:
                 self._queues.adopt(record.queue, record.arguments, record.bindings)
+        await self._fanout.restore()
         self._topology.journal = self._durable
 
     def check_client_id(self, client_id: str, user: str) -> None:
@@ -315,45 +320,7 @@ class Broker:
 
         `also`: more routing keys. Each place gets the message once.
         """
-        if self._plans_version != self._topology.version:
-            self._plans.clear()
-            self._plans_version = self._topology.version
-        address = message.address
-        plan = self._plans.get(address)
-        if plan is None or also:
-            try:
-                self._topology.check_publish(address.exchange)
-                plan = self._plan(message, also)
-            except MqliftError as error:
-                publisher.answer(token, Result(Outcome.REJECTED, error))
-                return
-        self.put(message, plan, publisher, token)
-
-    def put(self, message: Message, plan: Sequence[Sink], publisher: Publisher, token: object) -> None:
-        """Hand a message to all places of its plan; `publisher.answer(token, …)` follows once."""
-        address = message.address
-        if self._topology.delaying and address.exchange in self._topology.delaying:
-            message = self._delayed(message)
-        waiter: Answerable = publisher
-        if self.tracer is not None:
-            message, waiter = self.tracer.published(message, waiter)
-        if len(plan) == 1:
-            plan[0].put(message, publisher, waiter, token)
-        elif plan:
-            merge = Merge(len(plan), waiter, token)
-            for sink in plan:
-                sink.put(message, publisher, merge, None)
-        else:
-            self._metrics.unrouted.inc()
-            waiter.answer(token, UNROUTED)
-
-    def _delayed(self, message: Message) -> Message:
-        """As the delayed-message exchange's header asks for: milliseconds, from now."""
-        delay = message.headers.get(DELAY)
-        if isinstance(delay, bool) or not isinstance(delay, int) or delay <= 0:
-            return message
-        # As RabbitMQ's plugin: consumers see how long it was, and it is not delayed again on its way as a dead letter.
-        return replace(message, headers={**message.headers, DELAY: -delay}, not_before=time.time() + delay / 1000)
+        self._routing.publish(message, publisher, token, also)
 
     def declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> Awaitable[None] | None:
         """Have an exchange. What is durable survives the gateway once what this returns has been awaited.
@@ -474,9 +441,9 @@ class Broker:
         What is under way goes where it was going. A queue that is known here stays where it lives, or the messages that
         wait there would be left behind: those that the new rules want elsewhere are given back, to be told.
         """
-        self._backends = {**self._backends, **backends}
-        self._routes = routes
-        self._plans.clear()
+        self._resources.backends = {**self._resources.backends, **backends}
+        self._resources.routes = routes
+        self._routing.forget()
         moved = [found for queue in self._queues.all_durable() if (found := self._follow(queue)) is not None]
         for name in routes.named_queues():
             self._adopt_named(name)
@@ -490,10 +457,10 @@ class Broker:
         except MqliftError as error:
             log.error("queue_not_adopted", queue=name, problem=str(error))  # noqa: TRY400 - no bug
 
-    def _follow(self, queue: BackendQueue) -> Moved | None:
+    def _follow(self, queue: BackendQueue | StreamQueue) -> Moved | None:
         """Take what the rules say about a queue that stays where it is: their options."""
         try:
-            target = self.home(queue.name, queue.spec)
+            target = self._resources.home(queue.name, queue.spec)
         except Invalid as error:
             return Moved(queue.name, queue.target, str(error))
         if (target.kind, target.name) != (queue.target.kind, queue.target.name):
@@ -503,7 +470,7 @@ class Broker:
 
     def limit(self, limits: BrokerLimits) -> None:
         """Hold to other limits. What is over them already stays; nothing more comes."""
-        self._limits = limits
+        self._resources.destinations = limits.destinations
         self._inflight.move(limits.inflight_messages, limits.inflight_bytes)
         self._queues.limit = limits.durable_queues
         self._sessions.limit = limits.sessions
@@ -512,9 +479,11 @@ class Broker:
     async def watch(self) -> None:
         """Do what time asks for: wills, endings, expiry, and a look at destinations that fail. Never ends."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tails.start())
             tasks.create_task(self._watch_sessions())
             tasks.create_task(self._watch_queues())
             tasks.create_task(self._watch_destinations())
+            tasks.create_task(self._fanout.run())
 
     async def _watch_sessions(self) -> None:
         while True:
@@ -536,7 +505,7 @@ class Broker:
             await self._look_around()
 
     async def _look_around(self) -> None:
-        for sender in list(self._senders.values()):
+        for sender in self._resources.senders():
             await sender.recheck()
         try:
             await self._retained.sweep()
@@ -544,6 +513,7 @@ class Broker:
             for name in self._shared.unused(self._consumed(), self._sessions.in_use()):
                 await self.delete_queue(name, None)
                 self._shared.forget(name)
+            await self._tails.start()
         except MqliftError as error:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
@@ -554,10 +524,11 @@ class Broker:
         """No new polls. What consumers hold can still be settled."""
         for queue in self._queues.all_durable():
             queue.stop_polling()
+        self._tails.stop_polling()
 
     async def answered(self) -> None:
         """Wait until every publish has its result."""
-        await asyncio.gather(*(sender.drain() for sender in self._senders.values()))
+        await self._resources.answered()
 
     async def drain(self) -> None:
         """Wait until every poll has ended, and every publish and every settlement has its answer.
@@ -568,127 +539,26 @@ class Broker:
         await asyncio.gather(self.answered(), *(queue.drain() for queue in self._queues.all_durable()))
         # What ended only when its dead letter was stored elsewhere.
         await asyncio.gather(*(queue.drain() for queue in self._queues.all_durable()))
-        await self._levels.drain()
+        await self._resources.drain()
         await self._queues.finish_deletions()
         await self._writer.drain()
 
     async def aclose(self) -> None:
         """Give back what is not answered and close the backends."""
         await self._queues.aclose()
-        for sender in self._senders.values():
-            await sender.aclose()
+        await self._tails.aclose()
+        await self._resources.stop_sending()
         await self._sessions.aclose()
         await self._writer.drain()
-        await self._store.aclose()
-        await self._levels.aclose()
-        for backend in self._backends.values():
-            await backend.aclose()
-
-    def _plan(self, message: Message, also: Sequence[str]) -> tuple[Sink, ...]:
-        """Where a message goes: each place once, bound queues first. Raises `UnknownExchange`, `Refused`, `Invalid`."""
-        address = message.address
-        plan = self.sinks(message, also, NOTHING_SKIPPED)
-        if also or self._topology.routes_by_headers(address.exchange):
-            return plan
-        if len(self._plans) >= PLANS or self._plans_version != self._topology.version:
-            # A rule that names a queue has just declared it; what was published to that queue before was unrouted.
-            self._plans.clear()
-            self._plans_version = self._topology.version
-        self._plans[address] = plan
-        return plan
-
-    def sinks(self, message: Message, also: Sequence[str], skipped: AbstractSet[str]) -> tuple[Sink, ...]:
-        """Where a message goes; `skipped` are queues that are not to have it, though it is routed to them.
-
-        Raises `UnknownExchange`, `Refused`, `Invalid`.
-        """
-        sinks: dict[object, Sink] = {}
-        for key in (message.address.routing_key, *also):
-            address = Address(message.address.exchange, key)
-            names = self._topology.route(address.exchange, key, message.headers)
-            self._add_sinks(sinks, address, [name for name in names if name not in skipped])
-        return tuple(sinks.values())
-
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str]) -> None:
-        targets = list(self._routes.for_publish(address))
-        for name in names:
-            targets.extend(self._routes.copies(name))
-        names.extend(target.name for target in targets if target.kind == QUEUE_KIND)
-        for name in names:
-            virtual = self._queues.virtual(name)
-            if virtual is not None:
-                sinks[name] = virtual
-            else:
-                queue = self._queues.known(name, QueueSpec())
-                sinks[queue.target.kind, queue.target.name] = queue
-        for target in targets:
-            place = (target.kind, target.name)
-            # Of two rules for one resource, the one that has to be waited for counts.
-            needed = not target.best_effort and isinstance(sinks.get(place), BestEffort)
-            if target.kind != QUEUE_KIND and (needed or place not in sinks):
-                sinks[place] = self._destination(target)
-
-    def _destination(self, target: Target) -> Sink:
-        sender = self.sender(target)
-        if not target.best_effort:
-            return Destination(sender, target)
-        place = (target.kind, target.name)
-        if place not in self._losses:
-            self._losses[place] = Losses(sender, self._metrics)
-        return BestEffort(sender, target, self._losses[place])
-
-    # What queues need
-
-    def backend(self, target: Target, policy: QueuePolicy) -> Backend:
-        """What a queue lives in: its backend, or for one with priorities several queues of that.
-
-        Raises `InvalidArgument`.
-        """
-        return self._levels.keep(target, self._made_for(target, policy))
-
-    def _made_for(self, target: Target, policy: QueuePolicy) -> Backend:
-        backend = self._backend_of(target)
-        if not policy.max_priority or isinstance(backend, PriorityBackend):
-            return backend
-        ruled = self._routes.home(target.queue) is not None
-        return with_levels(backend, target, policy.max_priority, by_name=ruled)
-
-    def _backend_of(self, target: Target) -> Backend:
-        return self._levels.find(target) or self._backends[target.kind]
-
-    def home(self, queue: str, spec: QueueSpec) -> Target:
-        """Where a durable queue lives. Raises `Invalid`."""
-        target = self._routes.home(queue) or self._backends[self._home].home(queue, spec)
-        return replace(target, label=SESSION_LABEL) if spec.arguments.get(SESSION) else target
-
-    def receiver(self, target: Target, keeper: Keeper, policy: QueuePolicy) -> Receiver:
-        """What polls a queue."""
-        backend = self._backend_of(target)
-        return Receiver(
-            backend,
-            target,
-            Settler(backend, target, policy=self._sending, metrics=self._metrics),
-            policy=self._receiving,
-            metrics=self._metrics,
-            health=self._health,
-            keeper=keeper,
-            single=policy.single_active_consumer,
-        )
-
-    async def remove(self, target: Target) -> None:
-        """Remove a queue in its backend, once what was sent to it has its answer. Raises `BackendError`."""
-        sender = self._senders.pop((target.kind, target.name), None)
-        if sender is not None:
-            await sender.drain()  # an entry that came later than the deletion would make the queue anew
-            await sender.aclose()
-        await self._backend_of(target).remove(target)
-        await self._levels.forget(target)
+        await self.store.aclose()
+        await self._resources.aclose()
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)
         if queue is not None:
             await queue.aclose()
-        await self.remove(self.home(record.queue, QueueSpec(durable=True, arguments=record.arguments)))
+        spec = QueueSpec(durable=True, arguments=record.arguments)
+        await self._resources.remove(self._resources.home(record.queue, spec))
 
     def _publish_will(self, will: Message) -> None:
         if will.headers.get(RETAIN):  # [MQTT-3.1.2-17]
@@ -698,42 +568,6 @@ class Broker:
     def _publish_alone(self, message: Message) -> None:
         """Publish what no connection waits for."""
         self.publish(message, _NOBODY, None)
-
-    def sender(self, target: Target) -> Sender:
-        """What sends to a resource. Raises `Refused` at the limit."""
-        key = (target.kind, target.name)
-        sender = self._senders.get(key)
-        if sender is None:
-            limit = self._limits.destinations
-            if len(self._senders) >= limit:
-                raise Refused(
-                    f"{target.kind} '{target.name}': {limit} destinations are in use, the limit of this gateway"
-                )
-            sender = self._senders[key] = Sender(
-                self._backend_of(target),
-                target,
-                policy=self._sending,
-                inflight=self._inflight,
-                metrics=self._metrics,
-                health=self._health,
-                tracer=self.tracer,
-            )
-        return sender
-
-    async def ensure(self, target: Target, spec: QueueSpec, policy: QueuePolicy) -> None:
-        """Find or create a queue, trying again while that may help."""
-        backend = self._made_for(target, policy)
-        deadline = self._loop.time() + self._sending.timeout
-        attempt = 0
-        while True:
-            try:
-                return await backend.ensure(target, spec)
-            except BackendError as error:
-                attempt += 1
-                delay = self._sending.backoff(attempt)
-                if not error.retriable or self._loop.time() + delay >= deadline:
-                    raise
-            await asyncio.sleep(delay)
 
 
 class _Nobody:

@@ -134,11 +134,15 @@ class BackendQueue:
             except Refused as error:
                 waiter.answer(token, Result(Outcome.REJECTED, error))
                 return
+        self.expect(message)
+        self._sender.put(self.target, message, publisher, waiter, token)
+
+    def expect(self, message: Message) -> None:
+        """Know of a message that is on its way into the queue, whoever brings it."""
         if message.properties.expiration is not None and not self._expiring:
             self._expiring = True
             self.watch_expiry()
         self._put_since = True
-        self._sender.put(self.target, message, publisher, waiter, token)
 
     # Consuming
 

@@ -8,17 +8,22 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
 
-from gateway.core.arguments import NO_POLICY, QueuePolicy, check_equivalent, read_policy
+from gateway.core.arguments import NO_POLICY, QueuePolicy, check_equivalent, read_policy, read_stream_policy
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.deadletter import Bury
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import BackendError, InUse, Locked, MqliftError, NotEmpty, NotFound, Refused
+from gateway.core.errors import BackendError, InUse, InvalidArgument, Locked, MqliftError, NotEmpty, NotFound, Refused
+from gateway.core.health import Health
 from gateway.core.metrics import Metrics
 from gateway.core.queues import BackendQueue
 from gateway.core.receiver import Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Counted, Delivery, Got, Presence
 from gateway.core.shared import SESSION, SHARED, SharedQueues
+from gateway.core.store import StateStore
+from gateway.core.stream import StreamBackend
+from gateway.core.streamoffset import STREAM_OFFSET
+from gateway.core.streams import StreamQueue
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Binding, Topology, UnknownExchange, UnknownQueue
 from gateway.core.virtual import VirtualQueue
@@ -27,11 +32,15 @@ log = structlog.get_logger("mqlift.queues")
 
 T = TypeVar("T")
 
-Queue: TypeAlias = BackendQueue | VirtualQueue
+DurableQueue: TypeAlias = BackendQueue | StreamQueue
+Queue: TypeAlias = DurableQueue | VirtualQueue
 
 
 class Resources(Protocol):
     """What queues need of the broker."""
+
+    store: StateStore
+    health: Health
 
     def backend(self, target: Target, policy: QueuePolicy) -> Backend:
         """What a queue lives in. Raises `InvalidArgument` for what it cannot have there."""
@@ -104,7 +113,7 @@ class QueueTable:
         self._metrics = metrics
         self.limit = limit
         self._loop = asyncio.get_running_loop()
-        self._durable: dict[str, BackendQueue] = {}
+        self._durable: dict[str, DurableQueue] = {}
         self._virtual: dict[str, VirtualQueue] = {}
         self._owners: dict[str, object] = {}
         self._owned: dict[object, set[str]] = {}
@@ -117,10 +126,10 @@ class QueueTable:
     def virtual(self, name: str) -> VirtualQueue | None:
         return self._virtual.get(name)
 
-    def durable(self, name: str) -> BackendQueue | None:
+    def durable(self, name: str) -> DurableQueue | None:
         return self._durable.get(name)
 
-    def all_durable(self) -> Iterator[BackendQueue]:
+    def all_durable(self) -> Iterator[DurableQueue]:
         return iter(list(self._durable.values()))
 
     @property
@@ -173,7 +182,7 @@ class QueueTable:
                     known = self._make_virtual(name, spec, owner)
                 else:
                     known = await self._make_durable(name, spec)
-            elif isinstance(known, BackendQueue):
+            elif not isinstance(known, VirtualQueue):
                 await self._repeat(known)
             known.used_at = self._loop.time()
         return await self._count(known, presence)
@@ -206,7 +215,7 @@ class QueueTable:
             check_equivalent(name, queue.spec, spec)
         return queue if queue.ensured else None
 
-    async def _repeat(self, queue: BackendQueue) -> None:
+    async def _repeat(self, queue: DurableQueue) -> None:
         """A queue was declared again: it may still be on its way into the store."""
         self._kept.queue_repeated(queue.name)
         await self._written()
@@ -226,8 +235,8 @@ class QueueTable:
             self._check_room(name)
         elif known.declared:
             spec = known.spec
-        policy = read_policy(spec)  # before anything is created
         target = known.target if known is not None else self._resources.home(name, spec)
+        policy = self._policy(target, spec)  # before anything is created
         await self._resources.ensure(target, spec, policy)
         queue = self.known(name, spec)
         if not queue.declared:
@@ -246,7 +255,7 @@ class QueueTable:
         if (written := self._kept.written()) is not None:
             await written
 
-    async def _look_for(self, name: str) -> BackendQueue:
+    async def _look_for(self, name: str) -> DurableQueue:
         """A queue that nobody has declared here may be there all the same: made by another gateway, or in AWS."""
         target = self._resources.home(name, QueueSpec())
         try:
@@ -266,25 +275,46 @@ class QueueTable:
             return Counted(0, queue.consumers)  # nobody is told the numbers
         return Counted((await queue.depth()).ready, queue.consumers)
 
-    def known(self, name: str, spec: QueueSpec) -> BackendQueue:
+    def known(self, name: str, spec: QueueSpec) -> DurableQueue:
         """The durable queue of this name, made known here if it was not. Raises `Refused`, `Invalid`."""
         queue = self._durable.get(name)
         if queue is not None:
             return queue
         self._check_room(name)
-        target = self._resources.home(name, spec)
-        queue = BackendQueue(
-            target,
-            spec,
-            self._resources.backend(target, read_policy(spec)),
-            open_sender=self._resources.sender,
-            open_receiver=self._resources.receiver,
-            bury=self._bury,
-            nobody=self._nobody,
-        )
+        queue = self._make(self._resources.home(name, spec), spec)
         self._topology.declare_queue(name, durable=not (spec.arguments.get(SESSION) or spec.arguments.get(SHARED)))
         self._durable[name] = queue
         return queue
+
+    def _policy(self, target: Target, spec: QueueSpec) -> QueuePolicy:
+        """What a queue's arguments mean where it lives. Raises `InvalidArgument`."""
+        if isinstance(self._resources.backend(target, NO_POLICY), StreamBackend):
+            return read_stream_policy(spec)
+        return read_policy(spec)
+
+    def _make(self, target: Target, spec: QueueSpec) -> DurableQueue:
+        """Raises `InvalidArgument`, `NotSupported`."""
+        resources = self._resources
+        backend = resources.backend(target, self._policy(target, spec))
+        if isinstance(backend, StreamBackend):
+            return StreamQueue(
+                target,
+                spec,
+                backend,
+                open_sender=resources.sender,
+                store=resources.store,
+                metrics=self._metrics,
+                health=resources.health,
+            )
+        return BackendQueue(
+            target,
+            spec,
+            backend,
+            open_sender=resources.sender,
+            open_receiver=resources.receiver,
+            bury=self._bury,
+            nobody=self._nobody,
+        )
 
     def adopt(
         self,
@@ -353,7 +383,7 @@ class QueueTable:
         for queue in self.all_durable():
             await queue.aclose()
 
-    async def _waiting_in(self, queue: BackendQueue, *, if_empty: bool) -> int:
+    async def _waiting_in(self, queue: DurableQueue, *, if_empty: bool) -> int:
         try:
             depth = await queue.depth(fresh=if_empty)
         except NotFound:
@@ -364,7 +394,7 @@ class QueueTable:
             return 0  # the number is a courtesy; the deletion says what is wrong
         return depth.ready + depth.delayed + (depth.unsettled + queue.unsent if if_empty else 0)
 
-    async def _delete_durable(self, queue: BackendQueue) -> None:
+    async def _delete_durable(self, queue: DurableQueue) -> None:
         """Remove a durable queue with its messages and bindings. Raises `BackendError`, and it stays as it was."""
         name = queue.name
         if self._durable.get(name) is not queue:
@@ -383,10 +413,12 @@ class QueueTable:
         written = self._kept.written()
         queue.cancel_consumers()
         await queue.aclose()
+        if isinstance(queue, StreamQueue):
+            await queue.forget()
         if written is not None:
             await written
 
-    def _put_back(self, queue: BackendQueue, bindings: Iterable[Binding], *, durable: bool) -> None:
+    def _put_back(self, queue: DurableQueue, bindings: Iterable[Binding], *, durable: bool) -> None:
         self._topology.declare_queue(queue.name, durable=durable)
         self._durable.setdefault(queue.name, queue)  # a rule may have made it known again
         for binding in bindings:
@@ -396,7 +428,7 @@ class QueueTable:
                 log.info("binding_ended", queue=queue.name, problem=str(error))  # its exchange has gone meanwhile
         self._kept.forget()
 
-    def pop_durable(self, name: str) -> BackendQueue | None:
+    def pop_durable(self, name: str) -> DurableQueue | None:
         """Forget a durable queue here; somebody else removes it in AWS."""
         self._topology.delete_queue(name)
         self._kept.forget()
@@ -425,8 +457,11 @@ class QueueTable:
     # Using
 
     def consume(self, command: Consume, consumer: Consumer, owner: object) -> Subscription:
-        """Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
-        return self._find(command.queue, owner).consume(command, consumer)
+        """Raises `UnknownQueue`, `Locked`, `InUse`, `InvalidArgument`, `NotSupported`."""
+        queue = self._find(command.queue, owner)
+        if STREAM_OFFSET in command.arguments and not isinstance(queue, StreamQueue):
+            raise InvalidArgument(STREAM_OFFSET, "the queue is no stream")
+        return queue.consume(command, consumer)
 
     async def get(self, name: str, owner: object) -> Got:
         """Raises `UnknownQueue`, `Locked`, `BackendError`."""
@@ -436,7 +471,7 @@ class QueueTable:
         delivery = await queue.get()
         return Got(delivery, 0 if delivery is None else await self._remaining(queue, delivery))
 
-    async def _remaining(self, queue: BackendQueue, delivery: Delivery) -> int:
+    async def _remaining(self, queue: DurableQueue, delivery: Delivery) -> int:
         try:
             return await queue.remaining()
         except BackendError as error:
@@ -464,7 +499,7 @@ class QueueTable:
             else:
                 await self._in_any_case(self._expire(queue))
 
-    async def _expire(self, queue: BackendQueue) -> None:
+    async def _expire(self, queue: DurableQueue) -> None:
         async with self._one_at_a_time(queue.name):
             try:
                 if not queue.consumers:

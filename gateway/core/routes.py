@@ -336,6 +336,13 @@ class Routes:
         matched = self.rule_for_queue(queue)
         return () if matched is None else tuple(matched.targets(queue))[1:]
 
+    def tails(self) -> Iterator[Target]:
+        """Streams that feed the topics that are written to them."""
+        for rule, _ in self._topics:
+            for each in rule.targets:
+                if each.target.tail:
+                    yield each.target
+
     def named_queues(self) -> Iterator[str]:
         """The queues that rules name outright: they are there before anybody declares them."""
         return (match.queue.text for _, match in self._queues if match.queue.literal)

@@ -349,7 +349,12 @@ class Consume:
     `exclusive`: nobody else may consume the queue meanwhile. Among consumers with room, those of higher `priority` come
     first. `shared` is a limit over several consumers of this connection. A consumer that is `cancellable` is told by
     `cancelled(tag)` when its queue is gone; others stay, and go on when the queue is back.
-    Answered ACCEPTED, or with `UnknownQueue`, `Locked`, `InUse` (an exclusive consumer is, or would be, in the way).
+
+    Of a stream, `arguments` say where to begin and under what name (`core/streamoffset.py`); other queues refuse
+    `x-stream-offset`. `acknowledges`: whether the peer does; False when `deliver` never leaves a delivery with the
+    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own.
+    Answered ACCEPTED, or with `UnknownQueue`, `Locked`, `InUse` (an exclusive consumer is, or would be, in the way),
+    `InvalidArgument`, `NotSupported`, `Refused` for what a stream cannot do; a stream's backend's own error.
     """
 
     tag: str
@@ -360,6 +365,9 @@ class Consume:
     priority: int = 0
     shared: Prefetch | None = None
     cancellable: bool = False
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
+    acknowledges: bool = True
+    unlimited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from gateway.core.errors import InUse
@@ -36,6 +36,7 @@ class Subscription:
     """One consumer of one queue. `held` deliveries are not settled yet, of `prefetch` at most."""
 
     __slots__ = (
+        "begun",
         "blocked",
         "cancellable",
         "cancelled",
@@ -61,6 +62,8 @@ class Subscription:
         self.shared = command.shared
         if self.shared is not None:
             self.shared.consumers.append(self)
+        self.begun: Awaitable[None] | None = None
+        """What to wait for before anybody is told that it consumes; it fails with why it cannot."""
         self.held = 0
         self.blocked = False
         """The consumer does not read what it was sent: it gets no more until it does."""

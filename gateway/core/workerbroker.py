@@ -18,6 +18,7 @@ from gateway.core.errors import NotSupported
 from gateway.core.exchanges import Destination
 from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.queues import Sink
+from gateway.core.routing import Routing
 from gateway.core.session import Counted, Presence, SessionRecord
 from gateway.core.shared import SESSION, SHARED
 from gateway.core.statewriter import Done
@@ -28,8 +29,22 @@ RESERVED: Final = "amq."
 """Names that a broker gives itself (AMQP 0-9-1 §1.7.2.1): a queue of such a name is never somebody's in AWS."""
 
 
+class WorkerRouting(Routing):
+    """A queue that is not known here may have been declared at another worker, so it is taken to be there."""
+
+    def add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str], *, fan_out: bool) -> None:
+        queue = address.routing_key
+        unknown = address.exchange == DEFAULT_EXCHANGE and queue and not self._topology.has_queue(queue)
+        if unknown and not queue.startswith(RESERVED):
+            self.queues.adopt(queue, {})
+            names = [queue]
+        super().add_sinks(sinks, address, names, fan_out=fan_out)
+
+
 class WorkerBroker(Broker):
     """A broker that keeps nothing that another worker's clients would miss."""
+
+    routing = WorkerRouting
 
     async def declare_queue(
         self, name: str, spec: QueueSpec, owner: Owner, presence: Presence = Presence.ANY
@@ -58,15 +73,6 @@ class WorkerBroker(Broker):
         if will.headers.get(RETAIN):
             log.warning("will_not_retained", problem=str(_refusal("retained messages")))
         self._publish_alone(will)
-
-    def _add_sinks(self, sinks: dict[object, Sink], address: Address, names: list[str]) -> None:
-        """A queue that is not known here may have been declared at another worker, so it is taken to be there."""
-        queue = address.routing_key
-        unknown = address.exchange == DEFAULT_EXCHANGE and queue and not self._topology.has_queue(queue)
-        if unknown and not queue.startswith(RESERVED):
-            self._queues.adopt(queue, {})
-            names = [queue]
-        super()._add_sinks(sinks, address, names)
 
 
 def _refusal(what: str) -> NotSupported:

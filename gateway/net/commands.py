@@ -118,8 +118,11 @@ class Peer:
             return queue == self.kept_queue
         return self.broker.is_private(queue, self.owner)
 
-    def subscribe(self, command: Consume) -> None:
-        """Raises `Refused` for a tag that is in use and for one too many, and what `Broker.consume` raises."""
+    def subscribe(self, command: Consume) -> Awaitable[None] | None:
+        """What to wait for until it consumes, if anything.
+
+        Raises `Refused` for a tag that is in use and for one too many, and what `Broker.consume` raises.
+        """
         if self._subscriptions is None:
             self._subscriptions = {}
         if command.tag in self._subscriptions:
@@ -132,6 +135,7 @@ class Peer:
         if self.blocked:
             subscription.blocked = True
         self._subscriptions[command.tag] = subscription
+        return subscription.begun
 
     def unsubscribe(self, tag: str) -> None:
         """Stop a consumer, if there is one of this tag."""
@@ -368,9 +372,18 @@ def _unbind_exchange(peer: Peer, command: UnbindExchange) -> Awaitable[None] | N
     return peer.broker.unbind(ToExchange(command.destination), command.source, command.pattern, command.arguments)
 
 
-def _consume(peer: Peer, command: Consume) -> None:
+def _consume(peer: Peer, command: Consume) -> Awaitable[None] | None:
     _check_consuming(peer, command.queue)
-    peer.subscribe(command)
+    begun = peer.subscribe(command)
+    return None if begun is None else _begun(peer, command.tag, begun)
+
+
+async def _begun(peer: Peer, tag: str, begun: Awaitable[None]) -> None:
+    try:
+        await begun
+    except BaseException:
+        peer.unsubscribe(tag)
+        raise
 
 
 def _cancel(peer: Peer, command: Cancel) -> None:

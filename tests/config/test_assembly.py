@@ -73,7 +73,7 @@ def test_topics_are_listened_to(read: Read) -> None:
 def test_adapters_get_their_sections(read: Read) -> None:
     large = "large_payloads: {bucket: payloads, threshold: 1000}"
     settings = read(LISTENER + f"sqs: {{{large}}}\nsns: {{{large}, message_bytes: 1048576}}\n")
-    assert assemble(settings).kinds == ("sqs",)
+    assert assemble(settings).kinds == ("kinesis", "sqs")
     for kind in ("sqs", "sns"):
         assert open_backend(kind, Nothing(), settings).limits.entry_bytes == 128 * 1024 * 1024  # type: ignore[arg-type]
     assert open_backend("sns", Nothing(), settings).limits.batch_bytes == 1_048_576  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_rules_become_routes(read: Read) -> None:
     home = assembly.routes.home("in-hall")
     assert home is not None
     assert (home.name, home.queue) == ("inbox", "in-hall")
-    assert assembly.kinds == ("sqs",)
+    assert assembly.kinds == ("kinesis", "sqs")
 
 
 def test_what_every_target_may_have(read: Read) -> None:
@@ -142,6 +142,10 @@ def test_aws_is_checked(read: Read) -> None:
             "aws.endpoint_url: 'ftp://x' cannot be used; must be http://HOST[:PORT]",
         ),
         (
+            "routes: [{match: {queue: q}, to: [{kinesis: s, tail: a}]}]",
+            "routes.0.to.0.tail: only topics have live subscribers",
+        ),
+        (
             "routes: [{match: {topic: 'a/#/b'}, to: [{queue: q}]}]",
             "routes.0.match.topic: '#' is the rest of a topic and stands last",
         ),
@@ -180,6 +184,31 @@ def test_aws_is_checked(read: Read) -> None:
             "routes: [{match: {queue: a}, to: [{sns: b}, {sqs: a}]}]",
             "routes.0.to.0.sns: a queue cannot live here; name what keeps it first, such as sqs:",
         ),
+        (
+            "routes: [{match: {queue: a}, to: [{firehose: b}]}]",
+            "routes.0.to.0.firehose: a queue cannot live here; name what keeps it first, such as sqs:",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}, {sns: b, fanout: true}]}]",
+            "routes.0.to.1.fanout: nothing is bound to a queue; give it where a topic or an exchange is matched",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{sns: b, fanout: true, best_effort: true}]}]",
+            "routes.0.to.0.fanout: queues are not to lose what the topic does not take; leave best_effort out",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{sns: b, fanout: true, compression: gzip}]}]",
+            "routes.0.to.0.fanout: the queues would get what the rule makes of a message for the topic; leave compr",
+        ),
+        (
+            "provision: never\nroutes: [{match: {topic: a}, to: [{sns: b, fanout: true}]}]",
+            "routes.0.to.0.fanout: the gateway makes the subscriptions, which `provision: never` forbids; leave it",
+        ),
+        (
+            "sns: {large_payloads: {bucket: abc}}\nroutes: [{match: {topic: a}, to: [{sns: b, fanout: true}]}]",
+            "routes.0.to.0.fanout: with sns.large_payloads, queues would share a body in S3; leave it out, or sns.",
+        ),
+        ("sns: {fanout_wait: -1}", "sns.fanout_wait: "),
         ("ingress: [{sns: a b, topic: t}]", "ingress.0.sns: 'a b' is not a name that SNS allows"),
         ("ingress: [{sns: a, topic: 't/{colour}'}]", "ingress.0.topic: unknown field {colour}; known are"),
         ("ingress: [{sns: a, topic: '{subject}'}]", "ingress.0.topic: unknown field {subject}"),

@@ -158,8 +158,7 @@ def test_streams_are_explained(write: Write) -> None:
     )
     assert archive == "  to: firehose archive (best effort)"
     assert note.startswith("    note: Firehose writes records one behind the other")
-    assert lines[-2].startswith("  lives in: kinesis telemetry (partition_key = {key}")
-    assert lines[-1] == "    note: clients can send to this queue, and none can consume from it"
+    assert lines[-1].startswith("  lives in: kinesis telemetry (partition_key = {key}")
 
 
 def test_what_rules_hardly_mean_is_warned_of(write: Write) -> None:
@@ -261,3 +260,50 @@ def test_topics_that_are_listened_to(write: Write, ministack: Ministack, monkeyp
     assert code == EXIT_RIGHT
     assert "  listens to: sns not-there, through the queue p-mqlift-ingress-not-there" in lines
     assert lines[-1] == "sns not-there: not there yet; it is created when it is first used"
+
+
+FANOUT = """
+prefix: p-
+sns: {fanout_wait: 960}
+routes:
+- {match: {exchange: events}, to: [{sns: news, fanout: true}]}
+- {match: {topic: "t/#"}, to: [{sns: captured, fanout: true}, {sns: plain}]}
+- {match: {queue: orders}, to: [{sqs: orders.fifo}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (
+            "exchange:events/a.b",
+            [
+                "  to: sns news (fan-out)",
+                "  fan-out: sns news brings messages to the queues in SQS that are bound here,",
+                "    200 at most, each 16 minutes after its first message; --explain queue:NAME tells which can",
+                "      fan-out   $0.05 to $0.50: published once",
+                "      gateway   $0.45 to $4.50: published once, and sent to each queue",
+            ],
+        ),
+        ("topic:t/1", ["  to: sns captured (fan-out)", "  to: sns plain"]),
+        (
+            "queue:orders",
+            [
+                "  fan-out of routes.1, if bound to topic t/#: the gateway sends to it: a FIFO queue keeps its order",
+                "    a million messages: $0.05 to $0.50 by the gateway",
+            ],
+        ),
+        (
+            "queue:audit",
+            [
+                "  fan-out of routes.0, if bound to exchange events: sns news brings messages",
+                "  fan-out of routes.1, if bound to topic t/#: sns captured brings messages",
+                "    a million messages: $0.04 to $0.40 by the gateway, $0.00 by fan-out",
+            ],
+        ),
+    ],
+)
+def test_fan_out_is_explained(place: str, told: list[str], write: Write) -> None:
+    code, lines = run(write(LISTENER + FANOUT), place)
+    assert code == EXIT_RIGHT
+    assert set(told) <= set(lines)

@@ -23,13 +23,14 @@ from config.auth import (
 from config.settings import IngressSettings, ListenerSettings, Settings, TlsSettings, load
 from gateway.assembly import assemble
 from gateway.core.message import Address
+from gateway.protocols.amqp091.settings import Settings as AmqpSettings
 from gateway.protocols.mqtt.settings import Settings as MqttSettings
 from gateway.protocols.stomp.settings import Settings as StompSettings
 
 FILES = Path(__file__).parents[2] / "config"
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "mqlift.example.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "demo.yaml", "mqlift.example.yaml"])
 def test_each_file_is_right(name: str) -> None:
     assemble(load(FILES / name))
 
@@ -39,12 +40,23 @@ def test_the_demo_maps_orders() -> None:
     assert [(each.protocol, each.host, each.port) for each in settings.listeners] == [
         ("mqtt", "127.0.0.1", 1883),
         ("stomp", "127.0.0.1", 61613),
+        ("amqp091", "127.0.0.1", 5672),
     ]
     assert settings.admin.port == 9090
     assembly = assemble(settings)
     assert assembly.aws.endpoint_url == "http://127.0.0.1:4566"
     (target,) = assembly.routes.for_publish(Address("amq.topic", "orders.1"))
     assert (target.kind, target.name) == ("queue", "orders")
+
+
+def test_the_compose_stack_listens_for_every_protocol_on_every_interface() -> None:
+    settings = load(FILES / "compose.yaml")
+    assert {(each.protocol, each.host, each.port) for each in settings.listeners} == {
+        ("mqtt", "0.0.0.0", 1883),
+        ("amqp091", "0.0.0.0", 5672),
+        ("stomp", "0.0.0.0", 61613),
+    }
+    assert (settings.admin.host, settings.admin.port) == ("0.0.0.0", 9090)
 
 
 def keys(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, object]]:
@@ -83,6 +95,7 @@ ACCESS = [LdapGroupSettings, LdapSettings, PermissionSettings, RuleSettings, Tok
         SqsSettings,
         SnsSettings,
         LargePayloadSettings,
+        AmqpSettings,
         MqttSettings,
         StompSettings,
         *ACCESS,

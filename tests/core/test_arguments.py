@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
-from gateway.core.arguments import NO_POLICY, Overflow, QueuePolicy, check_equivalent, read_policy
+from gateway.core.arguments import NO_POLICY, Overflow, QueuePolicy, check_equivalent, read_policy, read_stream_policy
 from gateway.core.backend import QueueSpec
-from gateway.core.errors import Inequivalent, InvalidArgument, NotSupported
+from gateway.core.errors import Inequivalent, InvalidArgument
 
 
 def spec(arguments: Mapping[str, object], **flags: bool) -> QueueSpec:
@@ -79,9 +79,13 @@ def test_bytes_are_counted_in_memory() -> None:
     assert policy.bounded
 
 
-def test_streams_are_not_there() -> None:
-    with pytest.raises(NotSupported):
-        read_policy(spec({"x-queue-type": "stream"}))
+def test_streams() -> None:
+    assert read_policy(spec({"x-queue-type": "stream", "x-max-age": "7D"})).stream
+    assert read_stream_policy(spec({})).stream
+    with pytest.raises(InvalidArgument, match="x-message-ttl"):
+        read_stream_policy(spec({"x-message-ttl": 5}))
+    with pytest.raises(InvalidArgument, match="x-queue-type"):
+        read_stream_policy(spec({"x-queue-type": "classic"}))
 
 
 @pytest.mark.parametrize("flags", [{"durable": False}, {"exclusive": True}, {"auto_delete": True}])

@@ -16,7 +16,7 @@ from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Backend, Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.broker import Broker, BrokerLimits, Merge
+from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.errors import (
     AccessDenied,
     CredentialsInvalid,
@@ -28,6 +28,7 @@ from gateway.core.errors import (
 )
 from gateway.core.exchanges import ExchangeSpec, ExchangeType
 from gateway.core.health import Health
+from gateway.core.merge import Merge
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
@@ -174,7 +175,7 @@ async def test_each_place_gets_a_message_once_whatever_leads_there() -> None:
     rig.broker.bind("orders", TOPIC_EXCHANGE, "#")
     assert (await rig.publish(on_topic("a.b"))).outcome is Outcome.ACCEPTED
     assert rig.backend.sent == [[b"hello"], [b"hello"]]
-    assert len(rig.broker._senders) == 2
+    assert len(rig.broker._resources._senders) == 2
 
 
 @on_clock
@@ -234,7 +235,7 @@ async def test_a_queue_lives_where_its_rule_says_and_its_copies_go_there_too() -
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
     assert rig.backend.ensured == ["elsewhere"]
     assert await rig.publish(message(b"a")) is ACCEPTED
-    assert sorted(rig.broker._senders) == [("scripted", "archive"), ("scripted", "elsewhere")]
+    assert sorted(rig.broker._resources._senders) == [("scripted", "archive"), ("scripted", "elsewhere")]
 
 
 @on_clock
@@ -471,10 +472,10 @@ async def test_watching_lets_an_idle_destination_recover() -> None:
     await rig.broker.declare_queue("orders", DURABLE, rig.client)
     rig.backend.on_send = raising(CredentialsInvalid("expired"))
     await rig.publish(message())
-    assert not rig.broker._health.ready
+    assert not rig.broker.health.ready
     watch = asyncio.create_task(rig.broker.watch())
     await asyncio.sleep(5.1)
-    assert rig.broker._health.ready
+    assert rig.broker.health.ready
     watch.cancel()
 
 

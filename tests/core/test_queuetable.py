@@ -314,7 +314,7 @@ async def test_a_queue_with_priorities_is_several_and_goes_with_all_of_them() ->
     for priority in (0, 1, 2):
         made = Message(Address("", "orders"), b"%d" % priority, Properties(priority=priority))
         assert await rig.publish(made) is ACCEPTED
-    backend = rig.broker._backends["memory"]
+    backend = rig.broker._resources.backends["memory"]
     depths = [(await backend.depth(backend.home(name, DURABLE))).ready for name in ("orders", "orders-p1", "orders-p2")]
     assert depths == [1, 1, 1]
     rig.broker.consume(Consume("tag", "orders", 1, None), rig.client)
@@ -325,7 +325,7 @@ async def test_a_queue_with_priorities_is_several_and_goes_with_all_of_them() ->
     await rig.broker.delete_queue("orders", rig.client)
     with pytest.raises(NotFound):
         await backend.probe(backend.home("orders-p2", DURABLE))
-    assert not rig.broker._levels
+    assert not rig.broker._resources._levels
 
 
 @on_clock
@@ -333,7 +333,7 @@ async def test_priorities_on_a_fifo_queue_of_a_rule_are_refused() -> None:
     rig = Rig(queue_rule("orders", place("orders.fifo")))
     with pytest.raises(InvalidArgument, match="FIFO"):
         await declare(rig, spec=arguments(x_max_priority=2))
-    assert not rig.broker._levels
+    assert not rig.broker._resources._levels
 
 
 @on_clock

@@ -97,6 +97,17 @@ async def test_what_is_given_back_comes_first_in_its_order_and_marked() -> None:
 
 
 @on_clock
+async def test_what_is_given_back_overtakes_what_was_already_on_its_way_to_nobody() -> None:
+    rig = Rig()
+    _, consumer = rig.consume(1)
+    rig.put(b"a", b"b")
+    await settle_down()  # "b" was looked at, and nobody had credit for it
+    consumer.settle(Outcome.RELEASED)
+    await settle_down()
+    assert [(each.message.body, each.redelivered) for each in consumer.deliveries] == [(b"a", True)]
+
+
+@on_clock
 async def test_a_delivery_is_settled_once() -> None:
     rig = Rig()
     subscription, consumer = rig.consume(1)

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from gateway import cli
 from tests.rig.processes import HOST, ROOT, Gateway, Ministack, clean_environment, gateway_config
@@ -50,11 +52,36 @@ def test_version() -> None:
     assert (result.returncode, result.stdout) == (0, f"mqlift {metadata.version('mqlift')}\n")
 
 
-@pytest.mark.parametrize("command", [(), ("serve",), ("check",), ("demo",), ("pub",), ("sub",)])
+COMMANDS = [
+    (),
+    ("serve",),
+    ("check",),
+    ("demo",),
+    ("pub",),
+    ("sub",),
+    ("top",),
+    ("queues",),
+    ("connections",),
+    ("purge",),
+    ("close",),
+    ("passwd",),
+    ("auth",),
+    ("auth", "import"),
+    ("iam-policy",),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help(command: tuple[str, ...]) -> None:
     result = mqlift(*command, "--help")
     assert result.returncode == 0
-    assert "Usage: mqlift" in result.stdout
+    assert f"Usage: {' '.join(('mqlift', *command))} " in result.stdout
+
+
+def test_help_is_tested_for_every_command() -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, TyperGroup)
+    assert {(name,) for name in group.commands} <= set(COMMANDS)
 
 
 def test_help_does_not_wait_for_what_only_a_gateway_needs() -> None:

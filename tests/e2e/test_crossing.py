@@ -358,7 +358,7 @@ def test_every_body_crosses_unchanged(
         consumer.subscribe(f"/queue/{queue_name}")
         delivery = consumer.wait_deliveries(1)[0]
         assert (delivery.body or b"") == body
-        assert delivery.headers["content-length"] == str(len(body))
+        assert delivery.headers.get("content-length", "0") == str(len(body))
 
 
 @pytest.mark.parametrize("body", [b"m" * SQS_BYTES, b"\xff" * (SQS_BYTES * 3 // 4)], ids=["1 MiB", "1 MiB as base64"])

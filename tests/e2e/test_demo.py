@@ -23,7 +23,7 @@ from tests.rig.waiting import wait_for
 
 MQLIFT = str(Path(sys.executable).with_name("mqlift"))
 LIMIT = 60.0
-PORTS = {"MQTT": 1883, "STOMP": 61613, "AWS emulator": 4566, "ADMIN": 9090}
+PORTS = {"MQTT": 1883, "STOMP": 61613, "AMQP091": 5672, "AWS emulator": 4566, "ADMIN": 9090}
 HIGHEST_OFFSET = 65535 - 61613
 LAST_LINE = "Ctrl-C stops everything."
 

@@ -167,11 +167,11 @@ def test_what_a_best_effort_target_does_not_take(
     assert publisher.disconnects == 0
 
 
-def test_a_queue_that_is_a_stream_takes_and_does_not_give(gateway: Gateway, kinesis: Client, queue_name: str) -> None:
+def test_a_queue_that_is_a_stream_gives_and_keeps(gateway: Gateway, kinesis: Client, queue_name: str) -> None:
     with StompClient(gateway.port("stomp")) as client:
         client.send(f"/queue/into-{queue_name}", "order 1")
-        with pytest.raises(AssertionError, match="nothing can be consumed from"):
-            client.subscribe(f"/queue/into-{queue_name}")
+        client.subscribe(f"/queue/into-{queue_name}", **{"x-stream-offset": "first"})
+        assert client.wait_deliveries(1)[0].body == "order 1"
     assert bodies_by_key(kinesis, queue_name) == {f"into-{queue_name}": ["order 1"]}
 
 

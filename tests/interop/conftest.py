@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.rig.needs import missing
 from tests.rig.rabbitmq import RabbitMQ, installed
 
 
@@ -14,10 +14,7 @@ from tests.rig.rabbitmq import RabbitMQ, installed
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """One RabbitMQ for all tests; each uses names of its own. Skips on a developer's machine that has none."""
     if not installed():
-        reason = "Debian's package rabbitmq-server is not installed"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("Debian's package rabbitmq-server")
     broker = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
     broker.start()
     yield broker

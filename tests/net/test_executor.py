@@ -77,7 +77,7 @@ async def test_a_durable_exchange_is_told_when_it_is_written() -> None:
     await peer.sends(Aside(DeclareExchange("logs", LOGS, "aside")), DeclareExchange("more", LOGS, "waiting"))
     await settle_down()
     assert sorted(map(str, peer.answered)) == ["aside", "waiting"]
-    assert [record.key for record in await rig.broker._store.scan("exchange")] == ["logs", "more"]
+    assert [record.key for record in await rig.broker.store.scan("exchange")] == ["logs", "more"]
 
 
 @on_clock

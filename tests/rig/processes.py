@@ -40,13 +40,18 @@ AWS_ENVIRONMENT = {
 }
 """Credentials that emulators take; nothing of the developer's own AWS account reaches a test."""
 
-_candidates = itertools.count(random.randrange(LAST_PORT - FIRST_PORT))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Tests may run in several processes; none of them is given a port that another one has found, but does not use yet."""
+
+_PORTS = range(FIRST_PORT + WORKER, LAST_PORT + 1, WORKERS)
+_candidates = itertools.count(random.randrange(len(_PORTS)))
 
 
 def free_port() -> int:
     """A port on which nobody listens. Each call gives another one."""
-    for candidate in itertools.islice(_candidates, LAST_PORT - FIRST_PORT):
-        port = FIRST_PORT + candidate % (LAST_PORT - FIRST_PORT + 1)
+    for candidate in itertools.islice(_candidates, len(_PORTS)):
+        port = _PORTS[candidate % len(_PORTS)]
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -105,12 +110,14 @@ class ServerProcess:
         *,
         environment: Mapping[str, str] | None = None,
         core: int | None = None,
+        working_directory: Path = ROOT,
     ) -> None:
         self.name = name
         self.log_path = log_path
         self._command = list(command)
         self._environment = clean_environment(environment or {})
         self._core = core
+        self._working_directory = working_directory
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -144,7 +151,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                cwd=ROOT,
+                cwd=self._working_directory,
                 start_new_session=True,
             )
         if self._core is not None:

@@ -83,7 +83,10 @@ class RabbitMQ(ServerProcess):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +SDio 4 +A 8",
         }
         log_path = directory / f"rabbitmq-{self.port}.log"
-        super().__init__("rabbitmq", [str(SCRIPT)], log_path, environment=environment, core=core)
+        # Where it leaves what it dumps when it is killed.
+        super().__init__(
+            "rabbitmq", [str(SCRIPT)], log_path, environment=environment, core=core, working_directory=home
+        )
 
     def start(self) -> None:
         self._epmd.start()

@@ -55,7 +55,6 @@ DELIVERY_COUNT: Final = "x-delivery-count"
 """Header: deliveries before this one, of a message that comes again. RabbitMQ sets it for quorum queues."""
 
 PRIORITY: Final = "x-priority"
-STREAM_OFFSET: Final = "x-stream-offset"
 
 _REPLIES: Final = QueueSpec(durable=False, exclusive=True)
 
@@ -226,20 +225,17 @@ class Consuming:
             # What is not acknowledged counts towards no limit of the client's.
             shared=None if method.no_ack else self._shared,
             cancellable=True,
+            arguments=method.arguments,
+            acknowledges=not method.no_ack,
+            unlimited=not method.no_ack and not prefetch,
         )
 
     def _priority(self, method: BasicConsume, queue: str) -> int:
-        arguments = method.arguments
-        problem = ""
-        priority = arguments.get(PRIORITY, 0)
+        priority = method.arguments.get(PRIORITY, 0)
         if isinstance(priority, bool) or not isinstance(priority, int):
             problem = f"invalid arg '{PRIORITY}' for queue '{queue}' in vhost '{self._link.host.name}': "
             problem += f'"expected integer, got {type_name(priority)}"'
-        elif STREAM_OFFSET in arguments:
-            problem = f"invalid arg '{STREAM_OFFSET}' for queue '{queue}' in vhost '{self._link.host.name}': no stream"
-        if problem:
             raise channel_error(ReplyCode.PRECONDITION_FAILED, problem, BasicConsume)
-        assert isinstance(priority, int)
         return priority
 
     def _consume_replies(self, method: BasicConsume, tag: str) -> Procedure:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
+from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, TOPIC_EXCHANGE, Address, Headers, Message
 from gateway.protocols.stomp.activemq_headers import message_headers, to_message
 from gateway.protocols.stomp.dialect import (
     DURABLE,
@@ -115,6 +115,9 @@ class ActiveMQ:
     def priority(self, headers: Mapping[str, str]) -> int:
         name = "activemq.priority"
         return parse_integer(name, headers[name]) if name in headers else 0
+
+    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:  # noqa: ARG002 - ActiveMQ has no streams
+        return NO_HEADERS
 
     def forgotten(self, headers: Mapping[str, str], owner: Owner, sources: Sequence[Source]) -> Sequence[str]:  # noqa: ARG002
         durable = _durable_queue(headers, owner)

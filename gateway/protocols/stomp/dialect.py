@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from gateway.core.backend import QueueSpec
-from gateway.core.message import Address, Message, Origin
+from gateway.core.message import Address, Headers, Message, Origin
 from gateway.protocols.stomp.errors import BadDestination, shown
 from gateway.protocols.stomp.versions import Version
 
@@ -110,6 +110,9 @@ class Dialect(Protocol):
 
     def priority(self, headers: Mapping[str, str]) -> int:
         """Of the consumer among others. Raises `BadHeader`."""
+
+    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:
+        """What a SUBSCRIBE says to a stream: where to begin, and the consumer's name."""
 
     def forgotten(self, headers: Mapping[str, str], owner: Owner, sources: Sequence[Source]) -> Sequence[str]:
         """Durable queues that an UNSUBSCRIBE gives up. `sources` are its subscription's, if it names one."""

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Headers, Message
 from gateway.protocols.stomp.dialect import (
     LIVE,
     NOBODY,
@@ -41,7 +41,8 @@ _NUMBER_ARGUMENTS = frozenset(
         "x-stream-max-segment-size-bytes",
     }
 )
-_STREAM_HEADERS = frozenset({"x-stream-filter", "x-stream-match-unfiltered", "x-stream-offset"})
+_STREAM_HEADERS = ("x-stream-offset", "x-stream-name")
+_STREAM_FILTERS = frozenset({"x-stream-filter", "x-stream-match-unfiltered"})
 
 _WRITTEN_AS_IS = "".join(chr(code) for code in range(0x20, 0x80) if chr(code) not in "/%")
 
@@ -94,8 +95,8 @@ class RabbitMQ:
     # SUBSCRIBE
 
     def sources(self, headers: Mapping[str, str], owner: Owner, live_queue: str) -> Sequence[Source]:  # noqa: ARG002
-        for name in _STREAM_HEADERS & headers.keys():
-            raise Refused(f"{name}: streams are not available")
+        for name in _STREAM_FILTERS & headers.keys():
+            raise Refused(f"{name}: streams are not filtered")
         durable = _is_true(headers.get("durable")) or _is_true(headers.get("persistent"))
         if durable and not headers.get("id"):
             raise MissingHeader("Header 'id' is required for durable subscriptions")
@@ -109,6 +110,9 @@ class RabbitMQ:
 
     def prefetch(self, headers: Mapping[str, str]) -> str | None:
         return headers.get("prefetch-count")
+
+    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:
+        return {name: headers[name] for name in _STREAM_HEADERS if name in headers}
 
     def priority(self, headers: Mapping[str, str]) -> int:
         return parse_integer("x-priority", headers["x-priority"]) if "x-priority" in headers else 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.core.errors import Refused
+from gateway.core.message import NO_HEADERS, Headers
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
 from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Rebind
@@ -61,7 +62,8 @@ class Subscribing:
         subscription = self._make(subscription_id, sources, ack_mode(frame))
         prefetch = self._prefetch(headers)
         priority = client.dialect.priority(headers)
-        self._start(key, subscription, prefetch, priority, headers.get("receipt"))
+        arguments = client.dialect.stream_arguments(headers)
+        self._start(key, subscription, prefetch, priority, headers.get("receipt"), arguments)
 
     def receive_replies(self, source: Source, subscription_id: str, receipt: str | None) -> None:
         """Subscribe for the client, once, to a temporary queue that it has named as `reply-to`."""
@@ -112,6 +114,7 @@ class Subscribing:
         prefetch: int,
         priority: int,
         receipt: str | None,
+        arguments: Headers = NO_HEADERS,
         *,
         answers: bool = True,
     ) -> None:
@@ -130,7 +133,18 @@ class Subscribing:
         last = next(reversed(subscription.sources))
         for tag, source in subscription.sources.items():
             token = Step(_SUBSCRIBE, receipt, last=True) if answers and tag == last else step
-            client.ask(Consume(tag, source.queue, prefetch, token, priority=priority, cancellable=True))
+            client.ask(
+                Consume(
+                    tag,
+                    source.queue,
+                    prefetch,
+                    token,
+                    priority=priority,
+                    cancellable=True,
+                    arguments=arguments,
+                    acknowledges=subscription.acknowledges,
+                )
+            )
 
     def _prefetch(self, headers: Mapping[str, str]) -> int:
         settings = self._client.settings

@@ -96,6 +96,11 @@ class Subscription:
         self._address: Address | None = None
         self._destination_line = ""
 
+    @property
+    def acknowledges(self) -> bool:
+        """Whether the client says what it is done with."""
+        return self._ledger is not None
+
     def deliver(self, delivery: Delivery, out: list[bytes]) -> bool:
         """Append a MESSAGE frame to `out`. Returns whether the delivery is held until the client settles it."""
         message = delivery.message

@@ -35,6 +35,11 @@ def test_options() -> None:
     assert hash(target) == hash(parse_target("telemetry", given, DEVICE))
 
 
+def test_topics_that_are_fed() -> None:
+    assert parse_target("s", {}, DEVICE).tail == ""
+    assert parse_target("s", {"tail": "a/{partition_key}/b"}, DEVICE).tail == "a/{partition_key}/b"
+
+
 @pytest.mark.parametrize(
     ("value", "options", "line"),
     [
@@ -51,6 +56,10 @@ def test_options() -> None:
         ("s", {"aggregate": "yes"}, "aggregate: 'yes' is neither true nor false; true or false"),
         ("s", {"max_record_bytes": True}, "max_record_bytes: True is no size of a record; 1024 to 10485760"),
         ("s", {"max_record_bytes": 10_485_761}, "max_record_bytes: 10485761 is no size of a record"),
+        ("s", {"tail": True}, "tail: True is not the topic of what is read; a topic without wildcards, in which"),
+        ("s", {"tail": "a/#"}, "tail: 'a/#' is not the topic"),
+        ("s", {"tail": "a/{device}"}, "tail: 'a/{device}' is not the topic"),
+        ("{device}", {"tail": "a"}, "tail: which stream to read depends on a client's name; name one stream"),
         ("s", {"max_record_bytes": 1023}, "max_record_bytes: 1023 is no size of a record"),
     ],
 )

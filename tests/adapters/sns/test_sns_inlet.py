@@ -3,7 +3,8 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.sns.inlet import STATEMENT, Inlet, filter_policy, is_fifo, open_inlet, queue_name, with_statement
+from adapters.sns.inlet import STATEMENT, Inlet, filter_policy, is_fifo, open_inlet, queue_name
+from adapters.sns.queues import with_statement
 from adapters.sns.settings import parse_target
 from gateway.core.backend import Target
 from gateway.core.errors import BackendError, Invalid, Unavailable
@@ -91,18 +92,20 @@ OTHER = {"Sid": "theirs", "Effect": "Deny", "Principal": "*", "Action": "sqs:*",
 
 @pytest.mark.parametrize("found", [[OTHER], OTHER, [OTHER, {"Sid": STATEMENT, "Resource": "former"}]])
 def test_what_a_policy_says_already_stays(found: object) -> None:
-    policy = with_statement(orjson.dumps({"Version": "2008-10-17", "Statement": found}).decode(), QUEUE_ARN, ARN)
+    policy = with_statement(
+        orjson.dumps({"Version": "2008-10-17", "Statement": found}).decode(), QUEUE_ARN, ARN, STATEMENT
+    )
     assert policy is not None
     parsed = orjson.loads(policy)
     assert parsed["Version"] == "2008-10-17"
     assert [each["Sid"] for each in parsed["Statement"]] == ["theirs", STATEMENT]
-    assert with_statement(policy, QUEUE_ARN, ARN) is None
+    assert with_statement(policy, QUEUE_ARN, ARN, STATEMENT) is None
 
 
 @pytest.mark.parametrize("policy", ["not JSON", "[]", "{}", '{"Statement": [1]}'])
 def test_a_policy_that_is_none_is_left_alone(policy: str) -> None:
     with pytest.raises(Unavailable):
-        with_statement(policy, QUEUE_ARN, ARN)
+        with_statement(policy, QUEUE_ARN, ARN, STATEMENT)
 
 
 def test_names() -> None:

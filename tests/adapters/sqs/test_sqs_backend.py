@@ -7,8 +7,9 @@ import asyncio
 import orjson
 import pytest
 
+from adapters.aws.directory import LIMIT, NEGATIVE_SECONDS
 from adapters.sqs.backend import MAX_VISIBILITY, RECEIVE_MARGIN, SqsBackend, open_backend
-from adapters.sqs.queues import NEGATIVE_SECONDS, QUEUE_LIMIT, SETTLING_SECONDS
+from adapters.sqs.queues import SETTLING_SECONDS
 from adapters.sqs.settings import parse_target
 from gateway.core.backend import QueueSpec, Target
 from gateway.core.errors import (
@@ -405,9 +406,9 @@ class TestFinding:
 
     async def test_remembered_queues_are_bounded(self, scripted: ScriptedAws, scripted_backend: SqsBackend) -> None:
         directory = scripted_backend._queues
-        for number in range(QUEUE_LIMIT + 5):
+        for number in range(LIMIT + 5):
             directory.find(Target(kind="sqs", name=f"q{number}"))
-        assert len(directory._queues) == QUEUE_LIMIT
+        assert len(directory._queues) == LIMIT
         assert "q0" not in directory._queues
 
     @pytest.mark.parametrize("answer", [b"", b"{}", b'{"Attributes":{}}', b'{"Attributes":{"x":"y"}}'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from pathlib import Path
 from typing import ClassVar
 
 from tests.interop.amqp.client import PASSWORD, USER, Client, Message, Refused, until
@@ -44,9 +45,21 @@ class AmqpToolsClient(Client):
 
     async def close(self) -> None:
         if self._consumer is not None and self._consumer.returncode is None:
+            await self._wait_acknowledged(self._consumer.pid)
             self._consumer.kill()
         if self._reading is not None:
             await self._reading
+
+    async def _wait_acknowledged(self, pid: int) -> None:
+        """It acknowledges once the command has ended that wrote a message, and then waits for the next one."""
+
+        def at_rest() -> bool:
+            if Path(f"/proc/{pid}/task/{pid}/children").read_text():
+                return False
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return state == "S"  # proc_pid_stat(5): sleeping
+
+        await until(at_rest, "amqp-consume has acknowledged")
 
     async def _read(self, process: Process) -> None:
         assert process.stdout is not None

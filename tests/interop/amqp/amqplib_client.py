@@ -1,4 +1,4 @@
-"""amqplib, in a Node process for each connection, which takes commands and tells events, line by line."""
+"""amqplib and php-amqplib, in a process for each connection, which takes commands and tells events, line by line."""
 
 from __future__ import annotations
 
@@ -6,42 +6,30 @@ import asyncio
 import itertools
 import json
 import shutil
-import subprocess
 from asyncio.subprocess import PIPE, Process
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.interop.amqp.client import PASSWORD, TIMEOUT, USER, Client, Message, Refused, until
 from tests.rig.processes import HOST
 
-_SOURCES = Path(__file__).parent / "amqplib"
-_INSTALL_TIMEOUT = 300.0
+SOURCES = Path(__file__).parent / "amqplib"
+PHP_SOURCES = Path(__file__).parent / "php_amqplib"
+PHP_LIBRARY = Path("/usr/share/php/PhpAmqpLib/autoload.php")
 
 _NAMES = {"replyTo": "reply_to", "correlationId": "correlation_id", "contentType": "content_type", "headers": "headers"}
 
 Json = dict[str, Any]
 
 
-def install(folder: Path) -> None:
-    """Put amqplib and the script that drives it into a folder. Does nothing when that has been done."""
-    for name in ("package.json", "client.js"):
-        if not (folder / name).exists() or (folder / name).read_bytes() != (_SOURCES / name).read_bytes():
-            (folder / "installed").unlink(missing_ok=True)
-            shutil.copy(_SOURCES / name, folder)
-    if (folder / "installed").exists():
-        return
-    # npm would look for a lock file and for settings in the folders above otherwise.
-    command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    subprocess.run(command, cwd=folder, check=True, timeout=_INSTALL_TIMEOUT)
-    (folder / "installed").touch()
+class LineClient(Client):
+    """Runs a command in a folder."""
 
-
-class AmqplibClient(Client):
-    """`folder` is where `install` has put it."""
-
-    def __init__(self, port: int, folder: Path) -> None:
+    def __init__(self, port: int, command: Sequence[str], folder: Path) -> None:
         super().__init__(port)
+        self._command = command
         self._folder = folder
         self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -52,7 +40,7 @@ class AmqplibClient(Client):
     async def connect(self) -> None:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
-                "node", "client.js", cwd=self._folder, stdin=PIPE, stdout=PIPE
+                *self._command, cwd=self._folder, stdin=PIPE, stdout=PIPE
             )
             self._reading = asyncio.create_task(self._read(self._process))
         await self._do("connect", url=f"amqp://{USER}:{PASSWORD}@{HOST}:{self.port}")
@@ -109,6 +97,24 @@ class AmqplibClient(Client):
                 case _:
                     self._answers[said["command"]] = said
         await process.wait()
+
+
+class AmqplibClient(LineClient):
+    """`folder` is where `install` has put it."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        super().__init__(port, ("node", "client.js"), folder)
+
+
+class PhpAmqplibClient(LineClient):
+    """php-amqplib, Debian's package."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port, ("php", "client.php"), PHP_SOURCES)
+
+    @staticmethod
+    def installed() -> bool:
+        return shutil.which("php") is not None and PHP_LIBRARY.exists()
 
 
 def _unpacked(packed: Json) -> Message:

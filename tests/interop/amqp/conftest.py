@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -16,13 +15,15 @@ from tests.auth.hashes import quick_hash
 from tests.conftest import finish
 from tests.interop.amqp.aio_pika_client import AioPikaClient
 from tests.interop.amqp.amqp_tools_client import AmqpToolsClient
-from tests.interop.amqp.amqplib_client import AmqplibClient, install
+from tests.interop.amqp.amqplib_client import SOURCES, AmqplibClient, PhpAmqplibClient
 from tests.interop.amqp.amqpstorm_client import AmqpstormClient
 from tests.interop.amqp.client import Client
 from tests.interop.amqp.cutting import Proxy
 from tests.interop.amqp.pika_client import PikaAsyncioClient, PikaBlockingClient
 from tests.interop.amqp.py_amqp_client import KombuClient, PyAmqpClient
 from tests.interop.amqp.scenario import AT_ONCE, Observations, Scenario, Target
+from tests.rig.needs import missing, need_commands
+from tests.rig.npm import npm_install
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 from tests.rig.rabbitmq import FORBIDDEN_VHOST, LIMITED_USER, OTHER_VHOST, PASSWORD, USER, VHOST, RabbitMQ
 from tests.rig.streams import aws_client
@@ -42,6 +43,7 @@ CLIENTS: dict[str, Callable[[int], Client]] = {
     "py-amqp": PyAmqpClient,
     "kombu": KombuClient,
     "amqp-tools": AmqpToolsClient,
+    "php-amqplib": PhpAmqplibClient,
 }
 """Clients by their names; amqplib needs more than a port."""
 
@@ -90,8 +92,9 @@ def target(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(scope="session")
 def observations(request: pytest.FixtureRequest, target: Target) -> Iterator[Observations]:
     """What the scenarios of this test session come to. The first are compared while others still go on."""
-    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    wanted: list[Scenario] = list(dict.fromkeys(params["scenario"] for params in calls if "scenario" in params))
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    played = [call.params.get("scenario") for call in calls]
+    wanted = list(dict.fromkeys(each for each in played if isinstance(each, Scenario)))  # other protocols have theirs
     with ThreadPoolExecutor(AT_ONCE) as threads:
         futures: dict[Scenario, Future[list[str]]] = {each: threads.submit(each.observe, target) for each in wanted}
         yield lambda scenario: futures[scenario].result()
@@ -108,11 +111,9 @@ class Connect(Protocol):
 @pytest.fixture(scope="session")
 def amqplib_folder(request: pytest.FixtureRequest) -> Path:
     """Where amqplib is. Skips the test on a machine that has no Node."""
-    for command in ("node", "npm"):
-        if shutil.which(command) is None:
-            pytest.skip(f"amqplib needs {command}, which is not installed")
+    need_commands("node", "npm")
     folder = request.config.cache.mkdir("amqplib")
-    install(folder)
+    npm_install(SOURCES, folder)
     return Path(folder)
 
 
@@ -125,9 +126,11 @@ async def connect(target: Target, request: pytest.FixtureRequest) -> AsyncIterat
             proxy = await connected.enter_async_context(Proxy(target.port))
             if name == "amqplib":
                 client: Client = AmqplibClient(proxy.port, request.getfixturevalue("amqplib_folder"))
-            elif name == "amqp-tools" and shutil.which("amqp-publish") is None:
-                pytest.skip("Debian's package amqp-tools is not installed")
+            elif name == "php-amqplib" and not PhpAmqplibClient.installed():
+                missing("Debian's package php-amqplib")
             else:
+                if name == "amqp-tools":
+                    need_commands("amqp-publish")
                 client = CLIENTS[name](proxy.port)
             return await connected.enter_async_context(client), proxy
 

@@ -81,8 +81,8 @@ _REJECTED_AGAIN = Difference(
     instead={
         "2.1 basic.deliver consumer_tag='c' delivery_tag=3 redelivered=True exchange='' routing_key='q' body='one'": (
             (
-                "2.1 basic.deliver consumer_tag='c' delivery_tag=3 redelivered=True exchange='' routing_key='q' body='one' "
-                "headers={x-delivery-count: 2}"
+                "2.1 basic.deliver consumer_tag='c' delivery_tag=3 redelivered=True exchange='' routing_key='q' "
+                "body='one' headers={x-delivery-count: 2}"
             ),
         )
     },

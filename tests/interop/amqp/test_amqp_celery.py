@@ -46,11 +46,13 @@ def app(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ce
     """The application, with a worker that runs."""
     broker = f"amqp://guest:guest@{HOST}:{target.port}//"
     os.environ.pop("CELERY_BROKER_URL", None)
-    celery_app.app.conf.update(broker_url=broker, task_default_queue=QUEUE)
+    # One of its own: an application keeps the connection for its results as long as it lives.
+    application = celery_app.application(broker, QUEUE)
     worker = Worker(broker, tmp_path_factory.mktemp("celery"))
     worker.start()
-    yield celery_app.app
-    celery_app.app.close()
+    yield application
+    application.backend.result_consumer.stop()
+    application.close()
     print(worker.log_tail())
     worker.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import ClassVar
 
 import aiomqtt
@@ -73,17 +73,19 @@ class AiomqttClient(Client):
         assert [each if isinstance(each, int) else each.value for each in granted] == [qos] * len(filters)
 
     async def publish(self, message: Message) -> None:
-        published = self._connection.publish(
+        await unless_ended(self, self._published(message))
+
+    async def publish_all(self, messages: Sequence[Message]) -> None:
+        await unless_ended(self, asyncio.gather(*map(self._published, messages)))
+
+    def _published(self, message: Message) -> Awaitable[object]:
+        return self._connection.publish(
             message.topic,
             message.payload,
             message.qos,
             message.retain,
             message_properties(message, PacketTypes.PUBLISH),
         )
-        await unless_ended(self, published)
-
-    async def publish_all(self, messages: Sequence[Message]) -> None:
-        await asyncio.gather(*map(self.publish, messages))
 
     async def disconnect(self) -> None:
         await self._connection.__aexit__(None, None, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from tests.interop.mqtt.amqtt_client import AmqttClient
 from tests.interop.mqtt.client import Client, Message, Setup, Transport, Version
 from tests.interop.mqtt.gmqtt_client import GmqttClient
 from tests.interop.mqtt.mosquitto_client import MosquittoClient
-from tests.interop.mqtt.mqttjs_client import MqttJsClient, Node, install
+from tests.interop.mqtt.mqttjs_client import SOURCES, MqttJsClient, Node
 from tests.interop.mqtt.paho_client import PahoClient
+from tests.rig.needs import need_commands
+from tests.rig.npm import npm_install
 from tests.rig.processes import HOST, Gateway, Ministack, free_port, gateway_config
 
 _numbers = itertools.count(1)
@@ -120,11 +121,9 @@ def listeners(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     """The process that mqtt.js lives in. Skips the test on a machine that has no Node."""
-    for command in ("node", "npm"):
-        if shutil.which(command) is None:
-            pytest.skip(f"mqtt.js needs {command}, which is not installed")
+    need_commands("node", "npm")
     folder = request.config.cache.mkdir("mqttjs")
-    install(folder)
+    npm_install(SOURCES, folder)
     process = Node(folder)
     yield process
     process.close()

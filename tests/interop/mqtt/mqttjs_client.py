@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import subprocess
 import threading
 from base64 import b64decode, b64encode
@@ -23,27 +22,12 @@ from tests.interop.mqtt.client import (
     until,
 )
 
-_SOURCES = Path(__file__).parent / "mqttjs"
-_INSTALL_TIMEOUT = 300.0
+SOURCES = Path(__file__).parent / "mqttjs"
 _STOP_TIMEOUT = 10.0
 
 _PROPERTIES = {"contentType": "content_type", "responseTopic": "response_topic"}
 
 Json = dict[str, Any]
-
-
-def install(folder: Path) -> None:
-    """Put mqtt.js and the script that drives it into a folder. Does nothing when that has been done."""
-    for name in ("package.json", "clients.js"):
-        if not (folder / name).exists() or (folder / name).read_bytes() != (_SOURCES / name).read_bytes():
-            (folder / "installed").unlink(missing_ok=True)
-            shutil.copy(_SOURCES / name, folder)
-    if (folder / "installed").exists():
-        return
-    # npm would look for a lock file and for settings in the folders above otherwise.
-    command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    subprocess.run(command, cwd=folder, check=True, timeout=_INSTALL_TIMEOUT)
-    (folder / "installed").touch()
 
 
 class Node:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Literal, Protocol
@@ -13,7 +11,7 @@ import pytest
 
 from tests.conftest import finish
 from tests.interop.stomp.client import Client, Setup
-from tests.interop.stomp.driven_client import DRIVERS, DrivenClient, Driver, install_node_modules
+from tests.interop.stomp.driven_client import DRIVERS, DrivenClient, Driver
 from tests.interop.stomp.servers import Listeners, dialect_gateway
 from tests.interop.stomp.stage import Dialect, Server
 from tests.interop.stomp.stompman_client import StompmanClient
@@ -21,6 +19,8 @@ from tests.interop.stomp.stomppy_client import StompPyClient
 from tests.interop.stomp.variants import Variant
 from tests.rig import activemq as activemq_rig
 from tests.rig.activemq import ActiveMQ
+from tests.rig.needs import missing, need_commands
+from tests.rig.npm import npm_install
 from tests.rig.processes import Ministack
 
 ServerName = Literal["mqlift-rabbitmq", "mqlift-activemq", "rabbitmq", "activemq"]
@@ -36,10 +36,7 @@ class Connect(Protocol):
 def activemq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
     """One ActiveMQ for all tests; each uses names of its own. Skips on a developer's machine that has none."""
     if not activemq_rig.installed():
-        reason = "Debian's package activemq, or a Java, is not installed"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("Debian's package activemq, or a Java,")
     broker = ActiveMQ(tmp_path_factory.mktemp("activemq"))
     broker.start()
     yield broker
@@ -74,9 +71,9 @@ def gateway_listeners(
 @pytest.fixture(scope="session")
 def node(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """The process that stompjs and stompit live in."""
-    _require("node", "npm")
+    need_commands("node", "npm")
     folder = request.config.cache.mkdir("stompjs")
-    install_node_modules(folder)
+    npm_install(DRIVERS, folder)
     driver = Driver(["node", "clients.js"], folder)
     yield driver
     driver.close()
@@ -85,19 +82,10 @@ def node(request: pytest.FixtureRequest) -> Iterator[Driver]:
 @pytest.fixture(scope="session")
 def ruby() -> Iterator[Driver]:
     """The process that ruby-stomp lives in."""
-    _require("ruby")
+    need_commands("ruby")
     driver = Driver(["ruby", "clients.rb"], DRIVERS)
     yield driver
     driver.close()
-
-
-def _require(*commands: str) -> None:
-    """Skip the test on a developer's machine that has not all of these."""
-    for command in commands:
-        if shutil.which(command) is None:
-            if "CI" in os.environ:
-                pytest.fail(f"{command} is not installed")
-            pytest.skip(f"{command} is not installed")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import shutil
 import subprocess
 import threading
 from base64 import b64decode, b64encode
@@ -17,24 +16,9 @@ from tests.interop.stomp.client import LOGIN, PASSCODE, AckMode, Client, Message
 from tests.rig.processes import HOST
 
 DRIVERS = Path(__file__).parent / "drivers"
-_INSTALL_TIMEOUT = 300.0
 _STOP_TIMEOUT = 10.0
 
 Json = dict[str, Any]
-
-
-def install_node_modules(folder: Path) -> None:
-    """Put the clients for Node, and what drives them, into a folder. Does nothing when that has been done."""
-    for name in ("package.json", "clients.js"):
-        if not (folder / name).exists() or (folder / name).read_bytes() != (DRIVERS / name).read_bytes():
-            (folder / "installed").unlink(missing_ok=True)
-            shutil.copy(DRIVERS / name, folder)
-    if (folder / "installed").exists():
-        return
-    # npm would look for a lock file and for settings in the folders above otherwise.
-    command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    subprocess.run(command, cwd=folder, check=True, timeout=_INSTALL_TIMEOUT)
-    (folder / "installed").touch()
 
 
 class Driver:

@@ -83,7 +83,6 @@ class TestConsume:
                 {"x-priority": "high"},
                 "invalid arg 'x-priority' for queue 'q' in vhost '/': \"expected integer, got longstr\"",
             ),
-            ({"x-stream-offset": "first"}, "invalid arg 'x-stream-offset' for queue 'q' in vhost '/': no stream"),
         ],
     )
     def test_arguments_that_cannot_be_had(self, arguments: dict[str, Any], problem: str) -> None:

@@ -188,6 +188,17 @@ class TestOpen:
         peer.send(0, Connection.TuneOk(2047, 131072, 60), Connection.Open("imaginary"))
         peer.closed_connection(530, "NOT_ALLOWED - vhost imaginary not found", Connection.Open)
 
+    def test_a_virtual_host_may_be_for_some_users_only(self) -> None:
+        peer = Peer(vhost_users={"/": ["guest"]})
+        peer.connect()
+
+    def test_the_others_are_refused(self) -> None:
+        peer = started(vhost_users={"/": ["ann"]})
+        peer.send(0, peer.start_ok())
+        peer.received()
+        peer.send(0, Connection.TuneOk(2047, 131072, 60), Connection.Open("/"))
+        peer.closed_connection(530, "NOT_ALLOWED - access to vhost '/' refused for user 'guest'", Connection.Open)
+
     def test_another_virtual_host_has_the_predeclared_exchanges(self) -> None:
         peer = started(vhosts={"/": "", "other": "o."})
         peer.send(0, peer.start_ok(), Connection.TuneOk(2047, 131072, 60), Connection.Open("other"))

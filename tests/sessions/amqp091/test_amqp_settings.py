@@ -26,6 +26,7 @@ def test_the_defaults_are_rabbitmq_s() -> None:
         {"mechanisms": ()},
         {"unlimited_prefetch": 0},
         {"unknown": 1},
+        {"vhost_users": {"nowhere": ["ann"]}},
     ],
 )
 def test_what_cannot_be(settings: dict[str, object]) -> None:

@@ -85,7 +85,7 @@ class TestSubscribe:
             ({"id": "0", "destination": "/queue/q", "selector": "a = 1"}, Refused),
             ({"id": "0", "destination": "/topic/t", "selector": "a ="}, BadSelector),
             ({"id": "0", "destination": "/queue/q", "x-priority": "high"}, BadHeader),
-            ({"id": "0", "destination": "/queue/q", "x-stream-offset": "first"}, Refused),
+            ({"id": "0", "destination": "/queue/q", "x-stream-filter": "a"}, Refused),
             ({"destination": "/topic/t", "durable": "true"}, BadHeader),
             ({"id": "0", "destination": "/topic/t", "x-expires": "never"}, BadHeader),
         ],

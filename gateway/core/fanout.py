@@ -1,0 +1,374 @@
+"""Fan-out by the service: queues that a topic hands messages to itself, so that one publish costs one call.
+
+The gateway routes as ever. A message that goes to a topic whose rule asks for fan-out names the queues that the service
+is to hand it to; each of them has a subscription which takes what names it and nothing else. So whatever a binding can
+say is kept exactly, and its changes take effect at once: they change the names, never a subscription. Until a new
+subscription is known to work, the gateway does not name the queue and sends to it itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+import orjson
+import structlog
+
+from gateway.core.backend import Answerable, QueueSpec, Target
+from gateway.core.batcher import BatchPolicy
+from gateway.core.errors import MqliftError
+from gateway.core.exchanges import Destination, ToExchange
+from gateway.core.merge import Merge
+from gateway.core.message import DEFAULT_EXCHANGE, Message
+from gateway.core.queues import BackendQueue
+from gateway.core.sender import Publisher, Sender
+from gateway.core.shared import SESSION, SHARED
+from gateway.core.store import StateStore, StoreError, every_record
+from gateway.core.topology import Topology
+
+log = structlog.get_logger("mqlift.fanout")
+
+KIND: Final = "fanout"
+"""Of the records in the state store."""
+
+SWEEP: Final = 2.0
+"""Seconds between two looks at what is due."""
+
+VERIFY: Final = 300.0
+"""Seconds between two looks at a subscription that works: somebody may have removed it."""
+
+LEAVING: Final = 900.0
+"""Seconds that a subscription stays after nothing more is sent through it: entries that name the queue may still be
+retried, and the service itself may still have messages on their way."""
+
+AGAIN: Final = BatchPolicy(backoff_base=1.0, backoff_cap=300.0)
+"""How long to wait after a subscription could not be made, looked at or removed."""
+
+
+class Subscriber(Protocol):
+    """The side of an adapter: a service whose topics hand messages to queues."""
+
+    wait: float
+    """Seconds until a subscription can be relied on after it was made."""
+    limit: int
+    """Subscriptions of one topic at most."""
+
+    def objection(self, topic: Target, queue: Target) -> str:
+        """Why a queue cannot get a topic's messages from the service as it would from the gateway; empty if it can."""
+
+    async def subscribe(self, topic: Target, queue: Target) -> str:
+        """Have the service hand the messages that name `queue.name` to it. Idempotent; raises `BackendError`.
+
+        The result is the service's name of the subscription.
+        """
+
+    async def holds(self, topic: Target, queue: Target, subscription: str) -> bool:
+        """Whether it is still there, and the queue still takes what it brings. Raises `BackendError`."""
+
+    async def unsubscribe(self, topic: Target, queue: Target, subscription: str) -> None:
+        """Undo `subscribe`, also where a part of it is gone. Raises `BackendError`."""
+
+
+def objection(queue: QueueSpec, *, bounded: bool, priorities: bool) -> str:
+    """Why the gateway has to send to a queue itself, whatever the service can; empty if it need not."""
+    if priorities:
+        return "a queue with priorities, which is several queues in AWS"
+    if bounded:
+        return "a queue with x-max-length, whose publishers may have to be refused"
+    if queue.arguments.get(SESSION) or queue.arguments.get(SHARED):
+        return "the queue of an MQTT session or a shared subscription: there may be thousands"
+    return ""
+
+
+class FannedOut:
+    """A sink for a topic and the queues that it hands a message to."""
+
+    __slots__ = ("_plain", "_queues", "_sender", "_target")
+
+    def __init__(self, sender: Sender, target: Target, queues: Sequence[BackendQueue]) -> None:
+        self._sender = sender
+        self._plain = target
+        self._target = replace(target, fanout=tuple(queue.target.name for queue in queues))
+        self._queues = queues
+
+    def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        if message.origin.protocol == self._plain.kind:
+            self._put_apart(message, publisher, Merge(1 + len(self._queues), waiter, token))
+            return
+        for queue in self._queues:
+            queue.expect(message)
+        self._sender.put(self._target, message, publisher, waiter, token)
+
+    def _put_apart(self, message: Message, publisher: Publisher, merge: Merge) -> None:
+        """What came from a topic is not published to that topic again, so nobody else would bring it to the queues."""
+        self._sender.put(self._plain, message, publisher, merge, None)
+        for queue in self._queues:
+            queue.put(message, publisher, merge, None)
+
+
+class _Pair:
+    """A topic and a queue, and how far they have come. Times in seconds since 1970-01-01 UTC; 0 for not yet."""
+
+    __slots__ = (
+        "due",
+        "ended_at",
+        "failures",
+        "object",
+        "queue",
+        "ready",
+        "sources",
+        "subscribed_at",
+        "subscription",
+        "topic",
+        "unwritten",
+    )
+
+    def __init__(self, topic: Target, queue: Target) -> None:
+        self.topic = topic
+        self.queue = queue
+        self.sources: set[str] = set()
+        """Exchanges that messages came from, of those that the rule is about."""
+        self.subscription = ""
+        self.subscribed_at = 0.0
+        self.ended_at = 0.0
+        self.ready = False
+        """Whether the service brings everything that names the queue."""
+        self.object: BackendQueue | None = None
+        """The queue as it was when it was subscribed: one that was deleted and made anew is another."""
+        self.due = 0.0
+        self.failures = 0
+        self.unwritten = False
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.topic.kind, self.topic.name, self.queue.queue)
+
+    def start_over(self) -> None:
+        self.subscription = ""
+        self.subscribed_at = 0.0
+        self.ready = False
+
+
+class FanOut:
+    """All pairs of topics and queues, of this gateway and, through the state store, of its replicas."""
+
+    def __init__(
+        self,
+        subscribers: Mapping[str, Subscriber],
+        *,
+        topology: Topology,
+        store: StateStore,
+        find: Callable[[str], BackendQueue | None],
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`subscribers` by the kind of their targets; `find` gives a durable queue; `changed` forgets every plan."""
+        self._subscribers = subscribers
+        self._topology = topology
+        self._store = store
+        self._find = find
+        self._changed = changed
+        self._clock = clock
+        self._pairs: dict[tuple[str, str, str], _Pair] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._version = -1
+
+    def brought(self, topic: Target, source: str, queues: Iterable[BackendQueue]) -> list[BackendQueue]:
+        """Those of the queues that the service brings a message on exchange `source` to; others are taken note of."""
+        return [queue for queue in queues if self._brings(topic, source, queue)]
+
+    def _brings(self, topic: Target, source: str, queue: BackendQueue) -> bool:
+        pair = self._pairs.get((topic.kind, topic.name, queue.name))
+        if pair is None:
+            if self._may_begin(topic, queue):
+                pair = self._add(_Pair(_bare(topic), _bare(queue.target)))
+                pair.object = queue
+                pair.sources.add(source)
+            return False
+        if pair.ended_at:
+            return False
+        if pair.object is not queue and not self._take_up(pair, queue):
+            return False
+        if source not in pair.sources:
+            pair.sources.add(source)
+            pair.unwritten = True
+        return pair.ready
+
+    def _may_begin(self, topic: Target, queue: BackendQueue) -> bool:
+        subscriber = self._subscribers.get(topic.kind)
+        if subscriber is None or self._counts.get((topic.kind, topic.name), 0) >= subscriber.limit:
+            return False
+        return not self.objection(topic, queue)
+
+    def objection(self, topic: Target, queue: BackendQueue) -> str:
+        """Why the gateway sends to a queue itself; empty if it need not."""
+        if not queue.declared:
+            return "a queue that nobody has declared yet: how it is to be may change"
+        policy = queue.policy
+        ours = objection(queue.spec, bounded=policy.bounded, priorities=bool(policy.max_priority))
+        return ours or self._subscribers[topic.kind].objection(topic, queue.target)
+
+    def _add(self, pair: _Pair) -> _Pair:
+        place = (pair.topic.kind, pair.topic.name)
+        self._counts[place] = self._counts.get(place, 0) + 1
+        self._pairs[pair.key] = pair
+        return pair
+
+    def _take_up(self, pair: _Pair, queue: BackendQueue) -> bool:
+        """After a start, a queue is known again; at any other time it is a new one under an old name."""
+        if pair.object is None and not self.objection(pair.topic, queue) and pair.queue.name == queue.target.name:
+            pair.object = queue
+            return True
+        self._end(pair)
+        return False
+
+    async def restore(self) -> None:
+        """Take up the subscriptions that were made; they are looked at before anything relies on them.
+
+        Raises `StoreError`.
+        """
+        async for record in every_record(self._store, KIND):
+            try:
+                pair = _unpack(record.key, record.value)
+            except (KeyError, TypeError, ValueError) as error:
+                log.error("fanout_unreadable", record=record.key, problem=str(error))  # noqa: TRY400 - in one line
+                continue
+            if pair.topic.kind in self._subscribers:
+                self._add(pair)
+
+    async def run(self) -> None:
+        """Subscribe, look, and clean up, as it falls due. Never ends, but where nothing can be subscribed."""
+        while self._subscribers:
+            await self.sweep()
+            await asyncio.sleep(SWEEP)
+
+    async def sweep(self) -> None:
+        """Do what is due by now."""
+        now = self._clock()
+        if self._version != self._topology.version:
+            self._version = self._topology.version
+            for pair in self._pairs.values():
+                if not pair.ended_at and not self._is_wanted(pair):
+                    self._end(pair)
+        for pair in list(self._pairs.values()):
+            if pair.due <= now or (pair.unwritten and not pair.failures):
+                await self._try(pair, now)
+
+    def _is_wanted(self, pair: _Pair) -> bool:
+        """Whether the queue is still there, and one of the exchanges still leads to it."""
+        queue = self._find(pair.queue.queue)
+        if queue is None or (pair.object is not queue and not self._take_up(pair, queue)):
+            return False
+        return not pair.sources.isdisjoint(_leading_to(self._topology, queue.name))
+
+    def _end(self, pair: _Pair) -> None:
+        pair.ready = False
+        pair.ended_at = self._clock()
+        pair.due = 0.0
+        pair.unwritten = True
+        self._changed()
+
+    async def _try(self, pair: _Pair, now: float) -> None:
+        try:
+            if pair.unwritten and pair.subscription:
+                await self._write(pair)
+            if pair.due <= now:
+                await self._advance(pair, now)
+            pair.failures = 0
+        except MqliftError as error:
+            pair.failures += 1
+            pair.due = now + AGAIN.backoff(pair.failures)
+            if pair.failures == 1:
+                log.warning("fanout_by_gateway", topic=pair.topic.name, queue=pair.queue.queue, problem=str(error))
+
+    async def _advance(self, pair: _Pair, now: float) -> None:
+        subscriber = self._subscribers[pair.topic.kind]
+        if pair.ended_at:
+            await self._leave(pair, subscriber, now)
+        elif not pair.subscription:
+            pair.subscription = await subscriber.subscribe(pair.topic, pair.queue)
+            pair.subscribed_at = self._clock()  # after the answer: that is when it began
+            pair.due = pair.subscribed_at + subscriber.wait
+            await self._write(pair)
+            log.info("fanout_subscribed", topic=pair.topic.name, queue=pair.queue.queue)
+        elif now < pair.subscribed_at + subscriber.wait:
+            pair.due = pair.subscribed_at + subscriber.wait
+        else:
+            await self._look(pair, subscriber, now)
+
+    async def _look(self, pair: _Pair, subscriber: Subscriber, now: float) -> None:
+        was_ready = pair.ready
+        if await subscriber.holds(pair.topic, pair.queue, pair.subscription):
+            pair.ready = not pair.ended_at
+            pair.due = now + VERIFY
+        else:
+            log.warning("fanout_lost", topic=pair.topic.name, queue=pair.queue.queue, subscription=pair.subscription)
+            pair.start_over()
+            pair.due = 0.0
+        if pair.ready is not was_ready:
+            self._changed()
+        if pair.ready and not was_ready:
+            log.info("fanout_by_service", topic=pair.topic.name, queue=pair.queue.queue)
+
+    async def _leave(self, pair: _Pair, subscriber: Subscriber, now: float) -> None:
+        if pair.subscription and now < pair.ended_at + LEAVING:
+            pair.due = pair.ended_at + LEAVING
+            return
+        if pair.subscription:
+            await subscriber.unsubscribe(pair.topic, pair.queue, pair.subscription)
+            await self._store.delete(KIND, _record_key(pair))
+            log.info("fanout_unsubscribed", topic=pair.topic.name, queue=pair.queue.queue)
+        del self._pairs[pair.key]
+        self._counts[pair.topic.kind, pair.topic.name] -= 1
+        self._changed()  # it may be wanted again by now
+
+    async def _write(self, pair: _Pair) -> None:
+        pair.unwritten = False  # before it is, for it may change meanwhile
+        value = {
+            "subscription": pair.subscription,
+            "subscribed_at": pair.subscribed_at,
+            "ended_at": pair.ended_at,
+            "sources": sorted(pair.sources),
+        }
+        try:
+            await self._store.put(KIND, _record_key(pair), orjson.dumps(value))
+        except StoreError:
+            pair.unwritten = True
+            raise
+
+
+def _bare(target: Target) -> Target:
+    """What is remembered of a target: which resource it is."""
+    return Target(kind=target.kind, name=target.name, queue=target.queue)
+
+
+def _leading_to(topology: Topology, queue: str) -> set[str]:
+    """The exchanges that may lead to a queue: by bindings, through others, and as those others' alternate."""
+    found = {DEFAULT_EXCHANGE}
+    ahead: list[Destination] = [queue]
+    alternates = [(name, spec.alternate) for name, spec in topology.exchanges() if spec.alternate is not None]
+    while ahead:
+        sources = {binding.source for binding in topology.bindings(ahead.pop())}
+        sources.update(name for name, alternate in alternates if alternate in found | sources)
+        ahead += [ToExchange(source) for source in sources - found]
+        found |= sources
+    return found
+
+
+def _record_key(pair: _Pair) -> str:
+    return orjson.dumps([pair.topic.kind, pair.topic.name, pair.queue.kind, pair.queue.name, pair.queue.queue]).decode()
+
+
+def _unpack(key: str, value: bytes) -> _Pair:
+    """Raises `KeyError`, `TypeError` and `ValueError` for what is no record."""
+    topic_kind, topic, kind, name, queue = orjson.loads(key)
+    pair = _Pair(Target(kind=topic_kind, name=topic), Target(kind=kind, name=name, queue=queue))
+    said = orjson.loads(value)
+    pair.subscription = str(said["subscription"])
+    pair.subscribed_at = float(said["subscribed_at"])
+    pair.ended_at = float(said["ended_at"])
+    pair.sources.update(said["sources"])
+    return pair

@@ -1,0 +1,60 @@
+"""What `mqlift check --explain` says of fan-out: which way a message goes to each queue, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from gateway.assembly import Assembly
+from gateway.core.backend import Target
+from gateway.core.fanout import Subscriber
+from gateway.core.routes import Matched, QueueMatch
+
+# US dollars for a million requests in us-east-1, each of up to 64 KB; a batch is one request for each 64 KB begun
+# (https://aws.amazon.com/sqs/pricing/, https://aws.amazon.com/sns/pricing/). SNS hands over to SQS without charge.
+SQS_PRICE: Final = 0.40
+SQS_FIFO_PRICE: Final = 0.50
+SNS_PRICE: Final = 0.50
+BATCH: Final = 10
+"""Messages of one request, at most."""
+
+EXAMPLE_QUEUES: Final = 10
+
+
+def topic_lines(matched: Matched, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:
+    """For what is published where a rule asks for fan-out."""
+    for target in matched.targets():
+        if target.fanout is not None:
+            yield from _way_lines(target, subscribers[target.kind])
+
+
+def _way_lines(target: Target, subscriber: Subscriber) -> Iterator[str]:
+    wait = f"{subscriber.wait / 60:.0f} minutes" if subscriber.wait >= 60 else f"{subscriber.wait:.0f} s"
+    yield f"  fan-out: {target.kind} {target.name} brings messages to the queues in SQS that are bound here,"
+    yield f"    {subscriber.limit} at most, each {wait} after its first message; --explain queue:NAME tells which can"
+    yield "    the gateway sends to all others: FIFO, in memory, in another account, with priorities or a length"
+    yield f"    a million messages to {EXAMPLE_QUEUES} queues, besides what consuming costs (the same either way):"
+    gateway = SNS_PRICE + EXAMPLE_QUEUES * SQS_PRICE
+    yield f"      fan-out   {_prices(SNS_PRICE)}: published once"
+    yield f"      gateway   {_prices(gateway)}: published once, and sent to each queue"
+
+
+def queue_lines(home: Target, assembly: Assembly, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:
+    """For a queue, which may be bound to any exchange or topic that a rule asks fan-out for."""
+    for rule in assembly.routes.rules:
+        for each in rule.targets:
+            topic = each.target
+            if topic.fanout is None or isinstance(rule.match, QueueMatch):
+                continue
+            objection = subscribers[topic.kind].objection(topic, home)
+            way = f"the gateway sends to it: {objection}" if objection else f"{topic.kind} {topic.name} brings messages"
+            yield f"  fan-out of {rule.key}, if bound to {rule.match}: {way}"
+            price = SQS_FIFO_PRICE if home.name.endswith(".fifo") else SQS_PRICE
+            yield f"    a million messages: {_prices(price)} by the gateway" + (
+                "" if objection else ", $0.00 by fan-out"
+            )
+
+
+def _prices(price: float) -> str:
+    """From full batches to single messages."""
+    return f"${price / BATCH:.2f} to ${price:.2f}"

@@ -1,0 +1,101 @@
+"""Shards that are split and merged while somebody consumes: nothing is lost, and parents come first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.rig.clients import StompClient
+from tests.rig.kinesis_local import KinesisLocal, install
+from tests.rig.needs import need_commands
+from tests.rig.processes import Gateway
+from tests.rig.streams import Client, aws_client
+from tests.rig.waiting import wait_for
+
+KEYS = [f"key-{number}" for number in range(20)]
+ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}"}]}]
+
+
+@pytest.fixture(scope="module")
+def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisLocal]:
+    """The only emulator that can split and merge. Skips the tests on a machine that has no Node."""
+    need_commands("node", "npm")
+    script = install(request.config.cache.mkdir("kinesis-local"))
+    running = KinesisLocal(script, tmp_path_factory.mktemp("kinesis-local"))
+    running.start()
+    yield running
+    running.kill9()
+
+
+@pytest.fixture
+def kinesis(emulator: KinesisLocal) -> Client:
+    return aws_client("kinesis", emulator.url)
+
+
+class Stream:
+    """One stream of the emulator, with what was written to it."""
+
+    def __init__(self, kinesis: Client, name: str) -> None:
+        self._kinesis = kinesis
+        self.name = name
+        self.written: dict[str, list[str]] = {key: [] for key in KEYS}
+        kinesis.create_stream(StreamName=name, ShardCount=1)
+        self._wait_active()
+
+    def write(self) -> None:
+        """One more record of each key."""
+        for key, bodies in self.written.items():
+            bodies.append(f"{key} {len(bodies)}")
+            self._kinesis.put_record(StreamName=self.name, PartitionKey=key, Data=bodies[-1].encode())
+
+    def open_shards(self) -> list[str]:
+        shards = self._kinesis.list_shards(StreamName=self.name)["Shards"]
+        return [each["ShardId"] for each in shards if "EndingSequenceNumber" not in each["SequenceNumberRange"]]
+
+    def split(self, shard: str) -> None:
+        described = self._kinesis.list_shards(StreamName=self.name)["Shards"]
+        (hashes,) = (each["HashKeyRange"] for each in described if each["ShardId"] == shard)
+        middle = (int(hashes["StartingHashKey"]) + int(hashes["EndingHashKey"])) // 2
+        self._kinesis.split_shard(StreamName=self.name, ShardToSplit=shard, NewStartingHashKey=str(middle))
+        self._wait_active()
+
+    def merge(self, one: str, other: str) -> None:
+        self._kinesis.merge_shards(StreamName=self.name, ShardToMerge=one, AdjacentShardToMerge=other)
+        self._wait_active()
+
+    def _wait_active(self) -> None:
+        def active() -> bool:
+            summary = self._kinesis.describe_stream_summary(StreamName=self.name)["StreamDescriptionSummary"]
+            return bool(summary["StreamStatus"] == "ACTIVE")
+
+        wait_for(active, "the stream is active")
+
+
+@pytest.mark.parametrize("name", ["", "billing"], ids=["unnamed", "named"])
+def test_nothing_is_lost_and_parents_come_first(
+    name: str, gateway_factory: Callable[..., Gateway], emulator: KinesisLocal, kinesis: Client, queue_name: str
+) -> None:
+    gateway = gateway_factory(emulator.url, routes=ROUTES)
+    stream = Stream(kinesis, queue_name)
+    stream.write()
+    headers = {"x-stream-offset": "first"} | ({"x-stream-name": name} if name else {})
+    with StompClient(gateway.port("stomp")) as client:
+        client.subscribe(f"/queue/stream-{queue_name}", **headers)
+        client.wait_deliveries(len(KEYS))
+        stream.split(*stream.open_shards())
+        stream.write()
+        one, other = stream.open_shards()
+        stream.split(one)
+        stream.write()
+        children = [shard for shard in stream.open_shards() if shard != other]
+        stream.merge(*children)
+        stream.write()
+        total = sum(map(len, stream.written.values()))
+        client.wait_deliveries(total, timeout=60.0)
+        found: dict[str, list[str]] = {key: [] for key in KEYS}
+        for delivery in client.deliveries:
+            found[delivery.body.partition(" ")[0]].append(delivery.body)
+        assert found == stream.written
+        shards = {each.headers["x-stream-offset"].partition("@")[0] for each in client.deliveries}
+        assert len(shards) >= 4
