@@ -113,7 +113,7 @@ def test_a_user_has_so_many_and_the_anonymous_are_not_one() -> None:
 
 
 def test_connections_of_a_user_share_a_pace_and_have_their_own_before_it() -> None:
-    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=10)))
+    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=8)))
     one, two, other, nobody = (seat(quotas) for _ in range(4))
     own = PublishRate(messages=1).pace()
     assert own is not None
@@ -127,7 +127,7 @@ def test_connections_of_a_user_share_a_pace_and_have_their_own_before_it() -> No
 
 def test_who_leaves_and_comes_back_owes_what_it_owed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas_module, "MAX_REMEMBERED", 2)
-    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=10)))
+    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=8)))
 
     def pace(user: str) -> object:
         one = seat(quotas)
@@ -196,12 +196,12 @@ def test_users_who_are_in_keep_to_another_rate() -> None:
     ann.belongs_to("ann")
     bob.belongs_to("bob")
     bob.leave()
-    quotas.change(QuotaLimits(user_rate=PublishRate(messages=10)))
+    quotas.change(QuotaLimits(user_rate=PublishRate(messages=8)))
     bob = seat(quotas)
     bob.belongs_to("bob")
     for each in (ann, bob):
         (pace,) = each.paces
-        assert [pace.spend(0, NOW) > 0 for _ in range(11)] == [False] * 10 + [True]
+        assert [pace.spend(0, NOW) > 0 for _ in range(9)] == [False] * 8 + [True]
     quotas.change(QuotaLimits())
     assert all(each.paces[0].spend(0, NOW + 1.0) <= 0 for each in (ann, bob) for _ in range(100))
 
