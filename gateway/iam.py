@@ -78,6 +78,8 @@ def _rule_grants(rule: Rule, scope: Scope, *, create: bool) -> Iterator[Grant]:
 def _use(target: Target, *, home: bool) -> Use:
     if home:
         return Use.HOME
+    if target.tail:
+        return Use.TAIL
     return Use.SEND if target.fanout is None else Use.FANOUT
 
 

@@ -24,6 +24,8 @@ class Use(Enum):
     """Messages are sent there, and that is all."""
     HOME = auto()
     """A queue of clients lives there: it is sent to, consumed and counted."""
+    TAIL = auto()
+    """A stream is sent to, and read for the live subscribers of its topics."""
     FANOUT = auto()
     """A topic is sent to, and hands messages to queues."""
     INGRESS = auto()

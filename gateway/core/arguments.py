@@ -24,6 +24,8 @@ MAX_MILLISECONDS: Final = 315_360_000_000
 """Ten years: RabbitMQ's limit for times to live and for expiry."""
 
 QUEUE_TYPE: Final = "x-queue-type"
+DEAD_LETTER_EXCHANGE: Final = "x-dead-letter-exchange"
+DEAD_LETTER_ROUTING_KEY: Final = "x-dead-letter-routing-key"
 CLASSIC: Final = "classic"
 
 QUORUM_DELIVERY_LIMIT: Final = 20
@@ -81,7 +83,7 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
             raise InvalidArgument(name, "streams have no such argument")
         return QueuePolicy(max_length_bytes=values.get("max_length_bytes"), stream=True)  # type: ignore[arg-type]  # read
     if values.get("dead_letter_routing_key") is not None and values.get("dead_letter_exchange") is None:
-        raise InvalidArgument("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined")
+        raise InvalidArgument(DEAD_LETTER_ROUTING_KEY, "routing_key_but_no_dlx_defined")
     if values.get("max_length_bytes") is not None and not spec.virtual:
         raise InvalidArgument(
             "x-max-length-bytes", "a queue in AWS does not know its bytes; x-max-length counts messages"
@@ -223,8 +225,8 @@ def _type_name(value: HeaderValue | object) -> str:
 _KNOWN: Final[Mapping[str, tuple[str, Callable[[str, object], object]]]] = {
     "x-message-ttl": ("message_ttl", _number(0, MAX_MILLISECONDS)),
     "x-expires": ("expires", _number(1, MAX_MILLISECONDS)),
-    "x-dead-letter-exchange": ("dead_letter_exchange", _text),
-    "x-dead-letter-routing-key": ("dead_letter_routing_key", _text),
+    DEAD_LETTER_EXCHANGE: ("dead_letter_exchange", _text),
+    DEAD_LETTER_ROUTING_KEY: ("dead_letter_routing_key", _text),
     "x-max-length": ("max_length", _number(0)),
     "x-max-length-bytes": ("max_length_bytes", _number(0)),
     "x-overflow": ("overflow", _overflow),

@@ -42,4 +42,4 @@ class AuditedAuthenticator:
 
 
 def _who(credentials: Credentials) -> dict[str, str]:
-    return {"protocol": credentials.protocol, "client_id": credentials.client_id}
+    return {"protocol": credentials.protocol, "client_id": credentials.client_id, "peer": credentials.peer}

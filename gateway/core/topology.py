@@ -302,6 +302,11 @@ class Topology:
             for source, key in self._incoming.get(destination, ())
         )
 
+    def has_binding(self, destination: Destination, source: str, pattern: str, arguments: Headers) -> bool:
+        """Whether `bind` would change nothing. Raises `InvalidArgument` for arguments that no binding can have."""
+        exchange = self._exchanges.get(source)
+        return exchange is not None and BindingKey.of(destination, pattern, arguments) in exchange.bindings
+
     def all_bindings(self) -> Iterator[Binding]:
         """All of them, those of one exchange together."""
         return (

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from gateway.core.audit import audit
 from gateway.core.broker import Broker
+from gateway.core.exchanges import ToExchange
 from gateway.core.session import (
     Bind,
     BindExchange,
@@ -26,7 +27,10 @@ Change: TypeAlias = tuple[str, Fields]
 
 
 def change(broker: Broker, command: object) -> Change | None:
-    """What a command that succeeds changes, judged before it is executed; None for most."""
+    """What a command that succeeds changes, judged before it is executed; None for most.
+
+    Raises `InvalidArgument` for arguments that the command will be refused for.
+    """
     judge = _JUDGES.get(type(command))
     return None if judge is None else judge(broker, command)
 
@@ -65,24 +69,36 @@ def _delete_exchange(broker: Broker, command: DeleteExchange) -> Change | None:
 
 
 def _bind(broker: Broker, command: Bind) -> Change | None:
-    """A binding that is there already is told again: to find out would cost more than the line."""
-    if not broker.is_durable(command.queue):
+    if not broker.is_durable(command.queue) or _is_bound(broker, command.queue, command):
         return None
     return "queue_bound", _binding(command.exchange, command.pattern, queue=command.queue)
 
 
 def _unbind(broker: Broker, command: Unbind) -> Change | None:
-    if not broker.is_durable(command.queue):
+    if not broker.is_durable(command.queue) or not _is_bound(broker, command.queue, command):
         return None
     return "queue_unbound", _binding(command.exchange, command.pattern, queue=command.queue)
 
 
-def _bind_exchange(_: Broker, command: BindExchange) -> Change:
+def _is_bound(broker: Broker, queue: str, command: Bind | Unbind) -> bool:
+    return broker.topology.has_binding(queue, command.exchange, command.pattern, command.arguments)
+
+
+def _bind_exchange(broker: Broker, command: BindExchange) -> Change | None:
+    if _leads_on(broker, command):
+        return None
     return "exchange_bound", _binding(command.source, command.pattern, to=command.destination)
 
 
-def _unbind_exchange(_: Broker, command: UnbindExchange) -> Change:
+def _unbind_exchange(broker: Broker, command: UnbindExchange) -> Change | None:
+    if not _leads_on(broker, command):
+        return None
     return "exchange_unbound", _binding(command.source, command.pattern, to=command.destination)
+
+
+def _leads_on(broker: Broker, command: BindExchange | UnbindExchange) -> bool:
+    destination = ToExchange(command.destination)
+    return broker.topology.has_binding(destination, command.source, command.pattern, command.arguments)
 
 
 def _binding(exchange: str, pattern: str, **destination: str) -> Fields:

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
+from gateway.core.arguments import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
 from gateway.core.audit import audit
 from gateway.core.auth import Credentials, Identity, renewed
 from gateway.core.broker import Broker, Owner
@@ -217,6 +218,7 @@ async def _keep_session(peer: Peer, command: KeepSession) -> Result:
 
 async def _declare_queue(peer: Peer, command: DeclareQueue) -> Result:
     presence = _allowed_presence(peer, command)
+    _check_dead_letters(peer, command)
     if command.spec.arguments.get(SESSION):
         peer.kept_queue = command.queue
     try:
@@ -240,6 +242,23 @@ def _allowed_presence(peer: Peer, command: DeclareQueue) -> Presence:
         return presence
     of_a_protocol = spec.virtual or spec.arguments.get(SESSION) or spec.arguments.get(SHARED)
     return presence if of_a_protocol or guard.may_declare(DEFAULT_EXCHANGE, command.queue) else Presence.REQUIRED
+
+
+def _check_dead_letters(peer: Peer, command: DeclareQueue) -> None:
+    """As RabbitMQ, where a queue is made: its dead letters go where the peer may publish, and are such as it may read.
+
+    A queue in memory is the peer's own: it may read that. Raises `NotAuthorized`.
+    """
+    arguments = command.spec.arguments
+    exchange, key = arguments.get(DEAD_LETTER_EXCHANGE), arguments.get(DEAD_LETTER_ROUTING_KEY)
+    made = command.presence is not Presence.REQUIRED and not peer.broker.topology.has_queue(command.queue)
+    if peer.guard is None or not made or not isinstance(exchange, str):
+        return
+    key = key if isinstance(key, str) else ""
+    if command.spec.virtual:
+        peer.guard.check_onward(exchange, key)
+    else:
+        peer.guard.check_dead_letters(command.queue, exchange, key)
 
 
 async def _delete_queue(peer: Peer, command: DeleteQueue) -> Result:
@@ -311,6 +330,9 @@ def _keep_inflight(peer: Peer, command: KeepInflight, done: Done) -> None:
 def _declare_exchange(peer: Peer, command: DeclareExchange) -> Awaitable[None] | None:
     if peer.guard is not None and command.presence is not Presence.REQUIRED:
         peer.guard.check_declaring(command.exchange, "")
+        alternate = command.spec.alternate
+        if alternate is not None and not peer.broker.topology.has_exchange(command.exchange):
+            peer.guard.check_alternate(command.exchange, alternate)
     return peer.broker.declare_exchange(command.exchange, command.spec, command.presence)
 
 

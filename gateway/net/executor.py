@@ -245,8 +245,8 @@ class Executor:
             self._start(WAITING[kind], command)
 
     def _do(self, do: Do, command: Answered) -> Result | Awaitable[None]:
-        changed = audited.change(self.peer.broker, command)
         try:
+            changed = audited.change(self.peer.broker, command)
             result = do(self.peer, command) or ACCEPTED
         except MqliftError as error:
             return result_of(error)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.auth import Action, Authorizer, Identity
 from gateway.core.errors import NotAuthorized
-from gateway.core.message import Address
+from gateway.core.message import DEFAULT_EXCHANGE, Address
 from gateway.core.session import Publish
+
+EVERY_KEY: Final = "#"
+"""The pattern of a binding that leaves nothing out."""
 
 
 class Guard:
@@ -53,6 +58,26 @@ class Guard:
         """To have an exchange, or with an empty one a queue, fed by a binding. Raises `NotAuthorized`."""
         if not self._authorizer.allows(self.identity, Action.BIND_DESTINATION, exchange, queue):
             raise NotAuthorized(f"binding '{exchange or queue}' is not allowed")
+
+    def check_dead_letters(self, queue: str, exchange: str, key: str) -> None:
+        """To have what a queue gives up published to an exchange, under a key or, if that is empty, its own.
+
+        Raises `NotAuthorized`.
+        """
+        self.check_subscribing(DEFAULT_EXCHANGE, queue)
+        self.check_onward(exchange, key)
+
+    def check_alternate(self, exchange: str, alternate: str) -> None:
+        """To have what an exchange has no place for routed by another one. Raises `NotAuthorized`."""
+        self.check_binding(exchange, EVERY_KEY)
+        self.check_onward(alternate)
+
+    def check_onward(self, exchange: str, key: str = "") -> None:
+        """To have an exchange fed by what is given up elsewhere. Raises `NotAuthorized`."""
+        if exchange == DEFAULT_EXCHANGE:  # it leads to the queue of that name
+            self.check_publishing(Address(exchange, key))
+        else:
+            self.check_feeding(exchange, "")
 
     def may_declare(self, exchange: str, queue: str) -> bool:
         """Whether the peer may make and delete an exchange or, with an empty one, a queue."""

@@ -41,8 +41,13 @@ from tests.rig.hosting import Peer, Rig
 Asked = tuple[Action, str, str]
 
 SOURCE, DESTINATION = Action.BIND_SOURCE, Action.BIND_DESTINATION
-SUBSCRIBE, DECLARE = Action.SUBSCRIBE, Action.DECLARE
+PUBLISH, SUBSCRIBE, DECLARE = Action.PUBLISH, Action.SUBSCRIBE, Action.DECLARE
 LIVE = QueueSpec(durable=False, exclusive=True)
+
+
+def dead_lettering(exchange: str, key: str | None = None) -> QueueSpec:
+    keyed = {} if key is None else {"x-dead-letter-routing-key": key}
+    return QueueSpec(arguments={"x-dead-letter-exchange": exchange} | keyed)
 
 
 class Asking:
@@ -97,9 +102,30 @@ TO_LOGS = ExchangeSpec(type=ExchangeType.TOPIC)
         (UnbindExchange("logs", "amq.topic", "a", "t"), [(SOURCE, "amq.topic", "a"), (DESTINATION, "logs", "")]),
         (DeclareExchange("new", TO_LOGS, "t"), [(DECLARE, "new", "")]),
         (DeclareExchange("logs", TO_LOGS, "t", Presence.REQUIRED), []),
+        (
+            DeclareExchange("new", replace(TO_LOGS, arguments={"alternate-exchange": "logs"}), "t"),
+            [(DECLARE, "new", ""), (SOURCE, "new", "#"), (DESTINATION, "logs", "")],
+        ),
+        (
+            DeclareExchange("new", replace(TO_LOGS, arguments={"alternate-exchange": ""}), "t"),
+            [(DECLARE, "new", ""), (SOURCE, "new", "#"), (PUBLISH, "", "")],
+        ),
+        (DeclareExchange("logs", TO_LOGS, "t"), [(DECLARE, "logs", "")]),
         (DeleteExchange("logs", "t"), [(DECLARE, "logs", "")]),
         (DeclareQueue("new", QueueSpec(), "t", Presence.EQUIVALENT), [(DECLARE, "", "new")]),
         (DeclareQueue("orders", QueueSpec(), "t", Presence.REQUIRED), []),
+        (
+            DeclareQueue("new", dead_lettering("logs"), "t", Presence.EQUIVALENT),
+            [(DECLARE, "", "new"), (SUBSCRIBE, "", "new"), (DESTINATION, "logs", "")],
+        ),
+        (
+            DeclareQueue("new", dead_lettering("", "failed"), "t", Presence.EQUIVALENT),
+            [(DECLARE, "", "new"), (SUBSCRIBE, "", "new"), (PUBLISH, "", "failed")],
+        ),
+        (
+            DeclareQueue("live", replace(LIVE, arguments=dead_lettering("logs").arguments), "t"),
+            [(DESTINATION, "logs", "")],
+        ),
         (DeclareQueue("live", LIVE, "t"), []),
         (DeclareQueue("live", LIVE, "t", Presence.EQUIVALENT), [(DECLARE, "", "live")]),
         (DeleteQueue("orders", "t"), [(DECLARE, "", "orders")]),
@@ -123,6 +149,15 @@ async def test_what_a_command_asks(command: object, asked: list[Asked]) -> None:
         (result,) = (result for token, result in peer.session.answers if token == "t")
         assert result.outcome is Outcome.REJECTED
         assert isinstance(result.error, NotAuthorized)
+
+
+@on_clock
+async def test_a_queue_that_is_there_was_asked_about_when_it_was_made() -> None:
+    asking, peer = await guarded()
+    await peer.sends(DeclareQueue("new", dead_lettering("logs"), "made", Presence.EQUIVALENT))
+    asking.denied = {(SUBSCRIBE, "", "new"), (DESTINATION, "logs", "")}
+    await peer.sends(DeclareQueue("new", dead_lettering("logs"), "again", Presence.EQUIVALENT))
+    assert peer.outcome_of("again") is Outcome.ACCEPTED
 
 
 @on_clock

@@ -117,6 +117,23 @@ def test_what_is_only_sent_to_is_not_read(tmp_path: Path) -> None:
     assert not allows(policy, "sqs:DeleteQueue", f"{SQS}audit")
 
 
+@pytest.mark.parametrize(
+    ("route", "read"),
+    [
+        ({"match": {"queue": "measured"}, "to": [{"kinesis": "measured"}]}, True),
+        ({"match": {"queue": "measured"}, "to": [{"sqs": "measured"}, {"kinesis": "measured"}]}, False),
+        ({"match": {"topic": "measured/#"}, "to": [{"kinesis": "measured", "tail": "measured/x"}]}, True),
+        ({"match": {"topic": "measured/#"}, "to": [{"kinesis": "measured"}]}, False),
+    ],
+)
+def test_a_stream_is_read_where_something_consumes_it(route: object, read: bool, tmp_path: Path) -> None:
+    policy = document(tmp_path, routes=[route])
+    stream = "arn:aws:kinesis:eu-west-1:111122223333:stream/measured"
+    assert allows(policy, "kinesis:PutRecords", stream)
+    for action in ("kinesis:GetRecords", "kinesis:GetShardIterator", "kinesis:ListShards"):
+        assert allows(policy, action, stream) is read, action
+
+
 def test_a_queue_lives_in_its_first_target_and_is_copied_to_the_others(tmp_path: Path) -> None:
     rule = {"match": {"queue": "orders"}, "to": [{"sqs": "new-orders"}, {"sqs": "copies"}]}
     policy = document(tmp_path, prefix="plant-", routes=[rule])

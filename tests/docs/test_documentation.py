@@ -15,6 +15,7 @@ import typer
 import yaml
 from typer.core import TyperCommand, TyperGroup
 
+from config.mistakes import ConfigErrors
 from config.settings import load
 from gateway import cli
 from gateway.assembly import assemble
@@ -152,6 +153,26 @@ def test_every_configuration_that_is_shown_is_right(
         file.write_text(text if "listeners" in yaml.safe_load(block) else LISTENER + text)
         settings = load(file)
         assert assemble(settings).settings is settings
+
+
+def test_mistakes_are_told_as_the_documentation_shows_them(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        """
+listeners: [{protocol: mqtt, port: 1883, max_paket_size: 1}]
+routes:
+  - match: {queue: a}
+    to: [{sqs: a}]
+  - match: {queue: b}
+    to: [{sqs: b}]
+  - match: {topic: "{region}"}
+    to: [{sqs: "x{regoin}"}]
+"""
+    )
+    with pytest.raises(ConfigErrors) as caught:
+        assemble(load(file))
+    shown = re.findall(r"^ {4}(gateway\.yaml: .+)$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
+    assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == shown
 
 
 def put_files(directory: Path) -> None:

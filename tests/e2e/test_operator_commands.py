@@ -117,6 +117,7 @@ def test_logins_and_declarations_are_in_the_audit_log(gateway: Gateway, queue_na
     logins = [event for event in events(audit) if event["event"] == "login"]
     assert {event["protocol"] for event in logins} == {"mqtt", "stomp"}
     assert "device" in {event["client_id"] for event in logins}
+    assert {event["peer"] for event in logins} == {"127.0.0.1"}
     (declared,) = [event for event in events(audit) if event["event"] == "queue_declared"]
     assert declared["queue"] == queue_name
     assert str(declared["peer"]).startswith("127.0.0.1:")

@@ -113,7 +113,7 @@ def test_a_user_has_so_many_and_the_anonymous_are_not_one() -> None:
 
 
 def test_connections_of_a_user_share_a_pace_and_have_their_own_before_it() -> None:
-    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=10)))
+    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=8)))
     one, two, other, nobody = (seat(quotas) for _ in range(4))
     own = PublishRate(messages=1).pace()
     assert own is not None
@@ -127,7 +127,7 @@ def test_connections_of_a_user_share_a_pace_and_have_their_own_before_it() -> No
 
 def test_who_leaves_and_comes_back_owes_what_it_owed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas_module, "MAX_REMEMBERED", 2)
-    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=10)))
+    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=8)))
 
     def pace(user: str) -> object:
         one = seat(quotas)
@@ -149,3 +149,67 @@ def test_a_seat_that_was_left_is_nobodys() -> None:
     one.leave()
     one.belongs_to("ann")
     assert not quotas._users
+
+
+# Other limits, while it runs
+
+
+def test_other_limits_are_for_what_comes_and_not_for_what_is_there() -> None:
+    quotas = Quotas()
+    seats = [seat(quotas) for _ in range(3)]
+    quotas.change(QuotaLimits(connections=2))
+    assert take(quotas) == GATEWAY_CONNECTIONS
+    for each in seats:
+        each.leave()
+    seats = [seat(quotas), seat(quotas)]
+    assert take(quotas) == GATEWAY_CONNECTIONS
+    quotas.change(QuotaLimits())
+    seat(quotas)
+
+
+def test_addresses_are_counted_from_when_they_have_a_limit() -> None:
+    quotas = Quotas()
+    before = seat(quotas)
+    quotas.change(QuotaLimits(address_connections=1))
+    counted = seat(quotas)
+    assert take(quotas) == ADDRESS_CONNECTIONS
+    before.leave()
+    assert take(quotas) == ADDRESS_CONNECTIONS
+    counted.leave()
+    quotas.change(QuotaLimits())
+    assert not quotas._addresses
+
+
+def test_attempts_that_are_paid_for_stay_paid_for() -> None:
+    quotas = Quotas(QuotaLimits(address_attempts=1))
+    assert not any(quotas.refusal("192.0.2.1", NOW) for _ in range(int(ATTEMPT_BURST)))
+    quotas.change(QuotaLimits(address_attempts=2))
+    assert quotas.refusal("192.0.2.1", NOW) == ADDRESS_ATTEMPTS
+    assert [quotas.refusal("192.0.2.1", NOW + 1.0) for _ in range(3)] == ["", "", ADDRESS_ATTEMPTS]
+    quotas.change(QuotaLimits())
+    assert not quotas.refusal("192.0.2.1", NOW)
+
+
+def test_users_who_are_in_keep_to_another_rate() -> None:
+    quotas = Quotas(QuotaLimits(user_rate=PublishRate(messages=1)))
+    ann, bob = seat(quotas), seat(quotas)
+    ann.belongs_to("ann")
+    bob.belongs_to("bob")
+    bob.leave()
+    quotas.change(QuotaLimits(user_rate=PublishRate(messages=8)))
+    bob = seat(quotas)
+    bob.belongs_to("bob")
+    for each in (ann, bob):
+        (pace,) = each.paces
+        assert [pace.spend(0, NOW) > 0 for _ in range(9)] == [False] * 8 + [True]
+    quotas.change(QuotaLimits())
+    assert all(each.paces[0].spend(0, NOW + 1.0) <= 0 for each in (ann, bob) for _ in range(100))
+
+
+def test_users_of_before_there_was_a_rate_keep_to_it_with_their_next_connection() -> None:
+    quotas = Quotas()
+    first, second = seat(quotas), seat(quotas)
+    first.belongs_to("ann")
+    quotas.change(QuotaLimits(user_rate=PublishRate(messages=1)))
+    second.belongs_to("ann")
+    assert (len(first.paces), len(second.paces)) == (0, 1)
