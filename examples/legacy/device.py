@@ -5,6 +5,7 @@ Environment: BROKER_HOST, MQTT_PORT, BROKER_USER, BROKER_PASSWORD; DEVICE, READI
 
 import json
 import os
+import queue
 import threading
 
 import paho.mqtt.client as mqtt
@@ -20,7 +21,7 @@ INTERVAL = float(os.environ.get("INTERVAL", "1"))
 TEMPERATURE = f"plant/{DEVICE}/temperature"
 COMMANDS = f"plant/{DEVICE}/commands"
 
-told_to_stop = threading.Event()
+commands = queue.SimpleQueue()
 subscribed = threading.Event()
 
 
@@ -31,10 +32,17 @@ def on_connect(client, userdata, flags, reason, properties):
 
 
 def on_message(client, userdata, message):
-    command = message.payload.decode()
+    commands.put(message.payload.decode())
+
+
+def told_to_stop(seconds):
+    """Wait for a command for so long. Whether it is the one to stop."""
+    try:
+        command = commands.get(timeout=seconds)
+    except queue.Empty:
+        return False
     print(f"command {command}", flush=True)
-    if command == "stop":
-        told_to_stop.set()
+    return command == "stop"
 
 
 def main():
@@ -47,16 +55,18 @@ def main():
     client.loop_start()
     if not subscribed.wait(30):
         raise SystemExit(f"{HOST}:{PORT}: no answer to SUBSCRIBE")
+    stopped = False
     for number in range(READINGS):
         reading = {"device": DEVICE, "reading": number, "celsius": 60 + number}
         client.publish(TEMPERATURE, json.dumps(reading), qos=1).wait_for_publish(30)
         print(f"acknowledged {number}", flush=True)
-        if told_to_stop.wait(INTERVAL):
+        stopped = told_to_stop(INTERVAL)
+        if stopped:
             break
-    told_to_stop.wait(30)
+    stopped = stopped or told_to_stop(30)
     client.disconnect()
     client.loop_stop()
-    print("stopped" if told_to_stop.is_set() else "nobody told me to stop", flush=True)
+    print("stopped" if stopped else "nobody told me to stop", flush=True)
 
 
 if __name__ == "__main__":
