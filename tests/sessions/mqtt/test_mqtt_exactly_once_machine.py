@@ -361,5 +361,5 @@ class ExactlyOnce(RuleBasedStateMachine):
         assert not self.peer.session.unsettled()
 
 
-ExactlyOnce.TestCase.settings = settings(max_examples=200, stateful_step_count=80, deadline=None)
+ExactlyOnce.TestCase.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
 TestExactlyOnce = ExactlyOnce.TestCase
