@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from rich.console import Console, Group, RenderableType
@@ -94,7 +94,7 @@ def _room(console: Console) -> int:
 
 
 def _page(snapshot: Snapshot, rows: int) -> RenderableType:
-    return Group(_summary(snapshot), _queues(snapshot, rows), _connections(snapshot, rows))
+    return Group(_summary(snapshot), *_left_out(snapshot), _queues(snapshot, rows), _connections(snapshot, rows))
 
 
 def _summary(snapshot: Snapshot) -> Text:
@@ -109,6 +109,14 @@ def _summary(snapshot: Snapshot) -> Text:
         f"in {published:,.0f}/s, out {delivered:,.0f}/s, {overview['inflight']} in flight, "
         f"{overview['unsettled']} unsettled, {overview['unrouted']} unrouted"
     )
+
+
+def _left_out(snapshot: Snapshot) -> Iterator[Text]:
+    """A line for each listing that has more than was looked at: the busiest of all may be among the others."""
+    for name, rows in (("queues", snapshot.queues), ("connections", snapshot.connections)):
+        there = _number(snapshot.overview, name)
+        if len(rows) >= LOOKED_AT and there > len(rows):
+            yield Text(f"of {there:,.0f} {name} only the first {len(rows):,} are looked at", style="yellow")
 
 
 def _queues(snapshot: Snapshot, rows: int) -> Table:

@@ -99,8 +99,9 @@ class Acceptor:
             self._loop.add_reader(listening, self._accept, listening)
         self._watch_tls()
 
-    def secure(self, tls: ServerTls | None) -> None:
-        """Take the context of another one for the connections that begin from now on."""
+    def change(self, tls: ServerTls | None, patience: float) -> None:
+        """Take the context of another one, and another patience, for the connections that begin from now on."""
+        self._patience = patience
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

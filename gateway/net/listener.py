@@ -119,7 +119,7 @@ class Listener:
         """Take other options for the connections that begin from now on. Where it listens cannot change."""
         self.options = options
         self._open_session = open_session
-        self._acceptor.secure(options.tls)
+        self._acceptor.change(options.tls, options.limits.connect_timeout)
 
     def stop_listening(self) -> None:
         """No new connections, and nothing more from those that are there."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
+from tests.auth.hashes import quick_hash
 from tests.conftest import GatewayFactory
 from tests.rig.clients import MqttPublisher
 from tests.rig.counting import SqsClient, assert_exactly, drain
@@ -118,3 +120,50 @@ def test_new_connections_have_new_limits(gateway: Gateway) -> None:
         with pytest.raises((AssertionError, OSError)), MqttPublisher(gateway.port("mqtt"), "second"):
             pass
         assert gateway.metric("mqlift_connections_refused_total") > refused
+
+
+def assert_refused(port: int, user: str, password: str) -> None:
+    refused = MqttPublisher(port, f"refused-{user}", username=user, password=password)
+    with pytest.raises(ConnectionRefusedError), refused:
+        pass
+
+
+def test_files_of_users_are_read_again(gateway_factory: GatewayFactory, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(f"ann:{quick_hash('first')}\n")
+    gateway = gateway_factory(auth={"users": [str(users)]})
+    port = gateway.port("mqtt")
+    with MqttPublisher(port, "a", username="ann", password="first") as ann:
+        assert_refused(port, "bob", "second")
+        users.write_text(f"bob:{quick_hash('second')}\n")
+        reload(gateway)
+        with MqttPublisher(port, "b", username="bob", password="second"):
+            pass
+        assert_refused(port, "ann", "first")
+        assert ann.connected, "who is in stays in"
+
+
+def test_a_users_file_with_a_mistake_changes_nothing(gateway_factory: GatewayFactory, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(f"ann:{quick_hash('first')}\n")
+    gateway = gateway_factory(auth={"users": [str(users)]})
+    users.write_text("ann:first\n")
+    reload(gateway)
+    assert applied(gateway) == 0
+    assert "auth.users.0" in gateway.log
+    with MqttPublisher(gateway.port("mqtt"), "a", username="ann", password="first"):
+        pass
+
+
+def test_quotas_are_followed(gateway_factory: GatewayFactory, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(f"ann:{quick_hash('first')}\n")
+    gateway = gateway_factory(auth={"users": [str(users)]})
+    port = gateway.port("mqtt")
+    with MqttPublisher(port, "a", username="ann", password="first") as ann:
+        reload(gateway, limits={"user": {"connections": 1}})
+        assert_refused(port, "ann", "first")
+        assert ann.connected
+        reload(gateway, limits={"user": {"connections": 2}})
+        with MqttPublisher(port, "b", username="ann", password="first"):
+            pass
