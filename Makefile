@@ -33,7 +33,7 @@ demo: setup ## Start an AWS emulator and a gateway to try: make demo ARGS="--por
 # Much of a test is waiting, so two processes pay even on one core. Files stay whole: their tests share gateways.
 # For a debugger: make test ARGS="-n 0 --pdb tests/admin".
 test: setup ## Run the tests: make test ARGS="tests/admin -k ready"
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## Formatting, lint, types and layers
 	$(BIN)/ruff format --check $(SOURCES)
