@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 demo: setup ## Start an AWS emulator and a gateway to try: make demo ARGS="--port-offset 1000"
 	@exec $(BIN)/mqlift demo $(ARGS)
 
-# Much of a test is waiting, so two processes pay even on one core. Files stay whole: their tests share gateways.
+# Much of a test is waiting, so four processes pay on two cores. Files stay whole: their tests share gateways.
 # For a debugger: make test ARGS="-n 0 --pdb tests/admin".
 test: setup ## Run the tests: make test ARGS="tests/admin -k ready"
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
