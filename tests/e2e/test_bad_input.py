@@ -41,6 +41,8 @@ MAX_GROWTH = 24 * 1024 * 1024
 CONNECT_TIMEOUT = 1.0
 MAX_CONNECTIONS = 20
 FLOOD = 50
+PROBES = 2
+"""Connections by which it was seen that the gateway listens, one for each port; they may be counted late."""
 LIMIT = 10.0
 
 MQTT_FIRST = {
@@ -299,10 +301,10 @@ def test_a_flood_of_silent_connections(
     with contextlib.ExitStack() as flood:
         began = time.monotonic()
         wires = [flood.enter_context(Wire(small_gateway.port(protocol))) for _ in range(FLOOD)]
-        wait_for(lambda: let_in() + turned_away() == FLOOD, "each is let in or refused")
+        wait_for(lambda: let_in() + turned_away() >= FLOOD, "each is let in or refused")
         # Whoever is silent for that long makes room for another.
         rounds = 1 + int((time.monotonic() - began) / CONNECT_TIMEOUT)
-        assert let_in() <= rounds * MAX_CONNECTIONS
+        assert let_in() <= rounds * MAX_CONNECTIONS + PROBES
         wait_for(lambda: sum(wire.closed() for wire in wires) == FLOOD, "the others have had their time", LIMIT)
         wait_for(lambda: connections(small_gateway, protocol) == 0, "all are gone")
         # While the peers still hold their ends.
