@@ -14,8 +14,6 @@ from tests.rig.needs import missing
 from tests.rig.processes import HOST, ROOT, Gateway, Ministack, free_port
 from tests.rig.rabbitmq import PASSWORD, USER, RabbitMQ, installed
 
-AMQP = "amqp091"
-
 
 class RabbitMQWithMqtt(RabbitMQ):
     """As the one in docker-compose.yml: it speaks all three protocols."""
@@ -69,7 +67,7 @@ def _mqlift(directory: Path, ministack: Ministack) -> Iterator[Broker]:
             name="mqlift",
             host=HOST,
             mqtt_port=gateway.port("mqtt"),
-            amqp_port=gateway.port(AMQP) if _speaks_amqp() else 0,
+            amqp_port=gateway.port("amqp091"),
             stomp_port=gateway.port("stomp"),
             user="legacy",
             password="legacy",
@@ -88,25 +86,9 @@ def _compose_config(directory: Path, ministack: Ministack) -> dict[str, object]:
     return config | {
         "aws": {"region": "us-east-1", "endpoint_url": ministack.url},
         "state": f"sqlite://{directory / 'state.db'}",
-        "listeners": [
-            each | {"host": HOST, "port": free_port()}
-            for each in listeners
-            if each["protocol"] != AMQP or _speaks_amqp()
-        ],
+        "listeners": [each | {"host": HOST, "port": free_port()} for each in listeners],
         "admin": {"host": HOST, "port": free_port()},
     }
-
-
-def _speaks_amqp() -> bool:
-    return (ROOT / "gateway" / "protocols" / AMQP / "session.py").exists()
-
-
-@pytest.fixture
-def amqp_broker(broker: Broker) -> Broker:
-    """For tests of AMQP applications, which a gateway without that protocol cannot serve."""
-    if not broker.amqp_port:
-        pytest.skip("this gateway has no AMQP 0-9-1")
-    return broker
 
 
 @pytest.fixture(scope="session")

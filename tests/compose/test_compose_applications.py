@@ -32,26 +32,26 @@ def test_a_device_and_a_worker_meet_over_two_protocols(
         queues.wait_until_empty("alarms")
 
 
-def test_orders_are_confirmed_and_worked_on(amqp_broker: Broker, queues: Queues | None) -> None:
+def test_orders_are_confirmed_and_worked_on(broker: Broker, queues: Queues | None) -> None:
     orders = [f"order {number}" for number in range(5)]
-    assert run(amqp_broker, "orders.py", "place", "5", QUEUE="orders") == [f"confirmed {number}" for number in range(5)]
+    assert run(broker, "orders.py", "place", "5", QUEUE="orders") == [f"confirmed {number}" for number in range(5)]
     if queues is not None:
         assert queues.bodies("orders", 5) == orders
-    worked_on = run(amqp_broker, "orders.py", "work", "5", QUEUE="orders")
+    worked_on = run(broker, "orders.py", "work", "5", QUEUE="orders")
     assert sorted(worked_on) == [f"worked on {order}" for order in orders]
     if queues is not None:
         queues.wait_until_empty("orders")
 
 
-def test_orders_reach_a_worker_of_another_protocol(amqp_broker: Broker) -> None:
+def test_orders_reach_a_worker_of_another_protocol(broker: Broker) -> None:
     """AMQP to STOMP, through one queue."""
-    run(amqp_broker, "orders.py", "place", "3", QUEUE="orders-for-stomp")
-    worked_on = run(amqp_broker, "worker.py", "work", "3", QUEUE="orders-for-stomp")
+    run(broker, "orders.py", "place", "3", QUEUE="orders-for-stomp")
+    worked_on = run(broker, "worker.py", "work", "3", QUEUE="orders-for-stomp")
     assert sorted(worked_on) == [f"worked on order {number}" for number in range(3)]
 
 
-def test_a_price_is_asked_for_and_answered(amqp_broker: Broker, start: StartApplication) -> None:
+def test_a_price_is_asked_for_and_answered(broker: Broker, start: StartApplication) -> None:
     """RPC: a reply queue of the client's own, and a correlation id."""
-    start(amqp_broker, "ready", "orders.py", "prices", QUEUE="prices")
-    assert run(amqp_broker, "orders.py", "quote", "bolt", QUEUE="prices") == ["bolt costs 0.20"]
-    assert run(amqp_broker, "orders.py", "quote", "widget", QUEUE="prices") == ["widget costs unknown"]
+    start(broker, "ready", "orders.py", "prices", QUEUE="prices")
+    assert run(broker, "orders.py", "quote", "bolt", QUEUE="prices") == ["bolt costs 0.20"]
+    assert run(broker, "orders.py", "quote", "widget", QUEUE="prices") == ["widget costs unknown"]
