@@ -15,6 +15,7 @@ class MemoryStore:
     """See `core.store.StateStore`, the port that this is. Nothing outlives the process."""
 
     value_bytes = VALUE_BYTES
+    shared = False
 
     def __init__(self) -> None:
         self._records: dict[str, dict[str, Record]] = {}

@@ -70,6 +70,7 @@ class SqliteStore:
     """See `core.store.StateStore`, the port that this is."""
 
     value_bytes = VALUE_BYTES
+    shared = False
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it. Raises `ConfigError` when it cannot be used."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
 
+from gateway.core.agreement import Agreement, Later
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
@@ -19,6 +21,7 @@ from gateway.core.errors import Invalid, MqliftError, NotAuthorized
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.fanout import FanOut, Subscriber
+from gateway.core.fleet import Fleet
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
 from gateway.core.merge import Merge
@@ -35,13 +38,14 @@ from gateway.core.routing import Routing
 from gateway.core.sender import Publisher
 from gateway.core.session import Consume, Counted, Got, Presence, SessionRecord
 from gateway.core.sessions import Sessions
-from gateway.core.shared import SharedQueues
+from gateway.core.shared import SESSION, SharedQueues
 from gateway.core.statewriter import Done, StateWriter
-from gateway.core.store import StateStore
+from gateway.core.store import StateStore, StoreError
 from gateway.core.streams import StreamQueue
 from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
+from gateway.core.topologyfollower import TopologyFollower
 from gateway.core.tracing import Tracer
 
 log = structlog.get_logger("mqlift.broker")
@@ -134,7 +138,8 @@ class Broker:
         self._inflight = Watermark(limits.inflight_messages, limits.inflight_bytes)
         self._claims: dict[str, Claim] = {}
         self.store = store
-        self._writer = StateWriter(store)
+        self._fleet = Fleet(store, self._loop.time) if store.shared else None
+        self._writer = StateWriter(store, self._fleet)
         self._retained = Retained(store, self._writer, limits.retained)
         self._sessions = Sessions(
             store, self._writer, limit=limits.sessions, publish=self._publish_will, remove=self._remove_session
@@ -164,6 +169,7 @@ class Broker:
             metrics=metrics,
             limit=limits.durable_queues,
         )
+        self._agreement = None if self._fleet is None else self._agree_with(self._fleet)
         self._fanout = self._routing.fanout = FanOut(
             subscribers,
             topology=topology,
@@ -176,6 +182,12 @@ class Broker:
         )
         self._show_sizes()
         self._lengths_due = self._loop.time() + RECHECK
+
+    def _agree_with(self, fleet: Fleet) -> Agreement:
+        """Follow what the other gateways change, and let them follow."""
+        follower = TopologyFollower(self.store, self._writer, self._topology, self._durable, self._queues.follow)
+        fleet.followers = [follower]
+        return Agreement(fleet, follower, self._durable)
 
     def _show_sizes(self) -> None:
         metrics = self._metrics
@@ -202,6 +214,8 @@ class Broker:
 
     async def restore(self) -> None:
         """Take up what the state store has kept. Before anything else; raises `StoreError`."""
+        if self._fleet is not None:
+            await self._fleet.join()
         await self._retained.restore()
         for name, spec in (await self._durable.restore(self._topology)).items():
             try:
@@ -327,6 +341,11 @@ class Broker:
 
         Raises `Inequivalent`, `UnknownExchange`, `InvalidArgument`, `Refused`, `StoreError`.
         """
+        if presence is not Presence.EQUIVALENT and self._topology.has_exchange(exchange):
+            return None
+        return self._change(lambda: self._declare_exchange(exchange, spec, presence))
+
+    def _declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> None:
         try:
             self._topology.exchange_spec(exchange)
         except UnknownExchange:
@@ -334,20 +353,33 @@ class Broker:
                 raise
         else:
             if presence is not Presence.EQUIVALENT:
-                return None
+                return
         self._topology.declare_exchange(exchange, spec)
-        return self._durable.written()
+
+    def _change(self, change: Callable[[], object], *, here: bool = False) -> Awaitable[None] | None:
+        """Change the topology; what to wait for until what is durable of it is written.
+
+        `here`: it concerns this gateway alone. Several gateways agree first: then the change is made, and raises what
+        it raises, when it is waited for.
+        """
+        if self._agreement is None or here:
+            change()
+            return self._durable.written()
+        return self._agreement.change(change)
 
     def delete_exchange(self, exchange: str, *, if_unused: bool) -> Awaitable[None] | None:
         """As `declare_exchange`. Raises `InUse`, `Refused` for a predeclared one, `StoreError`."""
-        self._topology.delete_exchange(exchange, if_unused=if_unused)
-        return self._durable.written()
+        return self._change(lambda: self._topology.delete_exchange(exchange, if_unused=if_unused))
 
     async def declare_queue(
         self, name: str, spec: QueueSpec, owner: Owner, presence: Presence = Presence.ANY
     ) -> Counted:
         """Have a queue. Raises `Inequivalent`, `UnknownQueue`, `Locked`, `Refused`, `BackendError`, `StoreError`."""
-        return await self._queues.declare(name, spec, presence, owner)
+        declare = partial(self._queues.declare, name, spec, presence, owner)
+        known = presence is not Presence.EQUIVALENT and self._topology.has_queue(name)
+        if self._agreement is None or spec.virtual or spec.arguments.get(SESSION) or known:
+            return await declare()
+        return await self._agreement.reach(declare)
 
     async def delete_queue(
         self, name: str, owner: Owner | None, *, if_unused: bool = False, if_empty: bool = False
@@ -356,11 +388,29 @@ class Broker:
 
         Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`.
         """
+        await self._catch_up()
         return await self._queues.delete(name, owner, if_unused=if_unused, if_empty=if_empty)
 
     async def purge_queue(self, name: str, owner: Owner | None) -> Counted:
         """Drop the messages that nobody holds. Raises `UnknownQueue`, `Locked`, `BackendError`."""
+        await self._find(name)
         return await self._queues.purge(name, owner)
+
+    async def _catch_up(self) -> None:
+        """Know what other gateways have declared. Raises `StoreError`."""
+        if self._agreement is not None:
+            await self._agreement.catch_up()
+
+    async def _find(self, queue: str) -> None:
+        """Know a queue, if another gateway has declared it. Raises `StoreError`."""
+        if not self._topology.has_queue(queue):
+            await self._catch_up()
+
+    def finding(self, queue: str) -> Awaitable[None] | None:
+        """What to wait for until a queue is known that another gateway may have declared; None when it is."""
+        if self._agreement is None or self._topology.has_queue(queue):
+            return None
+        return Later(self._agreement.catch_up)
 
     def bind(
         self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
@@ -369,25 +419,37 @@ class Broker:
 
         Raises the topology's errors for unknown names and impossible patterns; awaited, `StoreError`.
         """
+        change = partial(self._bind, destination, exchange, pattern, arguments)
+        return self._change(change, here=self._is_here(destination, exchange))
+
+    def _bind(self, destination: Bound, exchange: str, pattern: str, arguments: Headers) -> None:
         if self._topology.bind(destination, exchange, pattern, arguments) and isinstance(destination, str):
             self._shared.bound(destination, exchange, pattern)
-        return self._durable.written()
+
+    def _is_here(self, destination: Bound, exchange: str) -> bool:
+        """Whether a binding is this gateway's alone: that of a queue of its own to an exchange that it knows."""
+        if not isinstance(destination, str) or self._topology.is_durable(destination):
+            return False
+        return self._topology.has_queue(destination) and self._topology.has_exchange(exchange)
 
     def unbind(
         self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
     ) -> Awaitable[None] | None:
         """As `bind`. What was not bound is not unbound."""
-        self._topology.unbind(destination, exchange, pattern, arguments)
-        return self._durable.written()
+        change = partial(self._topology.unbind, destination, exchange, pattern, arguments)
+        return self._change(change, here=self._is_here(destination, exchange))
 
     def rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> Awaitable[None] | None:
         """Let a queue have these bindings and no others. As `bind`; where one is impossible, nothing is undone."""
+        here = all(self._is_here(queue, exchange) for exchange, _ in bindings)
+        return self._change(partial(self._rebind, queue, bindings), here=here)
+
+    def _rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> None:
         for exchange, pattern in bindings:
             self._topology.bind(queue, exchange, pattern)
         for binding in self._topology.bindings(queue):
             if (binding.source, binding.pattern) not in bindings or binding.arguments:
                 self._topology.unbind(queue, binding.source, binding.pattern, binding.arguments)
-        return self._durable.written()
 
     def consume(self, command: Consume, consumer: Owner) -> Subscription:
         """Deliver a queue's messages to a consumer. Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
@@ -395,6 +457,7 @@ class Broker:
 
     async def get(self, queue: str, owner: Owner) -> Got:
         """Take one message, if there is one. Raises `UnknownQueue`, `Locked`, `BackendError`."""
+        await self._find(queue)
         return await self._queues.get(queue, owner)
 
     def check_owner(self, queue: str, owner: Owner) -> None:
@@ -453,7 +516,7 @@ class Broker:
         if self._topology.has_queue(name):
             return
         try:
-            self._queues.adopt(name, {})
+            self._queues.adopt(name, {}, declared=False)
         except MqliftError as error:
             log.error("queue_not_adopted", queue=name, problem=str(error))  # noqa: TRY400 - no bug
 
@@ -484,6 +547,8 @@ class Broker:
             tasks.create_task(self._watch_queues())
             tasks.create_task(self._watch_destinations())
             tasks.create_task(self._fanout.run())
+            if self._fleet is not None:
+                tasks.create_task(self._fleet.run())
 
     async def _watch_sessions(self) -> None:
         while True:
@@ -550,8 +615,16 @@ class Broker:
         await self._resources.stop_sending()
         await self._sessions.aclose()
         await self._writer.drain()
+        if self._fleet is not None:
+            await self._leave(self._fleet)
         await self.store.aclose()
         await self._resources.aclose()
+
+    async def _leave(self, fleet: Fleet) -> None:
+        try:
+            await fleet.leave()
+        except StoreError as error:
+            log.warning("goodbye_not_said", problem=str(error))  # the others find out
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)

@@ -21,6 +21,7 @@ class ObservedStore:
         self._calls = metrics.state_calls
         self._seconds = metrics.state_seconds
         self.value_bytes = store.value_bytes
+        self.shared = store.shared
 
     async def get(self, kind: str, key: str) -> Record | None:
         return await self._observed("get", self._store.get(kind, key))

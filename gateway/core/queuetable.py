@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
@@ -20,7 +20,7 @@ from gateway.core.receiver import Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Counted, Delivery, Got, Presence
 from gateway.core.shared import SESSION, SHARED, SharedQueues
-from gateway.core.store import StateStore
+from gateway.core.store import Conflict, StateStore
 from gateway.core.stream import StreamBackend
 from gateway.core.streamoffset import STREAM_OFFSET
 from gateway.core.streams import StreamQueue
@@ -58,6 +58,9 @@ class Resources(Protocol):
 
     async def remove(self, target: Target) -> None:
         """Remove it in the backend, once everything that was sent to it has its answer. Raises `BackendError`."""
+
+    async def forget(self, target: Target) -> None:
+        """Keep nothing open for it: somebody else has removed it."""
 
 
 class _Alone:
@@ -241,14 +244,26 @@ class QueueTable:
         queue = self.known(name, spec)
         if not queue.declared:
             queue.redefine(spec)
+        repeated = queue.declared
         queue.ensured = queue.declared = True
         if spec.arguments.get(SHARED):
             self._shared.declare(name, spec.arguments)
         elif not spec.arguments.get(SESSION):
-            self._kept.queue_changed(name, spec)
-            await self._written()
+            if repeated:
+                self._kept.queue_repeated(name)
+            else:
+                self._kept.queue_changed(name, spec)
+            await self._agreed(queue)
         queue.watch_expiry()
         return queue
+
+    async def _agreed(self, queue: DurableQueue) -> None:
+        """As `_written`. When another gateway was faster, its word counts: this is a queue that nobody has declared."""
+        try:
+            await self._written()
+        except Conflict:
+            queue.ensured = queue.declared = False
+            raise
 
     async def _written(self) -> None:
         """Wait for what has just been told to the store. Nothing may come between; raises `StoreError`."""
@@ -265,7 +280,7 @@ class QueueTable:
         queue = self.known(name, QueueSpec())
         queue.ensured = True
         self._kept.queue_changed(name, queue.spec)
-        await self._written()
+        await self._agreed(queue)
         return queue
 
     async def _count(self, queue: Queue, presence: Presence) -> Counted:
@@ -331,6 +346,49 @@ class QueueTable:
             self._topology.bind(name, exchange, pattern)
         queue.watch_expiry()
 
+    # What others have changed
+
+    def follow(self, name: str, spec: QueueSpec | None) -> Sequence[Binding] | None:
+        """Have a queue as another gateway has declared it, or with None deleted it.
+
+        The durable bindings that end with the one that was here. None: not now, as something is on its way here.
+        Raises `Refused`, `Invalid`.
+        """
+        if name in self._virtual or name in self._alone:
+            return None
+        queue = self._durable.get(name)
+        ended: Sequence[Binding] = ()
+        if queue is not None and self._is_gone(queue, spec):
+            ended = self._withdraw(queue)
+            queue = None
+        if spec is not None and queue is None:
+            self.adopt(name, spec.arguments)
+        elif spec is not None and queue is not None:
+            queue.redefine(spec)
+            queue.declared = True
+        return ended
+
+    def _is_gone(self, queue: DurableQueue, spec: QueueSpec | None) -> bool:
+        """Whether a queue was deleted elsewhere, and may have been declared anew as another one."""
+        if spec is None:
+            return queue.declared  # what a rule names is there without anybody's word
+        if queue.spec == spec:
+            return False
+        undefined = not (queue.declared and queue.spec.arguments)
+        in_place = not spec.arguments.get("x-max-priority") and self._resources.home(queue.name, spec) == queue.target
+        return not (undefined and in_place)
+
+    def _withdraw(self, queue: DurableQueue) -> Sequence[Binding]:
+        del self._durable[queue.name]
+        ended = self._topology.withdraw_queue(queue.name)
+        queue.cancel_consumers()
+        self._in_background(self._close(queue))
+        return ended
+
+    async def _close(self, queue: DurableQueue) -> None:
+        await queue.aclose()
+        await self._resources.forget(queue.target)
+
     def _check_room(self, name: str) -> None:
         if len(self._durable) >= self.limit:
             raise Refused(f"queue '{name}': {self.limit} queues are in use, the limit of this gateway")
@@ -345,10 +403,13 @@ class QueueTable:
         return await self._in_any_case(self._delete(name, owner, if_unused=if_unused, if_empty=if_empty))
 
     async def _in_any_case(self, deletion: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.shield(self._in_background(deletion))
+
+    def _in_background(self, deletion: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(deletion)
         self._deletions.add(task)
         task.add_done_callback(self._deletions.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def _delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
         async with self._one_at_a_time(name):

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
+from gateway.core.agreement import Later
 from gateway.core.arguments import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
 from gateway.core.audit import audit
 from gateway.core.auth import Credentials, Identity, renewed
@@ -373,6 +374,20 @@ def _unbind_exchange(peer: Peer, command: UnbindExchange) -> Awaitable[None] | N
 
 
 def _consume(peer: Peer, command: Consume) -> Awaitable[None] | None:
+    finding = peer.broker.finding(command.queue)
+    return (
+        _begin_consuming(peer, command) if finding is None else Later(lambda: _find_and_consume(peer, command, finding))
+    )
+
+
+async def _find_and_consume(peer: Peer, command: Consume, finding: Awaitable[None]) -> None:
+    await finding
+    begun = _begin_consuming(peer, command)
+    if begun is not None:
+        await begun
+
+
+def _begin_consuming(peer: Peer, command: Consume) -> Awaitable[None] | None:
     _check_consuming(peer, command.queue)
     begun = peer.subscribe(command)
     return None if begun is None else _begun(peer, command.tag, begun)
