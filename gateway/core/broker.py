@@ -140,7 +140,7 @@ class Broker:
         self.store = store
         self._fleet = Fleet(store, self._loop.time) if store.shared else None
         self._writer = StateWriter(store, self._fleet)
-        self._retained = Retained(store, self._writer, limits.retained)
+        self._retained = Retained(store, self._writer, limits.retained, fleet=self._fleet)
         self._sessions = Sessions(
             store, self._writer, limit=limits.sessions, publish=self._publish_will, remove=self._remove_session
         )
@@ -186,7 +186,7 @@ class Broker:
     def _agree_with(self, fleet: Fleet) -> Agreement:
         """Follow what the other gateways change, and let them follow."""
         follower = TopologyFollower(self.store, self._writer, self._topology, self._durable, self._queues.follow)
-        fleet.followers = [follower]
+        fleet.followers.insert(0, follower)
         return Agreement(fleet, follower, self._durable)
 
     def _show_sizes(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Final
 
 import structlog
 
@@ -13,6 +12,7 @@ from gateway.core.durable import DurableTopology
 from gateway.core.errors import MqliftError
 from gateway.core.exchanges import ExchangeSpec, ToExchange
 from gateway.core.message import DEFAULT_EXCHANGE
+from gateway.core.recordfollower import READS
 from gateway.core.statewriter import StateWriter
 from gateway.core.store import Record, StateStore, every_record
 from gateway.core.topology import PREDECLARED, Binding, Topology
@@ -27,9 +27,6 @@ from gateway.core.topologyrecords import (
 )
 
 log = structlog.get_logger("mqlift.topology")
-
-READS: Final = 32
-"""Records that are read at once."""
 
 FollowQueue = Callable[[str, QueueSpec | None], Sequence[Binding] | None]
 """`QueueTable.follow`."""
@@ -65,13 +62,11 @@ class TopologyFollower:
         """As `Follower.follow`."""
         places = [(kind, key) for kind in self.kinds for key in changes.get(kind, ())]
         places += self._again.difference(places)
-        self._again.clear()
         for start in range(0, len(places), READS):
             await self._read_all(places[start : start + READS])
 
     async def rescan(self) -> None:
         """As `Follower.rescan`."""
-        self._again.clear()
         self._refused.clear()
         for kind, here in ((EXCHANGE, self._exchanges), (QUEUE, self._queues), (BINDING, self._bindings)):
             with self._writer.watching() as written:
@@ -99,6 +94,7 @@ class TopologyFollower:
             if (kind, key) in written:
                 self._again.add((kind, key))
                 continue
+            self._again.discard((kind, key))
             self._refused.discard((kind, key))
             try:
                 unfit += self._apply(kind, key, record)

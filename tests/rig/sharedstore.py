@@ -23,6 +23,7 @@ class SharedStore:
 
     def __init__(self, common: MemoryStore) -> None:
         self.common = common
+        self.key_bytes = common.key_bytes
         self.value_bytes = common.value_bytes
         self.before: Callable[[], None] = never_fails
         self.after: Callable[[], None] = never_fails
@@ -58,8 +59,8 @@ class SharedStore:
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
         return await self._call("delete", kind, lambda: self.common.delete(kind, key, expected=expected))
 
-    async def scan(self, kind: str, *, after: str = "", limit: int = 1_000) -> Sequence[Record]:
-        return await self._call("scan", kind, lambda: self.common.scan(kind, after=after, limit=limit))
+    async def scan(self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1_000) -> Sequence[Record]:
+        return await self._call("scan", kind, lambda: self.common.scan(kind, prefix=prefix, after=after, limit=limit))
 
     async def expired(self, kind: str, now: float, *, limit: int = 1_000) -> Sequence[Record]:
         return await self._call("expired", kind, lambda: self.common.expired(kind, now, limit=limit))
