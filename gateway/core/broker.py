@@ -16,12 +16,14 @@ from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.burying import Undertaker
+from gateway.core.claims import CLAIM, ClaimFollower, pack_claim
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import Invalid, MqliftError, NotAuthorized
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.fanout import FanOut, Subscriber
 from gateway.core.fleet import Fleet
+from gateway.core.fleetsessions import FleetSessions
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
 from gateway.core.merge import Merge
@@ -141,9 +143,7 @@ class Broker:
         self._fleet = Fleet(store, self._loop.time) if store.shared else None
         self._writer = StateWriter(store, self._fleet)
         self._retained = Retained(store, self._writer, limits.retained, fleet=self._fleet)
-        self._sessions = Sessions(
-            store, self._writer, limit=limits.sessions, publish=self._publish_will, remove=self._remove_session
-        )
+        self._sessions = self._open_sessions(limits.sessions)
         self._shared = SharedQueues(store, self._writer)
         self._durable = DurableTopology(store, self._writer)
         self._resources = BackendResources(
@@ -182,6 +182,49 @@ class Broker:
         )
         self._show_sizes()
         self._lengths_due = self._loop.time() + RECHECK
+
+    def _open_sessions(self, limit: int) -> Sessions:
+        if self._fleet is None:
+            return Sessions(
+                self.store, self._writer, limit=limit, publish=self._publish_will, remove=self._remove_session
+            )
+        sessions = FleetSessions(
+            self.store,
+            self._writer,
+            self._fleet,
+            limit=limit,
+            publish=self._publish_will,
+            remove=self._remove_session,
+            appeared=self._route_to_session,
+            vanished=lambda record: self._queues.withdraw(record.queue),
+            lost=self._taken_elsewhere,
+        )
+        self._fleet.fenced = sessions.fenced
+        self._fleet.followers.append(ClaimFollower(sessions.is_kept, self._claimed_elsewhere))
+        return sessions
+
+    def _route_to_session(self, record: SessionRecord) -> None:
+        """A session that is kept by another gateway, or by none, gets what is published here."""
+        if not record.queue:
+            return
+        try:
+            self._queues.adopt(record.queue, record.arguments)
+            self._rebind(record.queue, record.bindings)
+        except MqliftError as error:
+            log.error("session_not_followed", queue=record.queue, problem=str(error))  # noqa: TRY400 - in one line
+
+    def _taken_elsewhere(self, client_id: str) -> None:
+        """A client has connected to another gateway."""
+        claim = self._claims.pop(client_id, None)
+        if claim is not None:
+            self._metrics.takeovers.inc()
+            claim.owner.taken_over()
+
+    def _claimed_elsewhere(self, client_id: str, user: str) -> None:
+        """As `_taken_elsewhere`, of a client that nothing is kept of; `user` is who has claimed it."""
+        claim = self._claims.get(client_id)
+        if claim is not None and (self.client_ids_shared or not claim.user or claim.user == user):
+            self._taken_elsewhere(client_id)
 
     def _agree_with(self, fleet: Fleet) -> Agreement:
         """Follow what the other gateways change, and let them follow."""
@@ -250,8 +293,22 @@ class Broker:
     async def open_session(self, client_id: str, owner: Owner, *, clean: bool, user: str = "") -> SessionRecord | None:
         """Make `owner` the only connection with this client id, and give it the session that is kept.
 
-        The connection that had the client id is told, and closed. Ask `check_client_id` before. Raises `StoreError`.
+        The connection that had the client id is told, and closed. Ask `check_client_id` before. Raises `StoreError`,
+        and `NotAuthorized` for a client id that another user has at another gateway.
         """
+        if self._fleet is None:
+            return await self._open_session(client_id, owner, clean=clean, user=user)
+        await self._fleet.catch_up()
+        self.check_client_id(client_id, user)
+        record = await self._open_session(client_id, owner, clean=clean, user=user)
+        try:
+            await self._fleet.announce(CLAIM, pack_claim(client_id, user))
+        except (StoreError, asyncio.CancelledError):
+            self._sessions.abandon(client_id)
+            raise
+        return record
+
+    async def _open_session(self, client_id: str, owner: Owner, *, clean: bool, user: str) -> SessionRecord | None:
         other = self._claims.get(client_id)
         if other is not None and other.owner is not owner:
             self._metrics.takeovers.inc()
@@ -482,6 +539,7 @@ class Broker:
         claim = self._claims.get(client_id) if client_id else None
         if claim is not None and claim.owner is owner:
             del self._claims[client_id]
+            self._sessions.released(client_id)
 
     # What operators ask for
 

@@ -149,6 +149,10 @@ class Fleet:
     def doubt(self, kind: str, key: str) -> None:
         """A write has failed, and may have taken effect: everybody is to look, this gateway too."""
         self.note(kind, key)
+        self.recheck(kind, key)
+
+    def recheck(self, kind: str, key: str) -> None:
+        """Look at a record again: it is not what was known of it here."""
         self._doubts.setdefault(kind, {})[key] = None
 
     async def announce(self, kind: str, key: str) -> None:

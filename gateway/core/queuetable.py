@@ -378,6 +378,12 @@ class QueueTable:
         in_place = not spec.arguments.get("x-max-priority") and self._resources.home(queue.name, spec) == queue.target
         return not (undefined and in_place)
 
+    def withdraw(self, name: str) -> None:
+        """Have a queue no more that another gateway has deleted, if it is here."""
+        queue = self._durable.get(name)
+        if queue is not None:
+            self._withdraw(queue)
+
     def _withdraw(self, queue: DurableQueue) -> Sequence[Binding]:
         del self._durable[queue.name]
         ended = self._topology.withdraw_queue(queue.name)

@@ -158,6 +158,8 @@ class StateWriter:
             if self._fleet is not None and self._fleet.follows(kind):
                 await self._fleet.announce(kind, key)
         except Conflict as error:
+            if self._fleet is not None and self._fleet.follows(kind):
+                self._fleet.recheck(kind, key)
             log.info("state_changed_elsewhere", kind=kind, key=key)
             return error
         except StoreError as error:
