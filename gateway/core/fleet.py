@@ -196,6 +196,8 @@ class Fleet:
             self._version = record.version
             return
         log.error("taken_for_dead", gateway=self.me)
+        self._others[self.me] = former = _Member()
+        former.read = self._last  # what it has changed is known here
         self.me = _new_id()  # its list does not begin with 1, so the others read everything
         self._version = 0
         self._count_live()

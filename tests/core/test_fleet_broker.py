@@ -8,12 +8,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.backend import QueueSpec, Target
-from gateway.core.errors import Inequivalent, Refused
+from gateway.core.errors import Inequivalent, NotAuthorized, Refused
 from gateway.core.exchanges import ExchangeSpec, ExchangeType
+from gateway.core.fleet import LEASE_SECONDS
 from gateway.core.message import Address, Message
 from gateway.core.outcome import Outcome
 from gateway.core.routes import Pattern, QueueMatch, Rule, RuleTarget
-from gateway.core.session import Consume, Counted, Presence
+from gateway.core.session import Consume, Counted, Presence, SessionRecord
+from gateway.core.shared import SESSION
 from gateway.core.store import StoreError
 from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.rig.clock import on_clock, until
@@ -239,3 +241,165 @@ async def test_a_limit_of_this_gateway_holds_for_what_others_declare_too() -> No
     assert not other.topology.has_queue("b")
     with pytest.raises(Refused):
         await declare_queue(other, "b")
+
+
+# Clients and their sessions
+
+
+class Client(Consumer):
+    """A connection with a client id, which ends its session when it is taken over."""
+
+    def __init__(self, mate: Mate, client_id: str = "a", will: Message | None = None) -> None:
+        super().__init__()
+        self.mate = mate
+        self.client_id = client_id
+        self.will = will
+        self.gone = False
+
+    def taken_over(self) -> None:
+        self.gone = True
+        self.mate.broker.end_session(self.client_id, self, self.expiry, self.will, 0.0)
+        self.mate.broker.disconnected(self, self.client_id)
+
+    expiry = 0.0
+
+    async def connect(self, *, user: str = "") -> SessionRecord | None:
+        return await self.mate.broker.open_session(self.client_id, self, clean=False, user=user)
+
+
+class KeptClient(Client):
+    """One whose session is kept, with a queue."""
+
+    expiry = 600.0
+
+    async def subscribe(self, pattern: str) -> None:
+        queue = f"mqtt-session-{self.client_id}"
+        broker = self.mate.broker
+        await broker.declare_queue(queue, QueueSpec(arguments={SESSION: True, "x-fifo": True}), self)
+        assert broker.bind(queue, "amq.topic", pattern) is None
+        await self.keep(SessionRecord(queue=queue, bindings=(("amq.topic", pattern),), expiry=600.0))
+
+    async def keep(self, record: SessionRecord) -> None:
+        kept: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self.mate.broker.keep_session(self.client_id, record, kept.set_result)
+        assert await kept is None
+
+
+@on_clock
+async def test_what_is_published_here_waits_for_a_client_that_was_there() -> None:
+    one, other = await fleet()
+    client = KeptClient(one)
+    assert await client.connect() is None
+    await client.subscribe("a.#")
+    await asyncio.sleep(1.0)
+    assert (await other.publish(to("amq.topic", "a.b"))).outcome is Outcome.ACCEPTED
+    assert other.metrics.registry.get_sample_value("mqlift_unrouted_total") == 0
+    again = KeptClient(other)
+    record = await again.connect()
+    assert record is not None
+    await asyncio.sleep(1.0)
+    assert client.gone
+    assert not again.gone
+    got = await other.broker.get(record.queue, again)
+    assert got.delivery is not None
+    other.broker.end_session("a", again, 0.0, None, 0.0)
+    await asyncio.sleep(1.0)
+    assert not one.topology.has_queue(record.queue)
+    assert not other.topology.has_queue(record.queue)
+    assert one.broker.bindings == other.broker.bindings == 0
+
+
+@on_clock
+async def test_what_a_session_stops_to_ask_for_is_not_routed_to_it_elsewhere() -> None:
+    one, other = await fleet()
+    client = KeptClient(one)
+    await client.connect()
+    await client.subscribe("a")
+    await asyncio.sleep(1.0)
+    assert one.broker.unbind("mqtt-session-a", "amq.topic", "a") is None
+    await client.keep(SessionRecord(queue="mqtt-session-a", expiry=600.0))
+    await asyncio.sleep(1.0)
+    assert other.topology.route("amq.topic", "a") == ()
+
+
+@on_clock
+async def test_a_client_that_nothing_is_kept_of_has_one_connection_too() -> None:
+    one, other = await fleet()
+    will = to("amq.topic", "gone")
+    first, second = Client(one, will=will), Client(other)
+    await first.connect()
+    await asyncio.sleep(2.0)
+    await second.connect()
+    await asyncio.sleep(1.0)
+    assert first.gone
+    assert not second.gone
+    await asyncio.sleep(5.0)
+    assert not second.gone
+    assert one.metrics.registry.get_sample_value("mqlift_takeovers_total") == 1
+
+
+@on_clock
+async def test_a_client_that_moves_faster_than_gateways_look_keeps_its_new_connection() -> None:
+    one, other = await fleet()
+    for number in range(6):
+        mate = (one, other)[number % 2]
+        client = Client(mate)
+        await client.connect()
+        if number % 3:
+            mate.broker.disconnected(client, "a")
+    await asyncio.sleep(3.0)
+    assert not client.gone
+
+
+@on_clock
+async def test_a_client_id_of_another_user_is_nobodys_to_take() -> None:
+    one, other = await fleet()
+    kept, plain = KeptClient(one, "kept"), Client(one, "plain")
+    await kept.connect(user="alice")
+    await kept.subscribe("a")
+    await plain.connect(user="alice")
+    with pytest.raises(NotAuthorized):
+        await KeptClient(other, "kept").connect(user="bob")
+    await Client(other, "plain").connect(user="bob")
+    await asyncio.sleep(2.0)
+    assert not kept.gone
+    assert not plain.gone, "nobody but its user ends its connection"
+    await KeptClient(other, "kept").connect(user="alice")
+    await asyncio.sleep(1.0)
+    assert kept.gone
+
+
+@on_clock
+async def test_a_gateway_that_was_frozen_gives_its_sessions_up_and_keeps_its_other_clients() -> None:
+    one, other = await fleet()
+    kept, plain = KeptClient(one, "kept"), Client(one, "plain")
+    await kept.connect()
+    await kept.subscribe("a")
+    await plain.connect()
+    await one.freeze()
+    with capture_logs():
+        await asyncio.sleep(LEASE_SECONDS + 5.0)
+        one.thaw()
+        await asyncio.sleep(2.0)
+    assert kept.gone
+    assert not plain.gone
+    record = await KeptClient(other, "kept").connect()
+    assert record is not None
+
+
+@on_clock
+async def test_without_the_store_nobody_is_let_in() -> None:
+    one, _ = await fleet()
+    one.store.fail()
+    with capture_logs(), pytest.raises(StoreError):
+        await Client(one).connect()
+
+
+@on_clock
+async def test_who_leaves_is_gone_for_the_others() -> None:
+    one, other = await fleet()
+    await asyncio.sleep(1.0)
+    await one.stop()
+    await asyncio.sleep(1.0)
+    assert other.broker._fleet is not None
+    assert other.broker._fleet.size == 1
