@@ -49,6 +49,7 @@ from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 from gateway.core.topologyfollower import TopologyFollower
 from gateway.core.tracing import Tracer
+from gateway.core.usage import Usage
 
 log = structlog.get_logger("mqlift.broker")
 
@@ -145,6 +146,7 @@ class Broker:
         self._retained = Retained(store, self._writer, limits.retained, fleet=self._fleet)
         self._sessions = self._open_sessions(limits.sessions)
         self._shared = SharedQueues(store, self._writer)
+        self._usage = None if self._fleet is None else self._share_use(self._fleet)
         self._durable = DurableTopology(store, self._writer)
         self._resources = BackendResources(
             backends,
@@ -168,6 +170,7 @@ class Broker:
             nobody=_NOBODY,
             metrics=metrics,
             limit=limits.durable_queues,
+            usage=self._usage,
         )
         self._agreement = None if self._fleet is None else self._agree_with(self._fleet)
         self._fanout = self._routing.fanout = FanOut(
@@ -177,6 +180,8 @@ class Broker:
             find=self._routing.filled_queue,
             changed=self._routing.forget,
         )
+        if self._fleet is not None:
+            self._fanout.follow(self._fleet, self._writer)
         self._tails = Tails(
             routes.tails(), self._resources.stream, lambda message: self._routing.publish_live(message, _NOBODY)
         )
@@ -203,15 +208,28 @@ class Broker:
         self._fleet.followers.append(ClaimFollower(sessions.is_kept, self._claimed_elsewhere))
         return sessions
 
+    def _share_use(self, fleet: Fleet) -> Usage:
+        """Know which queues the others use, and those that sessions on several gateways consume together."""
+        self._shared.follow(
+            fleet,
+            appeared=lambda name, queue: self._route_to(name, queue.arguments, list(queue.bindings)),
+            vanished=lambda name: self._queues.withdraw(name),
+        )
+        usage = Usage(fleet, self._loop.time)
+        fleet.followers.append(usage)
+        return usage
+
     def _route_to_session(self, record: SessionRecord) -> None:
-        """A session that is kept by another gateway, or by none, gets what is published here."""
-        if not record.queue:
-            return
+        if record.queue:
+            self._route_to(record.queue, record.arguments, record.bindings)
+
+    def _route_to(self, queue: str, arguments: Mapping[str, object], bindings: Sequence[tuple[str, str]]) -> None:
+        """A queue that sessions at other gateways have made gets what is published here."""
         try:
-            self._queues.adopt(record.queue, record.arguments)
-            self._rebind(record.queue, record.bindings)
+            self._queues.adopt(queue, arguments)
+            self._rebind(queue, bindings)
         except MqliftError as error:
-            log.error("session_not_followed", queue=record.queue, problem=str(error))  # noqa: TRY400 - in one line
+            log.error("queue_not_followed", queue=queue, problem=str(error))  # noqa: TRY400 - told in one line
 
     def _taken_elsewhere(self, client_id: str) -> None:
         """A client has connected to another gateway."""
@@ -641,7 +659,14 @@ class Broker:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
     def _consumed(self) -> set[str]:
-        return {queue.name for queue in self._queues.all_durable() if queue.consumers}
+        """Durable queues that have consumers, here or elsewhere, and those that are not this gateway's to end."""
+        usage = self._usage
+        return {
+            queue.name
+            for queue in self._queues.all_durable()
+            if queue.consumers
+            or (usage is not None and (usage.is_elsewhere(queue.name) or not usage.is_mine(queue.name)))
+        }
 
     def stop_polling(self) -> None:
         """No new polls. What consumers hold can still be settled."""

@@ -172,13 +172,25 @@ class FleetSessions(Sessions):
             kept = None
         if kept is None:
             await self._take_inflight(client_id, fence=False)
+            if client_id in self._kept:  # another gateway has made one meanwhile
+                raise Conflict(KIND, client_id)
             return None
         fence = self._holding(client_id).gateway != self._fleet.me
         kept = replace(kept, user=user) if user else kept
         await self._claim(client_id, kept, None)
+        claimed = self._writer.version(KIND, client_id)
         if ending is not None and ending.will is not None and ending.will_at <= now:
             self._publish(ending.will)
-        return replace(kept, inflight=await self._take_inflight(client_id, fence=fence))
+        inflight = await self._take_inflight(client_id, fence=fence)
+        if fence and await self._has_changed(client_id, claimed):
+            raise Conflict(KIND, client_id)  # what is in flight was taken from who has it by now
+        if self._writer.version(KIND, client_id) != claimed:
+            raise Conflict(KIND, client_id)
+        return replace(kept, inflight=inflight)
+
+    async def _has_changed(self, client_id: str, version: int) -> bool:
+        record = await self._store.get(KIND, client_id)
+        return record is None or record.version != version
 
     async def _take_inflight(self, client_id: str, *, fence: bool) -> bytes:
         """What is in flight. With `fence`, nobody who held the session before can change it from now on."""

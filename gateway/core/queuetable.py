@@ -26,6 +26,7 @@ from gateway.core.streamoffset import STREAM_OFFSET
 from gateway.core.streams import StreamQueue
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Binding, Topology, UnknownExchange, UnknownQueue
+from gateway.core.usage import Usage
 from gateway.core.virtual import VirtualQueue
 
 log = structlog.get_logger("mqlift.queues")
@@ -106,8 +107,11 @@ class QueueTable:
         nobody: Publisher,
         metrics: Metrics,
         limit: int,
+        usage: Usage | None = None,
     ) -> None:
+        """`usage`: what other gateways use."""
         self._topology = topology
+        self._usage = usage
         self._kept = durable
         self._shared = shared
         self._resources = resources
@@ -297,6 +301,8 @@ class QueueTable:
             return queue
         self._check_room(name)
         queue = self._make(self._resources.home(name, spec), spec)
+        if self._usage is not None:
+            queue.be_alone(False)  # until it is known what the others do with it
         self._topology.declare_queue(name, durable=not (spec.arguments.get(SESSION) or spec.arguments.get(SHARED)))
         self._durable[name] = queue
         return queue
@@ -385,7 +391,7 @@ class QueueTable:
             self._withdraw(queue)
 
     def _withdraw(self, queue: DurableQueue) -> Sequence[Binding]:
-        del self._durable[queue.name]
+        self._remove(queue.name)
         ended = self._topology.withdraw_queue(queue.name)
         queue.cancel_consumers()
         self._in_background(self._close(queue))
@@ -468,7 +474,7 @@ class QueueTable:
             return  # two have asked for it
         bindings = self._topology.bindings(name)
         durable = self._topology.is_durable(name)
-        del self._durable[name]
+        self._remove(name)
         self._topology.delete_queue(name)  # nothing is routed to it from now on, or that would make it anew
         self._kept.forget()
         try:
@@ -499,6 +505,11 @@ class QueueTable:
         """Forget a durable queue here; somebody else removes it in AWS."""
         self._topology.delete_queue(name)
         self._kept.forget()
+        return self._remove(name)
+
+    def _remove(self, name: str) -> DurableQueue | None:
+        if self._usage is not None:
+            self._usage.forget(name)
         return self._durable.pop(name, None)
 
     def disconnected(self, owner: object) -> None:
@@ -557,14 +568,21 @@ class QueueTable:
         now = self._loop.time()
         queues: list[Queue] = [*self._virtual.values(), *self._durable.values()]
         for queue in queues:
+            if self._usage is not None and not isinstance(queue, VirtualQueue):
+                self._usage.look(queue)
             expires = queue.policy.expires
             if expires is None or queue.consumers or now - queue.used_at < expires / 1000:
+                continue
+            if not self._is_expired_everywhere(queue, expires / 1000):
                 continue
             log.info("queue_expired", queue=queue.name)
             if isinstance(queue, VirtualQueue):
                 self._drop(queue.name)
             else:
                 await self._in_any_case(self._expire(queue))
+
+    def _is_expired_everywhere(self, queue: Queue, expires: float) -> bool:
+        return self._usage is None or isinstance(queue, VirtualQueue) or self._usage.is_expired(queue, expires)
 
     async def _expire(self, queue: DurableQueue) -> None:
         async with self._one_at_a_time(queue.name):
@@ -577,6 +595,8 @@ class QueueTable:
     async def check_lengths(self) -> None:
         """Keep queues to their `x-max-length`."""
         for queue in self.all_durable():
+            if self._usage is not None and not self._usage.keeps_length(queue):
+                continue
             try:
                 await queue.check_length()
             except MqliftError as error:

@@ -449,6 +449,34 @@ def test_a_session_has_one_holder_and_what_it_was_told_is_kept(
     on_clock(wander)(plan, random.Random(seed), failing)
 
 
+class Wanderer:
+    """A client's connections to one gateway, one after the other."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self._connected = False
+        self._alone = asyncio.Lock()
+
+    async def do(self, what: str) -> None:
+        try:
+            if what == "inflight":
+                if self._connected:
+                    await self.gateway.keep_inflight(what.encode())
+                return
+            async with self._alone:
+                if self._connected:  # the old connection is taken over, or ends
+                    self._close(0.0 if what == "end" else 600.0)
+                if what in ("connect", "clean"):
+                    await self.gateway.connect(clean=what == "clean")
+                    self._connected = True
+        except MqliftError:  # a connection that cannot keep its session is closed
+            self._close(600.0)
+
+    def _close(self, expiry: float) -> None:
+        self._connected = False
+        self.gateway.sessions.end("a", expiry, None, 0.0)
+
+
 async def wander(plan: list[tuple[int, str, float]], chance: random.Random, failing: float) -> None:
     fleet = await gateways(3)
 
@@ -459,24 +487,12 @@ async def wander(plan: list[tuple[int, str, float]], chance: random.Random, fail
     for gateway in fleet:
         gateway.store.before = gateway.store.after = fail
         gateway.store.delay = lambda: chance.random() / 20
-    count = 0
-
-    async def do(gateway: Gateway, what: str) -> None:
-        nonlocal count
-        count += 1
-        with contextlib.suppress(MqliftError):
-            if what in ("connect", "clean"):
-                await gateway.connect(clean=what == "clean")
-            elif what == "inflight":
-                await gateway.keep_inflight(str(count).encode())
-            else:
-                gateway.sessions.end("a", 600.0 if what == "leave" else 0.0, None, 0.0)
-
+    wanderers = [Wanderer(gateway) for gateway in fleet]
     with capture_logs():
         tasks = []
         for number, what, pause in plan:
             await asyncio.sleep(pause)
-            tasks.append(asyncio.ensure_future(do(fleet[number], what)))
+            tasks.append(asyncio.ensure_future(wanderers[number].do(what)))
         await asyncio.gather(*tasks)
         for gateway in fleet:
             gateway.store.heal()
