@@ -101,6 +101,8 @@ class Fleet:
         self.followers: list[Follower] = []
         self.fenced: Callable[[], None] | None = None
         """Told when the others have taken this gateway for dead: what it held is theirs."""
+        self.missed_at = clock()
+        """When announcements were missed last; at the beginning nothing is known of the others."""
         self._store = store
         self._clock = clock
         self._others: dict[str, _Member] = {}
@@ -257,6 +259,7 @@ class Fleet:
     async def _follow(self, news: _News) -> None:
         now = self._clock()
         if news.missed:
+            self.missed_at = now
             self._rescan_at = min(self._rescan_at, max(now, self._rescan_from + RESCAN_SECONDS))
         if now >= self._rescan_at:
             for follower in self.followers:

@@ -58,7 +58,6 @@ class Usage:
         self._clock = clock
         self._elsewhere: dict[str, float] = {}
         self._told: dict[str, float] = {}
-        self._missed_at = clock()  # at the beginning nothing is known of the others
 
     async def follow(self, changes: Mapping[str, Collection[str]]) -> None:
         """As `Follower.follow`."""
@@ -70,8 +69,7 @@ class Usage:
             del self._elsewhere[next(iter(self._elsewhere))]
 
     async def rescan(self) -> None:
-        """As `Follower.rescan`: any queue may have been used."""
-        self._missed_at = self._clock()
+        """There is nothing to be read: while announcements are missed, any queue may be in use."""
 
     def is_mine(self, name: str) -> bool:
         """Whether this gateway is the one that does what one of them has to do for a queue."""
@@ -110,4 +108,4 @@ class Usage:
     def _last(self, name: str) -> float:
         if self._fleet.size == 1:
             return self._elsewhere.get(name, float("-inf"))
-        return max(self._elsewhere.get(name, float("-inf")), self._missed_at)
+        return max(self._elsewhere.get(name, float("-inf")), self._fleet.missed_at)
