@@ -315,6 +315,7 @@ def test_one_is_frozen_and_goes_on(pair: tuple[Gateway, Gateway], stage: Stage, 
         one.send_signal(SIGSTOP)
         try:
             leases.wait_shared(4)
+            stage.write(20)
             stage.wait_delivered()
             stage.wait_checkpointed()
         finally:
