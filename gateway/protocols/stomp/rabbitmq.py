@@ -69,6 +69,7 @@ class RabbitMQ:
     early_receipts = False
     message_id_prefix = ""
     redelivered_lines = ("redelivered:false\n", "redelivered:true\n")
+    claims_client_ids = False
     dead_letter_queue: str | None = None
 
     # SEND
