@@ -157,7 +157,8 @@ class Site:
 def fanout_gateway(endpoint: FaultEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Its state outlives it; and as the emulator's filters are in force at once, nothing is waited for."""
     directory = tmp_path_factory.mktemp("fanout")
-    config = quick_config(endpoint.url) | {
+    # What the emulator only takes long for is not sent again.
+    config = quick_config(endpoint.url, aws={"read_timeout": 2}) | {
         "listeners": [{"protocol": name, "host": HOST, "port": free_port()} for name in ("mqtt", "amqp091")],
         "state": f"sqlite://{directory / 'state.db'}",
         "routes": [{"match": {"topic": "fan/{name}/#"}, "to": [{"sns": "{name}", "fanout": True}]}],
