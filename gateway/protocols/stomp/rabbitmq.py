@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Headers, Message
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
 from gateway.protocols.stomp.dialect import (
     LIVE,
     NOBODY,
@@ -19,11 +19,12 @@ from gateway.protocols.stomp.dialect import (
     Sender,
     Source,
     Target,
+    Wishes,
     bounded,
     temporary_name,
 )
 from gateway.protocols.stomp.errors import BadDestination, InvalidDestination, MissingHeader, shown
-from gateway.protocols.stomp.headers import parse_integer, parse_number
+from gateway.protocols.stomp.headers import optional_integer, parse_number
 from gateway.protocols.stomp.rabbitmq_headers import message_headers, to_message
 from gateway.protocols.stomp.versions import Version
 
@@ -109,14 +110,12 @@ class RabbitMQ:
             return (Source(address.routing_key, None),)
         return (_subscription_source(headers, address, durable, live_queue),)
 
-    def prefetch(self, headers: Mapping[str, str]) -> str | None:
-        return headers.get("prefetch-count")
-
-    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:
-        return {name: headers[name] for name in _STREAM_HEADERS if name in headers}
-
-    def priority(self, headers: Mapping[str, str]) -> int:
-        return parse_integer("x-priority", headers["x-priority"]) if "x-priority" in headers else 0
+    def wishes(self, headers: Mapping[str, str]) -> Wishes:
+        return Wishes(
+            prefetch=optional_integer("prefetch-count", headers),
+            priority=optional_integer("x-priority", headers) or 0,
+            arguments={name: headers[name] for name in _STREAM_HEADERS if name in headers},
+        )
 
     def forgotten(self, headers: Mapping[str, str], owner: Owner, sources: Sequence[Source]) -> Sequence[str]:  # noqa: ARG002
         # As the plugin: an UNSUBSCRIBE that says durable ends a durable subscription to a topic for good.

@@ -22,7 +22,7 @@ from gateway.core.message import (
     Properties,
 )
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
-from gateway.protocols.stomp.dialect import Owner, ReplyTo, Sender, Source, Target
+from gateway.protocols.stomp.dialect import Owner, ReplyTo, Sender, Source, Target, Wishes
 from gateway.protocols.stomp.errors import BadDestination, BadHeader, MissingHeader
 from gateway.protocols.stomp.rabbitmq import RabbitMQ
 from gateway.protocols.stomp.versions import V1_2
@@ -263,6 +263,14 @@ class TestDestinations:
 
 
 TOPIC = Address("amq.topic", "foo.bar")
+
+
+def test_wishes():
+    assert RABBITMQ.wishes({}) == Wishes()
+    headers = {"prefetch-count": "5", "x-priority": "-1", "x-stream-offset": "first", "activemq.exclusive": "true"}
+    assert RABBITMQ.wishes(headers) == Wishes(prefetch=5, priority=-1, arguments={"x-stream-offset": "first"})
+    with pytest.raises(BadHeader, match="prefetch-count"):
+        RABBITMQ.wishes({"prefetch-count": "many"})
 
 
 class TestQueues:
