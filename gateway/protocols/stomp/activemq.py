@@ -47,6 +47,9 @@ _SUBSCRIPTION_NAMES = ("activemq.subscriptionName", "durable-subscription-name",
 _VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.(VirtualTopic\..+)")
 """ActiveMQ's default: `Consumer.*.` before the name of any topic below `VirtualTopic`."""
 
+_REPLY_QUEUES = ("amq.gen-", "amq.rabbitmq.reply-to")
+"""Begin the names of queues that AMQP's clients get from the server, for answers mostly: they are there, or are gone."""
+
 _TEMPORARY_TOPIC = f"/topic/{TEMPORARY}"
 
 _CONVERT = "convert_string_expressions:"
@@ -222,6 +225,8 @@ def _target(place: _Place, owner: Owner, destination: str) -> Target:
         return Target(Address(TOPIC_EXCHANGE, name))
     if kind == "temp-topic":
         return Target(Address(TOPIC_EXCHANGE, _temporary(place, owner)))
+    if name.startswith(_REPLY_QUEUES):
+        return Target(Address(DEFAULT_EXCHANGE, name))
     source = _queue_source(place, owner, destination)
     return Target(Address(DEFAULT_EXCHANGE, source.queue), source)
 

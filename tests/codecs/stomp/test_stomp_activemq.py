@@ -190,6 +190,11 @@ class TestSources:
         assert spec("/topic/a,/topic/b") == spec("/topic/b,a,b")
         assert len({spec(each).arguments[SUBSCRIPTION] for each in ("/topic/a", "/topic/a.>", "/topic/a,b")}) == 3
 
+    @pytest.mark.parametrize("name", ["amq.gen-x", "amq.rabbitmq.reply-to.g-x"])
+    def test_a_queue_for_answers_to_amqp_is_not_made(self, name):
+        assert list(ACTIVEMQ.targets(f"/queue/{name}", {}, OWNER)) == [Target(Address("", name))]
+        assert ACTIVEMQ.targets("/queue/amq.orders", {}, OWNER)[0].queue == Source("amq.orders", DURABLE)
+
     def test_durable_subscribers_have_queues_of_their_own(self):
         names = {durable_subscriber_queue(*pair) for pair in (("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("a", "b"))}
         assert len(names) == 4
