@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused, Unavailable
-from gateway.core.message import Address, Message
+from gateway.core.message import Address, Message, Origin
 from gateway.core.outcome import Outcome
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Publish, Rebind, Settle
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Publish, Rebind, Settle
+from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.dialect import PRIVATE
 from gateway.protocols.stomp.errors import BadSelector, BadTransaction, MissingHeader, SubscriptionCancelled
 
@@ -173,10 +176,11 @@ class TestDurableSubscribers:
     def test_it_lasts(self, active):
         name = {"activemq.subscriptionName": "n"}
         active.frame("SUBSCRIBE", id="0", destination="/topic/t.>", **name)
-        declare, bind, _ = active.done
-        assert declare.spec == QueueSpec(durable=True)
-        # A subscriber that comes back with another topic is rid of the one it had.
+        declare, bind, consume = active.done
+        # A subscriber that comes back with another topic is rid of the one it had, and of what came by it.
+        assert (declare.spec, declare.presence) == (QueueSpec(arguments={SUBSCRIPTION: "t.#"}), Presence.RENEWED)
         assert (type(bind), bind.queue, bind.bindings) == (Rebind, declare.queue, (("amq.topic", "t.#"),))
+        assert consume.exclusive  # there is one subscriber of a name
         active.done.clear()
         active.frame("UNSUBSCRIBE", id="0")
         assert kinds(active) == ["Cancel"]
@@ -303,6 +307,38 @@ class TestSelectors:
         assert active.only("ERROR").headers["receipt-id"] == "1"
         assert isinstance(active.closed.error, error)
         assert active.take(DeclareQueue) == []
+
+
+class TestConsumerOptions:
+    def test_exclusive(self, active):
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a", **{"activemq.exclusive": "true"})
+        (consume,) = active.take(Consume)
+        assert (consume.sole, consume.exclusive) == (True, False)
+
+    @pytest.mark.parametrize("selector", [{}, {"selector": "colour = 'red'"}])
+    def test_no_local(self, active, selector):
+        active.frame("SUBSCRIBE", id="0", destination="/topic/a", **{"activemq.noLocal": "true"}, **selector)
+        accepts = active.take(DeclareQueue)[0].spec.accepts
+        active.frame("SEND", destination="/topic/a", colour="red")
+        own = active.take(Publish)[0].message
+        assert not accepts(own)
+        # Another connection of the same client and user.
+        assert accepts(dataclasses.replace(own, origin=dataclasses.replace(own.origin)))
+        assert accepts(dataclasses.replace(own, origin=Origin("mqtt"), headers={"colour": "blue"})) is not bool(
+            selector
+        )
+
+    @pytest.mark.parametrize(
+        "headers", [{"destination": "/queue/a"}, {"destination": "/topic/a", "activemq.subscriptionName": "n"}]
+    )
+    def test_no_local_without_a_live_subscription(self, active, headers):
+        active.frame("SUBSCRIBE", id="0", **{"activemq.noLocal": "true"}, **headers)
+        assert b"noLocal" in active.only("ERROR").body
+        assert isinstance(active.closed.error, Refused)
+
+    def test_browser(self, active):
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a", browser="true")
+        assert b"browser" in active.only("ERROR").body
 
 
 class TestActiveMQFrames:
