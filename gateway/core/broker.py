@@ -460,7 +460,7 @@ class Broker:
     ) -> Counted:
         """Have a queue. Raises `Inequivalent`, `UnknownQueue`, `Locked`, `Refused`, `BackendError`, `StoreError`."""
         declare = partial(self._queues.declare, name, spec, presence, owner)
-        known = presence is not Presence.EQUIVALENT and self._topology.has_queue(name)
+        known = presence in (Presence.ANY, Presence.REQUIRED) and self._topology.has_queue(name)
         if self._agreement is None or spec.virtual or spec.arguments.get(SESSION) or known:
             return await declare()
         return await self._agreement.reach(declare)

@@ -8,7 +8,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pika.exceptions import ChannelClosedByBroker, UnroutableError
@@ -23,6 +22,7 @@ from tests.rig.processes import Gateway, Ministack, gateway_config
 from tests.rig.waiting import wait_for
 
 TABLE = "mqlift-fleet"
+PREFIX = "fleet-"
 
 SOON = 3.0
 """Seconds in which what one gateway does is so at the other: one, on a machine that has nothing else to do."""
@@ -31,24 +31,40 @@ DEAD = 40.0
 """Seconds in which the sessions of a gateway that was killed are the others' to end."""
 
 
-@pytest.fixture
-def pair(ministack: Ministack, queue_name: str, tmp_path: Path) -> Iterator[tuple[Gateway, Gateway]]:
+@pytest.fixture(scope="module")
+def gateways(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Gateway]]:
     with contextlib.ExitStack() as stack:
-        gateways = []
+        directory = tmp_path_factory.mktemp("fleet")
+        started = []
         for _ in range(2):
             config = gateway_config(
                 ministack.url,
                 protocols=("mqtt", "amqp091"),
-                prefix=queue_name,
+                prefix=PREFIX,
                 state=f"dynamodb://{TABLE}",
                 routes=ROUTES,
                 receiver={"wait": 1, "visibility": 2},
             )
-            gateway = Gateway(config, tmp_path)
+            gateway = Gateway(config, directory)
             stack.callback(finish, gateway)
             gateway.start()
-            gateways.append(gateway)
-        yield gateways[0], gateways[1]
+            started.append(gateway)
+        yield started[0], started[1]
+
+
+@pytest.fixture
+def pair(gateways: tuple[Gateway, Gateway]) -> tuple[Gateway, Gateway]:
+    """Both running, whatever a test before has done to them."""
+    for gateway in gateways:
+        if not gateway.running:
+            gateway.start()
+    return gateways
+
+
+@pytest.fixture
+def name(queue_name: str) -> str:
+    """What no other test has: the name of an exchange, a queue, a topic, or a client."""
+    return queue_name
 
 
 def amqp(gateway: Gateway) -> AmqpClient:
@@ -71,26 +87,26 @@ def frozen(gateway: Gateway) -> Iterator[None]:
 # Topology
 
 
-def test_what_is_declared_at_one_is_there_at_the_other(pair: tuple[Gateway, Gateway]) -> None:
+def test_what_is_declared_at_one_is_there_at_the_other(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
     with amqp(one) as here, amqp(other) as there:
-        here.channel.exchange_declare("logs", "topic", durable=True)
-        here.declare("orders", x_max_length=100)
-        here.channel.queue_bind("orders", "logs", "a.#")
+        here.channel.exchange_declare(name, "topic", durable=True)
+        here.declare(name, x_max_length=100)
+        here.channel.queue_bind(name, name, "a.#")
         # What was answered at one is known to a declaration at the other at once.
-        there.channel.exchange_declare("logs", "topic", durable=True)
-        assert there.channel.queue_declare("orders", passive=True).method.message_count == 0
+        there.channel.exchange_declare(name, "topic", durable=True)
+        assert there.channel.queue_declare(name, passive=True).method.message_count == 0
         bound = time.monotonic()
-        wait_for(lambda: publishes(there, "a.b", "routed", "logs"), "the binding is in effect", SOON)
+        wait_for(lambda: publishes(there, "a.b", "routed", name), "the binding is in effect", SOON)
         print(f"in effect after {time.monotonic() - bound:.2f} s")
-        there.publish("orders", "by its name")
-        there.consume("orders")
+        there.publish(name, "by its name")
+        there.consume(name)
         assert {each.body for each in there.wait_received(2)} == {"routed", "by its name"}
         for each in there.received:
             each.ack()
-        here.channel.queue_unbind("orders", "logs", "a.#")
-        wait_for(lambda: not publishes(there, "a.b", "lost", "logs"), "the binding is gone", SOON)
-        here.channel.queue_delete("orders")
+        here.channel.queue_unbind(name, name, "a.#")
+        wait_for(lambda: not publishes(there, "a.b", "lost", name), "the binding is gone", SOON)
+        here.channel.queue_delete(name)
         there.pump(lambda: there.cancelled == ["c"], "its consumer was told")
 
 
@@ -102,44 +118,46 @@ def publishes(client: AmqpClient, key: str, body: str, exchange: str) -> bool:
     return True
 
 
-def test_what_was_declared_otherwise_at_the_other_is_a_conflict(pair: tuple[Gateway, Gateway]) -> None:
+def test_what_was_declared_otherwise_at_the_other_is_a_conflict(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
     with amqp(one) as here:
-        here.channel.exchange_declare("logs", "topic", durable=True)
-        here.declare("orders", x_max_length=100)
+        here.channel.exchange_declare(name, "topic", durable=True)
+        here.declare(name, x_max_length=100)
     with amqp(other) as there, pytest.raises(ChannelClosedByBroker, match="inequivalent arg 'type'"):
-        there.channel.exchange_declare("logs", "direct", durable=True)
+        there.channel.exchange_declare(name, "direct", durable=True)
     with amqp(other) as there, pytest.raises(ChannelClosedByBroker, match="inequivalent arg 'x-max-length'"):
-        there.declare("orders", x_max_length=7)
+        there.declare(name, x_max_length=7)
 
 
-def test_what_a_killed_gateway_has_answered_is_kept(pair: tuple[Gateway, Gateway]) -> None:
+def test_what_a_killed_gateway_has_answered_is_kept(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
     with contextlib.suppress(Exception), amqp(one) as here:
         for number in range(20):
-            here.declare(f"q{number}")
-            here.channel.queue_bind(f"q{number}", "amq.topic", f"k{number}")
+            here.declare(f"{name}-{number}")
+            here.channel.queue_bind(f"{name}-{number}", "amq.topic", f"{name}.{number}")
         one.kill9()
     with amqp(other) as there:
         for number in range(20):
             wait_for(
-                lambda number=number: publishes(there, f"k{number}", str(number), "amq.topic"),  # type: ignore[misc]
+                lambda number=number: publishes(there, f"{name}.{number}", str(number), "amq.topic"),  # type: ignore[misc]
                 f"q{number} is bound",
                 SOON,
             )
-            assert there.take(f"q{number}").body == str(number)
+            assert there.take(f"{name}-{number}").body == str(number)
 
 
 # Retained messages
 
 
-def test_a_message_retained_at_one_is_shown_to_who_subscribes_at_the_other(pair: tuple[Gateway, Gateway]) -> None:
+def test_a_message_retained_at_one_is_shown_to_who_subscribes_at_the_other(
+    pair: tuple[Gateway, Gateway], name: str
+) -> None:
     one, other = pair
     with Device(mqtt(one), "", clean=True) as publisher:
-        publisher.publish("status/a", b"on", retain=True)
-        wait_for(lambda: retained(other, "status/#") == [b"on"], "it is shown", SOON)
-        publisher.publish("status/a", b"", retain=True)
-        wait_for(lambda: not retained(other, "status/#"), "it is gone", SOON)
+        publisher.publish(f"{name}/a", b"on", retain=True)
+        wait_for(lambda: retained(other, f"{name}/#") == [b"on"], "it is shown", SOON)
+        publisher.publish(f"{name}/a", b"", retain=True)
+        wait_for(lambda: not retained(other, f"{name}/#"), "it is gone", SOON)
 
 
 def retained(gateway: Gateway, topic_filter: str) -> list[bytes]:
@@ -152,66 +170,69 @@ def retained(gateway: Gateway, topic_filter: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("clean", [False, True])
-def test_a_client_that_connects_to_the_other_is_taken_over(pair: tuple[Gateway, Gateway], clean: bool) -> None:
+def test_a_client_that_connects_to_the_other_is_taken_over(
+    pair: tuple[Gateway, Gateway], name: str, clean: bool
+) -> None:
     one, other = pair
-    will = Will(topic="last/words", payload=b"gone", retain=True)
-    with Device(mqtt(one), "device", clean=clean, will=will) as old:
-        wait_for(lambda: one.metric("mqlift_connections") == 1, "it is connected")
+    will = Will(topic=f"{name}/will", payload=b"gone", retain=True)
+    with Device(mqtt(one), name, clean=clean, will=will) as old:
         began = time.monotonic()
-        with Device(mqtt(other), "device", clean=clean) as new:
+        with Device(mqtt(other), name, clean=clean) as new:
             assert old.disconnect_reason() == TAKEN_OVER
             print(f"taken over after {time.monotonic() - began:.2f} s")
-            wait_for(lambda: retained(other, "last/words") == [b"gone"], "its will was published", SOON)
+            wait_for(lambda: retained(other, f"{name}/will") == [b"gone"], "its will was published", SOON)
             new.ping()
             assert new.publish("nowhere", b"x", 1) in {0, 0x10}
 
 
-def test_clients_of_other_makers_are_taken_over_too(pair: tuple[Gateway, Gateway]) -> None:
+def test_clients_of_other_makers_are_taken_over_too(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
-    with MqttSubscriber(mqtt(one), "paho") as old:
-        old.subscribe("a/#")
-        with MqttSubscriber(mqtt(other), "paho") as new:
+    with MqttSubscriber(mqtt(one), name) as old:
+        old.subscribe(f"{name}/#")
+        with MqttSubscriber(mqtt(other), name) as new:
             wait_for(lambda: not old.connected, "the old connection is closed", SOON)
             assert new.connected
 
 
-def test_a_session_moves_with_its_client(pair: tuple[Gateway, Gateway]) -> None:
+def test_a_session_moves_with_its_client(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
-    with Device(mqtt(one), "device") as device:
-        device.subscribe("a/#", 1)
+    with Device(mqtt(one), name) as device:
+        device.subscribe(f"{name}/#", 1)
         device.disconnect()
     with Device(mqtt(other), "", clean=True) as publisher:
-        wait_for(lambda: publisher.publish("a/1", b"first") == 0, "the other routes to it", SOON)
+        wait_for(lambda: publisher.publish(f"{name}/1", b"first") == 0, "the other routes to it", SOON)
         for number in range(20):
-            assert publisher.publish(f"a/{number}", str(number).encode()) == 0
-    with Device(mqtt(other), "device") as device:
+            assert publisher.publish(f"{name}/{number}", str(number).encode()) == 0
+    with Device(mqtt(other), name) as device:
         assert device.session_present
         assert Counter(device.messages(21)) == Counter([b"first", *(str(number).encode() for number in range(20))])
         device.disconnect()
-    with Device(mqtt(one), "device") as device:
+    with Device(mqtt(one), name) as device:
         assert device.session_present
         assert device.take_messages() == []
 
 
-def test_what_is_published_here_reaches_a_client_that_is_connected_there(pair: tuple[Gateway, Gateway]) -> None:
+def test_what_is_published_here_reaches_a_client_that_is_connected_there(
+    pair: tuple[Gateway, Gateway], name: str
+) -> None:
     one, other = pair
-    with Device(mqtt(one), "device") as device, Device(mqtt(other), "", clean=True) as publisher:
-        device.subscribe("a/#", 1)
-        wait_for(lambda: publisher.publish("a/1", b"x") == 0, "the other routes to it", SOON)
+    with Device(mqtt(one), name) as device, Device(mqtt(other), "", clean=True) as publisher:
+        device.subscribe(f"{name}/#", 1)
+        wait_for(lambda: publisher.publish(f"{name}/1", b"x") == 0, "the other routes to it", SOON)
         assert device.messages(1) == [b"x"]
 
 
 def test_a_client_of_a_killed_gateway_goes_on_at_the_other(
-    pair: tuple[Gateway, Gateway], sqs: SqsClient, queue_name: str
+    pair: tuple[Gateway, Gateway], sqs: SqsClient, name: str
 ) -> None:
     """QoS 1 and 2, in both directions: every message is there, and what was said once is not said twice."""
     one, other = pair
-    with Device(mqtt(one), "device") as device:
-        device.subscribe("to/#", 2)
+    with Device(mqtt(one), name) as device:
+        device.subscribe(f"{name}/#", 2)
         with Device(mqtt(one), "", clean=True) as publisher:
             for number in range(10):
-                assert publisher.publish(f"to/one/{number}", f"1-{number}".encode(), 1) == 0
-                assert publisher.publish(f"to/two/{number}", f"2-{number}".encode(), 2) == 0
+                assert publisher.publish(f"{name}/one/{number}", f"1-{number}".encode(), 1) == 0
+                assert publisher.publish(f"{name}/two/{number}", f"2-{number}".encode(), 2) == 0
         accepted, held = [], []
         for number in range(20):
             message = device.message()
@@ -220,13 +241,13 @@ def test_a_client_of_a_killed_gateway_goes_on_at_the_other(
             else:
                 device.accept(message)
                 accepted.append(message.payload)
-        device.send_publish("in/inbox/t", b"once", 2, packet_id=99)
+        device.send_publish(f"in/{name}/t", b"once", 2, packet_id=99)
         assert device.expect(PUBREC).packet_id == 99
         device.ping()
         one.kill9()
-    with Device(mqtt(other), "device") as device:
+    with Device(mqtt(other), name) as device:
         assert device.session_present
-        device.send_publish("in/inbox/t", b"once", 2, packet_id=99, dup=True)
+        device.send_publish(f"in/{name}/t", b"once", 2, packet_id=99, dup=True)
         assert device.expect(PUBREC).packet_id == 99
         device.release(99)
         missing = Counter(held)
@@ -240,24 +261,24 @@ def test_a_client_of_a_killed_gateway_goes_on_at_the_other(
                 repeated[message.payload] += 1
         assert set(repeated) <= set(accepted), "deletions that were cut off"
         assert max(repeated.values(), default=0) <= 1
-    inbox = sqs.get_queue_url(QueueName=f"{queue_name}inbox")["QueueUrl"]
+    inbox = sqs.get_queue_url(QueueName=f"{PREFIX}{name}")["QueueUrl"]
     assert_exactly(["once"], drain(sqs, inbox).elements())
 
 
-def test_a_gateway_that_was_frozen_damages_nothing(pair: tuple[Gateway, Gateway]) -> None:
+def test_a_gateway_that_was_frozen_damages_nothing(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
-    with Device(mqtt(one), "device") as old:
-        old.subscribe("a/#", 2)
+    with Device(mqtt(one), name) as old:
+        old.subscribe(f"{name}/#", 2)
         with frozen(one):
-            with Device(mqtt(other), "device") as new:
+            with Device(mqtt(other), name) as new:
                 assert new.session_present
-                new.send_publish("a/x", b"1", 2, packet_id=7)
+                new.send_publish(f"{name}/x", b"1", 2, packet_id=7)
                 assert new.expect(PUBREC).packet_id == 7
-            old.send_publish("a/x", b"2", 2, packet_id=8)  # to be read when it goes on
+            old.send_publish(f"{name}/x", b"2", 2, packet_id=8)  # to be read when it goes on
         with contextlib.suppress(ConnectionError):
             while old.wire.receive(1):
                 """Until the gateway closes the connection that has lost its session."""
-    with Device(mqtt(other), "device") as again:
+    with Device(mqtt(other), name) as again:
         assert again.session_present
         again.release(7)
         again.send_acknowledgement(6, 8)
@@ -266,30 +287,30 @@ def test_a_gateway_that_was_frozen_damages_nothing(pair: tuple[Gateway, Gateway]
 
 
 def test_the_others_end_the_sessions_of_one_that_is_gone(
-    pair: tuple[Gateway, Gateway], sqs: SqsClient, queue_name: str
+    pair: tuple[Gateway, Gateway], sqs: SqsClient, name: str
 ) -> None:
     one, _ = pair
-    with Device(mqtt(one), "device", expiry=5) as device:
-        device.subscribe("a/#", 1)
-        assert session_queues(sqs, queue_name)
+    with Device(mqtt(one), name, expiry=5) as device:
+        device.subscribe(f"{name}/#", 1)
+        assert session_queues(sqs, name)
         one.kill9()
-        wait_for(lambda: not session_queues(sqs, queue_name), "its session has expired", DEAD)
+        wait_for(lambda: not session_queues(sqs, name), "its session has expired", DEAD)
     one.start()
-    with Device(mqtt(one), "device") as device:
+    with Device(mqtt(one), name) as device:
         assert not device.session_present
 
 
-def session_queues(sqs: SqsClient, prefix: str) -> list[str]:
-    urls = sqs.list_queues(QueueNamePrefix=prefix).get("QueueUrls", [])
-    return [url for url in urls if "mqtt-session-" in url]
+def session_queues(sqs: SqsClient, client_id: str) -> list[str]:
+    urls = sqs.list_queues(QueueNamePrefix=PREFIX).get("QueueUrls", [])
+    return [url for url in urls if f"mqtt-session-{client_id}-" in url]
 
 
-def test_one_that_starts_leaves_the_sessions_of_the_other_alone(pair: tuple[Gateway, Gateway]) -> None:
+def test_one_that_starts_leaves_the_sessions_of_the_other_alone(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
-    with Device(mqtt(one), "device", expiry=1) as device:
-        device.subscribe("a/#", 1)
+    with Device(mqtt(one), name, expiry=1) as device:
+        device.subscribe(f"{name}/#", 1)
         other.terminate()
         other.start()
         with Device(mqtt(other), "", clean=True) as publisher:
-            assert publisher.publish("a/1", b"x") == 0
+            assert publisher.publish(f"{name}/1", b"x") == 0
             assert device.messages(1) == [b"x"]
