@@ -11,19 +11,15 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.core.agreement import Agreement, Later
 from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.burying import Undertaker
-from gateway.core.claims import CLAIM, ClaimFollower, pack_claim
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import InUse, Invalid, MqliftError, NotAuthorized
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.fanout import FanOut, Subscriber
-from gateway.core.fleet import Fleet
-from gateway.core.fleetsessions import FleetSessions
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
 from gateway.core.merge import Merge
@@ -40,14 +36,13 @@ from gateway.core.routing import Routing
 from gateway.core.sender import Publisher
 from gateway.core.session import Consume, Counted, Got, Presence, SessionRecord
 from gateway.core.sessions import Sessions
-from gateway.core.shared import SESSION, SharedQueues
+from gateway.core.shared import SharedQueues
 from gateway.core.statewriter import Done, StateWriter
-from gateway.core.store import StateStore, StoreError
+from gateway.core.store import StateStore
 from gateway.core.streams import StreamQueue
 from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
-from gateway.core.topologyfollower import TopologyFollower
 from gateway.core.tracing import Tracer
 from gateway.core.usage import Usage
 
@@ -142,12 +137,11 @@ class Broker:
         self._claims: dict[str, Claim] = {}
         self._client_ids: dict[str, Owner] = {}
         self.store = store
-        self._fleet = Fleet(store, self._loop.time) if store.shared else None
-        self._writer = StateWriter(store, self._fleet)
-        self._retained = Retained(store, self._writer, limits.retained, fleet=self._fleet)
+        self._writer = self._open_writer()
+        self._retained = Retained(store, self._writer, limits.retained, fleet=self._writer.fleet)
         self._sessions = self._open_sessions(limits.sessions)
         self._shared = SharedQueues(store, self._writer)
-        self._usage = None if self._fleet is None else self._share_use(self._fleet)
+        self._usage = self._open_usage()
         self._durable = DurableTopology(store, self._writer)
         self._resources = BackendResources(
             backends,
@@ -173,7 +167,6 @@ class Broker:
             limit=limits.durable_queues,
             usage=self._usage,
         )
-        self._agreement = None if self._fleet is None else self._agree_with(self._fleet)
         self._fanout = self._routing.fanout = FanOut(
             subscribers,
             topology=topology,
@@ -181,75 +174,42 @@ class Broker:
             find=self._routing.filled_queue,
             changed=self._routing.forget,
         )
-        if self._fleet is not None:
-            self._fanout.follow(self._fleet, self._writer)
         self._tails = Tails(
             routes.tails(), self._resources.stream, lambda message: self._routing.publish_live(message, _NOBODY)
         )
         self._show_sizes()
+        self._opened()
         self._lengths_due = self._loop.time() + RECHECK
 
+    # What is another thing where several gateways share a store (`core/fleetbroker.py`)
+
+    def _opened(self) -> None:
+        """All parts are there."""
+
+    def _open_writer(self) -> StateWriter:
+        return StateWriter(self.store)
+
     def _open_sessions(self, limit: int) -> Sessions:
-        if self._fleet is None:
-            return Sessions(
-                self.store, self._writer, limit=limit, publish=self._publish_will, remove=self._remove_session
-            )
-        sessions = FleetSessions(
-            self.store,
-            self._writer,
-            self._fleet,
-            limit=limit,
-            publish=self._publish_will,
-            remove=self._remove_session,
-            appeared=self._route_to_session,
-            vanished=lambda record: self._queues.withdraw(record.queue),
-            lost=self._taken_elsewhere,
-        )
-        self._fleet.fenced = sessions.fenced
-        self._fleet.followers.append(ClaimFollower(sessions.is_kept, self._claimed_elsewhere))
-        return sessions
+        return Sessions(self.store, self._writer, limit=limit, publish=self._publish_will, remove=self._remove_session)
 
-    def _share_use(self, fleet: Fleet) -> Usage:
-        """Know which queues the others use, and those that sessions on several gateways consume together."""
-        self._shared.follow(
-            fleet,
-            appeared=lambda name, queue: self._route_to(name, queue.arguments, list(queue.bindings)),
-            vanished=lambda name: self._queues.withdraw(name),
-        )
-        usage = Usage(fleet, self._loop.time)
-        fleet.followers.append(usage)
-        return usage
+    def _open_usage(self) -> Usage | None:
+        """What other gateways use."""
+        return None
 
-    def _route_to_session(self, record: SessionRecord) -> None:
-        if record.queue:
-            self._route_to(record.queue, record.arguments, record.bindings)
+    def _change(self, change: Callable[[], object], *, here: bool = False) -> Awaitable[None] | None:  # noqa: ARG002
+        """Change the topology; what to wait for until what is durable of it is written.
 
-    def _route_to(self, queue: str, arguments: Mapping[str, object], bindings: Sequence[tuple[str, str]]) -> None:
-        """A queue that sessions at other gateways have made gets what is published here."""
-        try:
-            self._queues.adopt(queue, arguments)
-            self._rebind(queue, bindings)
-        except MqliftError as error:
-            log.error("queue_not_followed", queue=queue, problem=str(error))  # noqa: TRY400 - told in one line
+        `here`: it concerns this gateway alone.
+        """
+        change()
+        return self._durable.written()
 
-    def _taken_elsewhere(self, client_id: str) -> None:
-        """A client has connected to another gateway."""
-        claim = self._claims.pop(client_id, None)
-        if claim is not None:
-            self._metrics.takeovers.inc()
-            claim.owner.taken_over()
+    def finding(self, queue: str) -> Awaitable[None] | None:  # noqa: ARG002
+        """What to wait for until a queue is known that another gateway may have declared; None when it is."""
+        return None
 
-    def _claimed_elsewhere(self, client_id: str, user: str) -> None:
-        """As `_taken_elsewhere`, of a client that nothing is kept of; `user` is who has claimed it."""
-        claim = self._claims.get(client_id)
-        if claim is not None and (self.client_ids_shared or not claim.user or claim.user == user):
-            self._taken_elsewhere(client_id)
-
-    def _agree_with(self, fleet: Fleet) -> Agreement:
-        """Follow what the other gateways change, and let them follow."""
-        follower = TopologyFollower(self.store, self._writer, self._topology, self._durable, self._queues.follow)
-        fleet.followers.insert(0, follower)
-        return Agreement(fleet, follower, self._durable)
+    async def _leave(self) -> None:
+        """Nothing more is written."""
 
     def _show_sizes(self) -> None:
         metrics = self._metrics
@@ -276,8 +236,6 @@ class Broker:
 
     async def restore(self) -> None:
         """Take up what the state store has kept. Before anything else; raises `StoreError`."""
-        if self._fleet is not None:
-            await self._fleet.join()
         await self._retained.restore()
         for name, spec in (await self._durable.restore(self._topology)).items():
             try:
@@ -320,22 +278,8 @@ class Broker:
     async def open_session(self, client_id: str, owner: Owner, *, clean: bool, user: str = "") -> SessionRecord | None:
         """Make `owner` the only connection with this client id, and give it the session that is kept.
 
-        The connection that had the client id is told, and closed. Ask `check_client_id` before. Raises `StoreError`,
-        and `NotAuthorized` for a client id that another user has at another gateway.
+        The connection that had the client id is told, and closed. Ask `check_client_id` before. Raises `StoreError`.
         """
-        if self._fleet is None:
-            return await self._open_session(client_id, owner, clean=clean, user=user)
-        await self._fleet.catch_up()
-        self.check_client_id(client_id, user)
-        record = await self._open_session(client_id, owner, clean=clean, user=user)
-        try:
-            await self._fleet.announce(CLAIM, pack_claim(client_id, user))
-        except (StoreError, asyncio.CancelledError):
-            self._sessions.abandon(client_id)
-            raise
-        return record
-
-    async def _open_session(self, client_id: str, owner: Owner, *, clean: bool, user: str) -> SessionRecord | None:
         other = self._claims.get(client_id)
         if other is not None and other.owner is not owner:
             self._metrics.takeovers.inc()
@@ -440,17 +384,6 @@ class Broker:
                 return
         self._topology.declare_exchange(exchange, spec)
 
-    def _change(self, change: Callable[[], object], *, here: bool = False) -> Awaitable[None] | None:
-        """Change the topology; what to wait for until what is durable of it is written.
-
-        `here`: it concerns this gateway alone. Several gateways agree first: then the change is made, and raises what
-        it raises, when it is waited for.
-        """
-        if self._agreement is None or here:
-            change()
-            return self._durable.written()
-        return self._agreement.change(change)
-
     def delete_exchange(self, exchange: str, *, if_unused: bool) -> Awaitable[None] | None:
         """As `declare_exchange`. Raises `InUse`, `Refused` for a predeclared one, `StoreError`."""
         return self._change(lambda: self._topology.delete_exchange(exchange, if_unused=if_unused))
@@ -459,11 +392,7 @@ class Broker:
         self, name: str, spec: QueueSpec, owner: Owner, presence: Presence = Presence.ANY
     ) -> Counted:
         """Have a queue. Raises `Inequivalent`, `UnknownQueue`, `Locked`, `Refused`, `BackendError`, `StoreError`."""
-        declare = partial(self._queues.declare, name, spec, presence, owner)
-        known = presence in (Presence.ANY, Presence.REQUIRED) and self._topology.has_queue(name)
-        if self._agreement is None or spec.virtual or spec.arguments.get(SESSION) or known:
-            return await declare()
-        return await self._agreement.reach(declare)
+        return await self._queues.declare(name, spec, presence, owner)
 
     async def delete_queue(
         self, name: str, owner: Owner | None, *, if_unused: bool = False, if_empty: bool = False
@@ -472,29 +401,11 @@ class Broker:
 
         Raises `InUse`, `NotEmpty`, `Locked`, `BackendError`.
         """
-        await self._catch_up()
         return await self._queues.delete(name, owner, if_unused=if_unused, if_empty=if_empty)
 
     async def purge_queue(self, name: str, owner: Owner | None) -> Counted:
         """Drop the messages that nobody holds. Raises `UnknownQueue`, `Locked`, `BackendError`."""
-        await self._find(name)
         return await self._queues.purge(name, owner)
-
-    async def _catch_up(self) -> None:
-        """Know what other gateways have declared. Raises `StoreError`."""
-        if self._agreement is not None:
-            await self._agreement.catch_up()
-
-    async def _find(self, queue: str) -> None:
-        """Know a queue, if another gateway has declared it. Raises `StoreError`."""
-        if not self._topology.has_queue(queue):
-            await self._catch_up()
-
-    def finding(self, queue: str) -> Awaitable[None] | None:
-        """What to wait for until a queue is known that another gateway may have declared; None when it is."""
-        if self._agreement is None or self._topology.has_queue(queue):
-            return None
-        return Later(self._agreement.catch_up)
 
     def bind(
         self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
@@ -541,7 +452,6 @@ class Broker:
 
     async def get(self, queue: str, owner: Owner) -> Got:
         """Take one message, if there is one. Raises `UnknownQueue`, `Locked`, `BackendError`."""
-        await self._find(queue)
         return await self._queues.get(queue, owner)
 
     def check_owner(self, queue: str, owner: Owner) -> None:
@@ -639,8 +549,6 @@ class Broker:
             tasks.create_task(self._watch_queues())
             tasks.create_task(self._watch_destinations())
             tasks.create_task(self._fanout.run())
-            if self._fleet is not None:
-                tasks.create_task(self._fleet.run())
 
     async def _watch_sessions(self) -> None:
         while True:
@@ -675,14 +583,8 @@ class Broker:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
     def _consumed(self) -> set[str]:
-        """Durable queues that have consumers, here or elsewhere, and those that are not this gateway's to end."""
-        usage = self._usage
-        return {
-            queue.name
-            for queue in self._queues.all_durable()
-            if queue.consumers
-            or (usage is not None and (usage.is_elsewhere(queue.name) or not usage.is_mine(queue.name)))
-        }
+        """Durable queues that are not to be ended."""
+        return {queue.name for queue in self._queues.all_durable() if queue.consumers}
 
     def stop_polling(self) -> None:
         """No new polls. What consumers hold can still be settled."""
@@ -714,16 +616,9 @@ class Broker:
         await self._resources.stop_sending()
         await self._sessions.aclose()
         await self._writer.drain()
-        if self._fleet is not None:
-            await self._leave(self._fleet)
+        await self._leave()
         await self.store.aclose()
         await self._resources.aclose()
-
-    async def _leave(self, fleet: Fleet) -> None:
-        try:
-            await fleet.leave()
-        except StoreError as error:
-            log.warning("goodbye_not_said", problem=str(error))  # the others find out
 
     async def _remove_session(self, record: SessionRecord) -> None:
         queue = self._queues.pop_durable(record.queue)

@@ -45,7 +45,7 @@ class StateWriter:
 
     def __init__(self, store: StateStore, fleet: Fleet | None = None) -> None:
         self._store = store
-        self._fleet = fleet
+        self.fleet = fleet
         self._pending: dict[tuple[str, str], _Pending | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._versions: dict[tuple[str, str], int] = {}
@@ -55,7 +55,7 @@ class StateWriter:
     @property
     def shared(self) -> bool:
         """Whether others write too."""
-        return self._fleet is not None
+        return self.fleet is not None
 
     def write(
         self,
@@ -155,16 +155,16 @@ class StateWriter:
         kind, key = record
         try:
             await self._store_once(kind, key, pending)
-            if self._fleet is not None and self._fleet.follows(kind):
-                await self._fleet.announce(kind, key)
+            if self.fleet is not None and self.fleet.follows(kind):
+                await self.fleet.announce(kind, key)
         except Conflict as error:
-            if self._fleet is not None and self._fleet.follows(kind):
-                self._fleet.recheck(kind, key)
+            if self.fleet is not None and self.fleet.follows(kind):
+                self.fleet.recheck(kind, key)
             log.info("state_changed_elsewhere", kind=kind, key=key)
             return error
         except StoreError as error:
-            if self._fleet is not None and self._fleet.follows(kind):
-                self._fleet.doubt(kind, key)
+            if self.fleet is not None and self.fleet.follows(kind):
+                self.fleet.doubt(kind, key)
             log.error("state_not_written", kind=kind, problem=str(error))  # noqa: TRY400 - told in one line
             return error
         return None

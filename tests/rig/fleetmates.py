@@ -10,7 +10,8 @@ from adapters.memory.backend import MemoryBackend
 from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.batcher import BatchPolicy
-from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.broker import BrokerLimits
+from gateway.core.fleetbroker import FleetBroker
 from gateway.core.health import Health
 from gateway.core.message import Message
 from gateway.core.outcome import Result
@@ -41,7 +42,7 @@ class Mate:
         self.store = SharedStore(common)
         self.topology = Topology()
         self.metrics = new_metrics()
-        self.broker = Broker(
+        self.broker = FleetBroker(
             topology=self.topology,
             routes=Routes(rules),
             backends={"memory": service},
