@@ -37,9 +37,15 @@ were connected there: their clients go on elsewhere at once."""
 GRAVE_SECONDS: Final = 60.0
 """How long the record of a gateway that is gone stays, for those who were away."""
 
-LOG_SECONDS: Final = 5.0
-LOG_BYTES: Final = 128 * 1024
-"""What a gateway's list of changes holds at most: DynamoDB takes 400 KB, and bills by the size."""
+LOG_SECONDS: Final = 3.0
+LOG_BYTES: Final = 64 * 1024
+"""What a gateway's list of changes holds at most: DynamoDB bills each write by the size of the record."""
+
+GATHER_BYTES: Final = 4 * 1024
+GATHER_SECONDS: Final = 0.1
+"""A list that is longer waits so long for more: ten writes of 64 KB a second are what one partition of DynamoDB takes
+beside its other work (1,000 units a second).
+"""
 
 RESCAN_SECONDS: Final = 10.0
 """Between two times that everything is read, at least, when gateways change more than their lists can hold."""
@@ -175,6 +181,8 @@ class Fleet:
 
     async def _write(self) -> None:
         """Write this gateway's record. Raises `StoreError`."""
+        if self._log_bytes > GATHER_BYTES:
+            await asyncio.sleep(GATHER_SECONDS)
         self._trim()
         last = self._last
         value = self._pack()

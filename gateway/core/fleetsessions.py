@@ -104,12 +104,18 @@ class FleetSessions(Sessions):
             self._drop(client_id)
         self._kept[client_id] = kept
         self._holdings[client_id] = holding
-        if ending is None:
-            self._endings.pop(client_id, None)
-        else:
+        if ending is not None:
             self._expect(client_id, ending)
+        elif self._has_ended_here(client_id, holding):
+            self._end_later(client_id, kept, self._endings[client_id])  # that could not be written
+        else:
+            self._endings.pop(client_id, None)
         if client_id not in self._held:  # or its connection may be ahead of what is written
             self._appeared(kept)
+
+    def _has_ended_here(self, client_id: str, holding: Holding) -> bool:
+        connected = client_id in self._held or client_id in self._opening
+        return holding.gateway == self._fleet.me and client_id in self._endings and not connected
 
     def _drop(self, client_id: str) -> None:
         """Know a session no more."""

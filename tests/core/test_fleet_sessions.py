@@ -416,6 +416,23 @@ async def test_what_could_not_be_cleared_away_is_cleared_away_later() -> None:
 
 
 @on_clock
+async def test_an_ending_that_could_not_be_written_is_written_when_the_store_is_back() -> None:
+    one, other = await gateways()
+    await one.connect()
+    one.store.fail()
+    with capture_logs():
+        one.sessions.end("a", 60.0, WILL, 10.0)
+        await asyncio.sleep(5.0)
+        one.store.heal()
+        await asyncio.sleep(2.0)
+        await one.kill()
+        await asyncio.sleep(LEASE_SECONDS + 2 * ADOPT_SECONDS)
+    assert other.published == [WILL]
+    await asyncio.sleep(60.0)
+    assert other.removed == [RECORD.queue]
+
+
+@on_clock
 async def test_a_limit_counts_those_of_all() -> None:
     one, other = await gateways()
     for number in range(10):
