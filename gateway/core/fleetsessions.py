@@ -182,7 +182,7 @@ class FleetSessions(Sessions):
                 raise Conflict(KIND, client_id)
             return None
         fence = self._holding(client_id).gateway != self._fleet.me
-        kept = replace(kept, user=user) if user else kept
+        kept = replace(kept, user=user or kept.user, will=None)
         await self._claim(client_id, kept, None)
         claimed = self._writer.version(KIND, client_id)
         if ending is not None and ending.will is not None and ending.will_at <= now:
@@ -276,7 +276,7 @@ class FleetSessions(Sessions):
         for client_id, record in list(self._kept.items()):
             connected = client_id in self._held or client_id in self._opening
             if client_id not in self._endings and not connected and self._is_mine(client_id):
-                self._end_later(client_id, record, Ending(ends_at=now + record.expiry))
+                self._end_later(client_id, replace(record, will=None), Ending.of_lost(record, now))
 
     def _is_mine(self, client_id: str) -> bool:
         """Whether this gateway is to end a session: it holds it, or is the one of those that remain."""

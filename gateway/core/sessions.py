@@ -40,6 +40,11 @@ class Ending:
     will: Message | None = None
     will_at: float = math.inf
 
+    @classmethod
+    def of_lost(cls, record: SessionRecord, now: float) -> Ending:
+        """That of a session whose gateway has ended, and has not said anything of it."""
+        return cls(ends_at=now + record.expiry, will=record.will, will_at=now + record.will_delay)
+
     @property
     def next(self) -> float | None:
         """When something has to be done; None for never."""
@@ -83,7 +88,7 @@ class Sessions:
                 log.error("session_unreadable", client_id=record.key, problem=str(error))  # noqa: TRY400
                 continue
             self._kept[record.key] = kept
-            self._end_later(record.key, kept, ending or Ending(ends_at=self._wall() + kept.expiry))
+            self._end_later(record.key, kept, ending or Ending.of_lost(kept, self._wall()))
         return list(self._kept.values())
 
     def in_use(self) -> set[str]:
@@ -108,8 +113,7 @@ class Sessions:
         if over:
             self._forget(client_id)
             return None
-        if user:
-            kept = self._kept[client_id] = replace(kept, user=user)
+        kept = self._kept[client_id] = replace(kept, user=user or kept.user, will=None)
         self._write(client_id, kept, None)
         try:
             await self._writer.settled(INFLIGHT, client_id)
@@ -145,7 +149,7 @@ class Sessions:
             if will is not None:
                 self._publish(will)
             return
-        record = self._kept[client_id] = replace(record or SessionRecord(), expiry=expiry)
+        record = self._kept[client_id] = replace(record or SessionRecord(), expiry=expiry, will=None)
         self._end_later(client_id, record, Ending(ends_at=now + expiry, will=will, will_at=now + will_delay))
 
     def sweep(self) -> None:
@@ -257,6 +261,9 @@ def pack(record: SessionRecord, ending: Ending | None, holding: Holding | None =
     }
     if holding is not None:
         packed["gateway"], packed["born"] = holding
+    if ending is None and record.will is not None:
+        packed["will"] = base64.b64encode(pack_message(record.will)).decode()
+        packed["will_delay"] = record.will_delay
     if ending is not None:
         packed["ends_at"] = _seconds(ending.ends_at)
         if ending.will is not None:
@@ -281,9 +288,9 @@ def unpack(value: bytes) -> Kept:
             state=base64.b64decode(packed["state"]),
         )
         holding = Holding(str(packed.get("gateway", "")), str(packed.get("born", "")))
-        if "ends_at" not in packed:
-            return Kept(record, None, holding)
         will = unpack_message(base64.b64decode(packed["will"])) if "will" in packed else None
+        if "ends_at" not in packed:
+            return Kept(replace(record, will=will, will_delay=packed.get("will_delay", 0.0)), None, holding)
         ending = Ending(ends_at=_unlimited(packed["ends_at"]), will=will, will_at=packed.get("will_at", math.inf))
     except (KeyError, TypeError, ValueError) as error:
         raise MetaUnreadable(f"not a session: {error}") from None

@@ -27,7 +27,7 @@ from gateway.core.broker import Broker, Owner
 from gateway.core.certificate import Certificate
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.exchanges import ToExchange
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (
     Authenticate,
@@ -215,7 +215,16 @@ async def _open_session(peer: Peer, command: OpenSession) -> Result:
 
 
 async def _keep_session(peer: Peer, command: KeepSession) -> Result:
-    return await _told(lambda done: peer.broker.keep_session(command.client_id, command.record, done))
+    record = replace(command.record, will=_allowed_will(peer, command.client_id, command.record.will))
+    return await _told(lambda done: peer.broker.keep_session(command.client_id, record, done))
+
+
+def _allowed_will(peer: Peer, client_id: str, will: Message | None) -> Message | None:
+    """A will that the peer may not publish is none."""
+    if will is None or peer.guard is None or (refusal := peer.guard.refusal(will.address)) is None:
+        return will
+    log.info("will_not_allowed", client_id=client_id, problem=str(refusal))
+    return None
 
 
 async def _declare_queue(peer: Peer, command: DeclareQueue) -> Result:
@@ -448,10 +457,7 @@ def end_session(peer: Peer, command: EndSession) -> None:
     """Has no answer, and is executed whatever has become of the connection: so it is in no table."""
     if peer.session != command.client_id:
         return  # it was refused, or the connection ended before it was asked for: it is somebody else's
-    will = command.will
-    if will is not None and peer.guard is not None and (refusal := peer.guard.refusal(will.address)) is not None:
-        log.info("will_not_allowed", client_id=command.client_id, problem=str(refusal))
-        will = None
+    will = _allowed_will(peer, command.client_id, command.will)
     peer.broker.end_session(command.client_id, peer.owner, command.expiry, will, command.will_delay)
 
 

@@ -295,6 +295,23 @@ async def test_one_of_the_others_ends_what_a_dead_gateway_left() -> None:
 
 
 @on_clock
+async def test_the_wills_of_a_dead_gateway_s_clients_are_published_once() -> None:
+    one, *others = await gateways(3)
+    for number in range(4):
+        await one.sessions.open(f"c{number}", clean=False)
+        will, delay = (None, 0.0) if number == 3 else (WILL, 20.0 * number)
+        await one.keep(f"c{number}", replace(RECORD, queue=f"q-{number}", will=will, will_delay=delay))
+    await others[0].fleet.catch_up()
+    await others[0].sessions.open("c2", clean=False)  # its client is back
+    one.sessions.end("c1", 600.0, None, 0.0)  # and this one has said goodbye
+    await one.writer.drain()
+    with capture_logs():
+        await one.kill()
+        await asyncio.sleep(LEASE_SECONDS + ADOPT_SECONDS + 60.0)
+    assert [will for other in others for will in other.published] == [WILL]
+
+
+@on_clock
 async def test_a_client_of_a_dead_gateway_goes_on_elsewhere_at_once() -> None:
     one, other = await gateways()
     await one.connect()

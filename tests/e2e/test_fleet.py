@@ -14,7 +14,7 @@ from pika.exceptions import ChannelClosedByBroker, UnroutableError
 
 from tests.conftest import finish
 from tests.e2e.conftest import ROUTES
-from tests.faults.device import PUBCOMP, PUBREC, TAKEN_OVER, Device, Will
+from tests.faults.device import PUBCOMP, PUBREC, TAKEN_OVER, Device, Will, connect_again
 from tests.rig.amqp import AmqpClient
 from tests.rig.clients import MqttSubscriber
 from tests.rig.counting import SqsClient, assert_exactly, drain
@@ -265,6 +265,44 @@ def test_a_client_of_a_killed_gateway_goes_on_at_the_other(
     assert_exactly(["once"], drain(sqs, inbox).elements())
 
 
+def test_every_message_reaches_a_client_that_wanders(pair: tuple[Gateway, Gateway], name: str) -> None:
+    """Between two gateways, one of which is killed on the way; published at both."""
+    one, other = pair
+    with Device(mqtt(one), name) as device:
+        device.subscribe(f"{name}/#", 1)
+    wait_for(lambda: published(other, f"{name}/0", b"at first"), "the other routes to it", SOON)
+    missing = {b"at first"}
+    for turn, gateway in enumerate([other, one, other, one, other]):
+        for publisher in pair:
+            if publisher.running:
+                batch = [f"{turn}-{publisher.admin_port}-{number}".encode() for number in range(10)]
+                for number, payload in enumerate(batch):
+                    assert published(publisher, f"{name}/{number}", payload)
+                missing.update(batch)
+        with connect_again(mqtt(gateway), name) as device:
+            assert device.session_present
+            for _ in range(10):
+                message = device.message()
+                device.accept(message)
+                missing.discard(message.payload)
+            device.ping()
+            if turn == 2:
+                gateway.kill9()
+        if turn == 3:
+            other.start()
+    with connect_again(mqtt(one), name) as device:
+        while missing:
+            message = device.message()
+            device.accept(message)
+            missing.discard(message.payload)
+
+
+def published(gateway: Gateway, topic: str, payload: bytes) -> bool:
+    """Whether a message was taken, and routed."""
+    with Device(mqtt(gateway), "", clean=True) as publisher:
+        return publisher.publish(topic, payload) == 0
+
+
 def test_a_gateway_that_was_frozen_damages_nothing(pair: tuple[Gateway, Gateway], name: str) -> None:
     one, other = pair
     with Device(mqtt(one), name) as old:
@@ -289,12 +327,14 @@ def test_a_gateway_that_was_frozen_damages_nothing(pair: tuple[Gateway, Gateway]
 def test_the_others_end_the_sessions_of_one_that_is_gone(
     pair: tuple[Gateway, Gateway], sqs: SqsClient, name: str
 ) -> None:
-    one, _ = pair
-    with Device(mqtt(one), name, expiry=5) as device:
+    one, other = pair
+    will = Will(topic=f"{name}/will", payload=b"gone", retain=True)
+    with Device(mqtt(one), name, expiry=5, will=will) as device:
         device.subscribe(f"{name}/#", 1)
         assert session_queues(sqs, name)
         one.kill9()
         wait_for(lambda: not session_queues(sqs, name), "its session has expired", DEAD)
+        assert retained(other, f"{name}/will") == [b"gone"]
     one.start()
     with Device(mqtt(one), name) as device:
         assert not device.session_present
