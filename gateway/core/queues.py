@@ -17,7 +17,7 @@ from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
 from gateway.core.deadletter import Bury, Reason
 from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import GET_WAIT, Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Delivery
@@ -102,7 +102,7 @@ class BackendQueue:
         self.full = False
         """Over its `x-max-length`, when that was last looked at; publishers are refused where they asked for that."""
         self.published = 0
-        """Messages that were routed here by this gateway."""
+        """Messages that were routed here by this gateway, and that its selector accepts, if it has one."""
         self._backend = backend
         self._open_sender = open_sender
         self._open_receiver = open_receiver
@@ -122,6 +122,10 @@ class BackendQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        accepts = self.policy.accepts
+        if accepts is not None and not accepts(message):
+            waiter.answer(token, ACCEPTED)
+            return
         self.published += 1
         if self.full:
             if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:

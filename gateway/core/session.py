@@ -233,6 +233,20 @@ class Counted(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class DeclareSubscription:
+    """Have a durable subscription: a queue of its own, with these bindings, (exchange, pattern) each, and no others.
+
+    One that is there with other bindings, or another selector (the argument `SELECTOR` of the spec), has changed, and
+    begins anew, see `Broker.subscribe`. Answered like `DeclareQueue` and `Bind`.
+    """
+
+    queue: str
+    spec: QueueSpec
+    bindings: tuple[tuple[str, str], ...]
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteQueue:
     """Remove a queue, with its messages and bindings; its consumers are told. `Counted` also when there was none.
 
@@ -277,18 +291,6 @@ class Unbind:
     pattern: str
     token: object
     arguments: Headers = field(default_factory=lambda: NO_HEADERS)
-
-
-@dataclass(frozen=True, slots=True)
-class Rebind:
-    """Let a queue have these bindings, (exchange, pattern) each, and no others. Answered like `Bind`.
-
-    What is in the queue stays there, also what came by a binding that is undone.
-    """
-
-    queue: str
-    bindings: tuple[tuple[str, str], ...]
-    token: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +354,9 @@ class Consume:
 
     Of a stream, `arguments` say where to begin and under what name (`core/streamoffset.py`); other queues refuse
     `x-stream-offset`. `acknowledges`: whether the peer does; False when `deliver` never leaves a delivery with the
-    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own.
+    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own. `selector`: the consumer wants
+    what that matches, and leaves the rest (`core/selector.py`; empty: it wants all). Only queues that a rule lets pass
+    messages over have such consumers; others refuse them with `NotSupported`.
     Answered ACCEPTED, or with `UnknownQueue`, `Locked`, `InUse` (an exclusive consumer is, or would be, in the way),
     `InvalidArgument`, `NotSupported`, `Refused` for what a stream cannot do; a stream's backend's own error.
     """
@@ -368,6 +372,7 @@ class Consume:
     arguments: Headers = field(default_factory=lambda: NO_HEADERS)
     acknowledges: bool = True
     unlimited: bool = False
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,11 +435,11 @@ ControlCommand: TypeAlias = (
     | DeclareExchange
     | DeleteExchange
     | DeclareQueue
+    | DeclareSubscription
     | DeleteQueue
     | PurgeQueue
     | Bind
     | Unbind
-    | Rebind
     | BindExchange
     | UnbindExchange
     | Consume

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from gateway.core.errors import InUse
+from gateway.core.message import Message
+from gateway.core.selector import compile_selector
 from gateway.core.session import Consume, Delivery, Prefetch
 
 
@@ -36,6 +38,7 @@ class Subscription:
     """One consumer of one queue. `held` deliveries are not settled yet, of `prefetch` at most."""
 
     __slots__ = (
+        "accepts",
         "begun",
         "blocked",
         "cancellable",
@@ -52,6 +55,9 @@ class Subscription:
     )
 
     def __init__(self, command: Consume, queue: ConsumedQueue, consumer: Consumer) -> None:
+        """Raises `SelectorError`."""
+        self.accepts = compile_selector(command.selector) if command.selector else None
+        """Which messages of the queue it wants; None for all."""
         self.tag = command.tag
         self.queue = queue
         self.consumer = consumer
@@ -80,6 +86,10 @@ class Subscription:
         if self.shared is None or not self.shared.limit:
             return own
         return min(own, self.shared.limit - self.shared.held)
+
+    def wants(self, message: Message) -> bool:
+        """Whether its selector matches, if it has one."""
+        return self.accepts is None or self.accepts(message)
 
     def taken(self) -> None:
         """It has been given one more delivery."""

@@ -68,7 +68,7 @@ class VirtualQueue:
         self.used_at = 0.0
         """When it was last declared, consumed or read, on the event loop's clock."""
         self.published = 0
-        """Messages that were routed here."""
+        """Messages that were routed here, and that its selector accepts, if it has one."""
         self._room = LIVE_ROOM if spec.lossy else QUEUE_ROOM
         self._bury = bury
         self._on_unused = on_unused
@@ -91,11 +91,12 @@ class VirtualQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:  # noqa: ARG002 - Sink
-        self.published += 1
-        accepts = self.spec.accepts
+        accepts = self.policy.accepts
         if accepts is not None and not accepts(message):
             waiter.answer(token, ACCEPTED)
-        elif message.not_before and message.not_before > self._wall():
+            return
+        self.published += 1
+        if message.not_before and message.not_before > self._wall():
             waiter.answer(token, self._delay(message))
         else:
             waiter.answer(token, self._take(message))

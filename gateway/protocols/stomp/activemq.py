@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from gateway.core.errors import Refused
 from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, TOPIC_EXCHANGE, Address, Headers, Message
+from gateway.core.selector import CONVERTING
 from gateway.protocols.stomp.activemq_headers import message_headers, to_message
 from gateway.protocols.stomp.dialect import (
     DURABLE,
@@ -49,7 +50,6 @@ _VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.(VirtualTopic\..+)")
 
 _TEMPORARY_TOPIC = f"/topic/{TEMPORARY}"
 
-_CONVERT = "convert_string_expressions:"
 _DO_NOT_CONVERT = "no_convert_string_expressions:"
 
 
@@ -123,10 +123,12 @@ class ActiveMQ:
         durable = _durable_queue(headers, owner)
         return () if durable is None else (durable,)
 
-    def selector(self, selector: str) -> tuple[str, bool]:
+    def selector(self, selector: str) -> str:
         # As ActiveMQ's STOMP connector, which puts the first of these before every selector.
-        selector = selector.removeprefix(_CONVERT)
-        return selector.removeprefix(_DO_NOT_CONVERT), not selector.startswith(_DO_NOT_CONVERT)
+        selector = selector.removeprefix(CONVERTING)
+        if selector.startswith(_DO_NOT_CONVERT):
+            return selector.removeprefix(_DO_NOT_CONVERT)
+        return CONVERTING + selector
 
     # MESSAGE
 

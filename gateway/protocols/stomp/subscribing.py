@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.errors import Refused
 from gateway.core.message import NO_HEADERS, Headers
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Rebind
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeclareSubscription, DeleteQueue, Delivery
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import Source
@@ -58,7 +59,7 @@ class Subscribing:
         live_queue = f"stomp-subscription-{client.owner.session_id}-{self._made + 1}"
         sources = client.dialect.sources(headers, client.owner, live_queue)
         if headers.get("selector"):
-            sources = self._filtered(sources, headers["selector"])
+            sources = _filtered(sources, self._selector(headers["selector"]), live_queue)
         subscription = self._make(subscription_id, sources, ack_mode(frame))
         prefetch = self._prefetch(headers)
         priority = client.dialect.priority(headers)
@@ -78,21 +79,14 @@ class Subscribing:
             return frame.headers.get("id") or None
         return required(frame, "id")  # [STOMP 1.1, SUBSCRIBE id Header]
 
-    def _filtered(self, sources: Sequence[Source], selector: str) -> Sequence[Source]:
-        text, converts = self._client.dialect.selector(selector)
+    def _selector(self, text: str) -> str:
+        """As the hub reads it. It is read here too, so that the client is told in words of its protocol."""
+        selector = self._client.dialect.selector(text)
         try:
-            accepts = compile_selector(text, texts_as_numbers=converts)
+            compile_selector(selector)
         except SelectorError as error:
             raise BadSelector(str(error)) from None
-        filtered = []
-        for source in sources:
-            if source.spec is None or not source.spec.virtual or not source.bindings:
-                raise Refused(
-                    f"selector: only a live subscription to a topic can have one; "
-                    f"queue {shown(source.queue)} would keep what does not match for ever, and read it again and again"
-                )
-            filtered.append(replace(source, spec=replace(source.spec, accepts=accepts)))
-        return filtered
+        return selector
 
     def _make(self, subscription_id: str | None, sources: Sequence[Source], mode: AckMode) -> Subscription:
         client = self._client
@@ -123,11 +117,11 @@ class Subscribing:
         step = Step(_SUBSCRIBE, receipt, last=False)
         for tag, source in subscription.sources.items():
             self._by_tag[tag] = subscription
+            if source.spec is not None and source.exact:
+                client.ask(DeclareSubscription(source.queue, source.spec, source.bindings, step))
+                continue
             if source.spec is not None:
                 client.ask(DeclareQueue(source.queue, source.spec, step))
-            if source.exact:
-                client.ask(Rebind(source.queue, source.bindings, step))
-                continue
             for exchange, pattern in source.bindings:
                 client.ask(Bind(source.queue, exchange, pattern, step))
         last = next(reversed(subscription.sources))
@@ -143,6 +137,7 @@ class Subscribing:
                     cancellable=True,
                     arguments=arguments,
                     acknowledges=subscription.acknowledges,
+                    selector=source.selector,
                 )
             )
 
@@ -220,6 +215,16 @@ class Subscribing:
     def unsettled(self) -> list[Delivery]:
         held = [delivery for each in set(self._by_tag.values()) for delivery in each.held()]
         return held + self._returned
+
+
+def _filtered(sources: Sequence[Source], selector: str, live_queue: str) -> Sequence[Source]:
+    """A queue of the subscription's own gets nothing else; from any other queue, its consumer does."""
+    return [
+        replace(source, spec=replace(source.spec, arguments={**source.spec.arguments, SELECTOR: selector}))
+        if source.spec is not None and (source.exact or source.queue == live_queue)
+        else replace(source, selector=selector)
+        for source in sources
+    ]
 
 
 def _key(headers: Mapping[str, str]) -> str:

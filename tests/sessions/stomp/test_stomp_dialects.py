@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.backend import QueueSpec
-from gateway.core.errors import Refused, Unavailable
-from gateway.core.message import Address, Message
-from gateway.core.outcome import Outcome
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Publish, Rebind, Settle
+from gateway.core.errors import NotSupported, Refused, Unavailable
+from gateway.core.message import Address
+from gateway.core.outcome import Outcome, Result
+from gateway.core.selector import CONVERTING
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeclareSubscription, DeleteQueue, Publish, Settle
 from gateway.protocols.stomp.dialect import PRIVATE
 from gateway.protocols.stomp.errors import BadSelector, BadTransaction, MissingHeader, SubscriptionCancelled
 
@@ -173,10 +175,9 @@ class TestDurableSubscribers:
     def test_it_lasts(self, active):
         name = {"activemq.subscriptionName": "n"}
         active.frame("SUBSCRIBE", id="0", destination="/topic/t.>", **name)
-        declare, bind, _ = active.done
-        assert declare.spec == QueueSpec(durable=True)
-        # A subscriber that comes back with another topic is rid of the one it had.
-        assert (type(bind), bind.queue, bind.bindings) == (Rebind, declare.queue, (("amq.topic", "t.#"),))
+        declare, _ = active.done
+        assert type(declare) is DeclareSubscription
+        assert (declare.spec, declare.bindings) == (QueueSpec(durable=True), (("amq.topic", "t.#"),))
         active.done.clear()
         active.frame("UNSUBSCRIBE", id="0")
         assert kinds(active) == ["Cancel"]
@@ -280,29 +281,65 @@ class TestSelectors:
         line = open_line(dialect=dialect)
         line.connect()
         line.frame("SUBSCRIBE", id="0", destination="/topic/a", selector="colour = 'red'")
-        accepts = line.take(DeclareQueue)[0].spec.accepts
-        assert accepts(Message(Address("amq.topic", "a"), b"", headers={"colour": "red"}))
-        assert not accepts(Message(Address("amq.topic", "a"), b"", headers={"colour": "blue"}))
-
-    def test_texts_as_numbers(self, active):
-        active.frame("SUBSCRIBE", id="0", destination="/topic/a", selector="convert_string_expressions\\cn > 4")
-        accepts = active.take(DeclareQueue)[0].spec.accepts
-        assert accepts(Message(Address("amq.topic", "a"), b"", headers={"n": "5"}))
+        prefix = "" if dialect == "rabbitmq" else CONVERTING
+        assert line.take(DeclareQueue)[0].spec.arguments == {SELECTOR: f"{prefix}colour = 'red'"}
+        assert line.take(Consume)[0].selector == ""
 
     @pytest.mark.parametrize(
-        ("headers", "error"),
+        ("written", "read"),
         [
-            ({"destination": "/queue/a", "selector": "b = 1"}, Refused),
-            ({"destination": "/topic/a", "selector": "b = 1", "activemq.subscriptionName": "n"}, Refused),
-            ({"destination": "/queue/a,/topic/b", "selector": "b = 1"}, Refused),
-            ({"destination": "/topic/a", "selector": "b ="}, BadSelector),
+            ("n > 4", "convert_string_expressions:n > 4"),
+            ("convert_string_expressions\\cn > 4", "convert_string_expressions:n > 4"),
+            ("no_convert_string_expressions\\cn > 4", "n > 4"),
         ],
     )
-    def test_refused(self, active, headers, error):
-        active.frame("SUBSCRIBE", id="0", receipt="1", **headers)
+    def test_texts_as_numbers(self, active, written, read):
+        active.frame("SUBSCRIBE", id="0", destination="/topic/a", selector=written)
+        assert active.take(DeclareQueue)[0].spec.arguments == {SELECTOR: read}
+
+    def test_of_a_durable_subscription(self, active):
+        headers = {"activemq.subscriptionName": "n", "selector": "b = 1"}
+        active.frame("SUBSCRIBE", id="0", destination="/topic/a", **headers)
+        assert active.take(DeclareSubscription)[0].spec.arguments == {SELECTOR: f"{CONVERTING}b = 1"}
+        assert active.take(Consume)[0].selector == ""
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"destination": "/queue/a"},
+            {"destination": "/amq/queue/a"},
+            {"destination": "/topic/a", "durable": "true"},
+            {"destination": "/topic/a", "x_queue_name": "shared"},
+        ],
+    )
+    def test_on_a_queue_that_others_may_consume_it_is_the_consumers(self, line, headers):
+        line.frame("SUBSCRIBE", id="0", selector="b = 1", **headers)
+        assert all(declare.spec.arguments == {} for declare in line.take(DeclareQueue))
+        assert line.take(Consume)[0].selector == "b = 1"
+
+    def test_of_a_composite(self, active):
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a,/topic/b", selector="b = 1")
+        assert [each.spec.arguments for each in active.take(DeclareQueue)] == [{}, {SELECTOR: f"{CONVERTING}b = 1"}]
+        assert [each.selector for each in active.take(Consume)] == [f"{CONVERTING}b = 1", ""]
+
+    def test_what_the_hub_says_of_one_is_told(self, active):
+        active.refuse[Consume] = Result(Outcome.REJECTED, NotSupported("a rule has to allow it"))
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a", selector="b = 1")
+        assert b"a rule has to allow it" in active.only("ERROR").body
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"destination": "/queue/a"},
+            {"destination": "/topic/a"},
+            {"destination": "/topic/a", "activemq.subscriptionName": "n"},
+        ],
+    )
+    def test_one_that_is_none(self, active, headers):
+        active.frame("SUBSCRIBE", id="0", receipt="1", selector="b =", **headers)
         assert active.only("ERROR").headers["receipt-id"] == "1"
-        assert isinstance(active.closed.error, error)
-        assert active.take(DeclareQueue) == []
+        assert isinstance(active.closed.error, BadSelector)
+        assert kinds(active) == ["Close"]
 
 
 class TestActiveMQFrames:
