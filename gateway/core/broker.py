@@ -380,31 +380,6 @@ class Broker:
         self._topology.unbind(destination, exchange, pattern, arguments)
         return self._durable.written()
 
-    async def subscribe(self, queue: str, spec: QueueSpec, bindings: Sequence[tuple[str, str]]) -> None:
-        """Let the queue of a durable subscription get what this one asks for, and nothing else.
-
-        A subscriber that comes back with another topic or selector has changed its subscription, "equivalent to
-        deleting the old one and creating a new one" (JMS 2.0 §8.3.3.1). Raises as `bind`, and `BackendError`.
-        """
-        bound = {(binding.source, binding.pattern) for binding in self._topology.bindings(queue)}
-        reselected = self._queues.reselected(queue, spec)
-        if reselected or (bound and bound != set(bindings)):
-            await self._renew_subscription(queue, spec if reselected else None)
-        if (written := self.rebind(queue, bindings)) is not None:
-            await written
-
-    async def _renew_subscription(self, queue: str, spec: QueueSpec | None) -> None:
-        """A durable subscription has changed: nothing of the old one is left when this returns.
-
-        `spec` is given when it has another selector.
-        """
-        if (written := self.rebind(queue, ())) is not None:
-            await written
-        if spec is not None:
-            await self._queues.redefine(queue, spec)
-            self._routing.forget()  # a topic may have brought what has to be looked at from now on
-        await self._queues.purge(queue, None)
-
     def rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> Awaitable[None] | None:
         """Let a queue have these bindings and no others. As `bind`; where one is impossible, nothing is undone."""
         for exchange, pattern in bindings:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
 
-from gateway.core.arguments import NO_POLICY, SELECTOR, QueuePolicy, check_equivalent, read_policy, read_stream_policy
+from gateway.core.arguments import NO_POLICY, QueuePolicy, check_equivalent, read_policy, read_stream_policy
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.deadletter import Bury
 from gateway.core.durable import DurableTopology
@@ -214,21 +214,6 @@ class QueueTable:
                 return None
             check_equivalent(name, queue.spec, spec)
         return queue if queue.ensured else None
-
-    def reselected(self, name: str, spec: QueueSpec) -> bool:
-        """Whether a durable queue has another selector than this one."""
-        queue = self._durable.get(name)
-        return queue is not None and queue.spec.arguments.get(SELECTOR) != spec.arguments.get(SELECTOR)
-
-    async def redefine(self, name: str, spec: QueueSpec) -> None:
-        """Let a durable queue be as another declaration asks for. Raises `UnknownQueue`, `Refused`, `StoreError`."""
-        async with self._one_at_a_time(name):
-            queue = self._durable.get(name)
-            if queue is None:
-                raise UnknownQueue(name)
-            queue.redefine(spec)
-            self._kept.queue_changed(name, spec)
-            await self._written()
 
     async def _repeat(self, queue: DurableQueue) -> None:
         """A queue was declared again: it may still be on its way into the store."""

@@ -233,20 +233,6 @@ class Counted(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class DeclareSubscription:
-    """Have a durable subscription: a queue of its own, with these bindings, (exchange, pattern) each, and no others.
-
-    One that is there with other bindings, or another selector (the argument `SELECTOR` of the spec), has changed, and
-    begins anew, see `Broker.subscribe`. Answered like `DeclareQueue` and `Bind`.
-    """
-
-    queue: str
-    spec: QueueSpec
-    bindings: tuple[tuple[str, str], ...]
-    token: object
-
-
-@dataclass(frozen=True, slots=True)
 class DeleteQueue:
     """Remove a queue, with its messages and bindings; its consumers are told. `Counted` also when there was none.
 
@@ -291,6 +277,18 @@ class Unbind:
     pattern: str
     token: object
     arguments: Headers = field(default_factory=lambda: NO_HEADERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebind:
+    """Let a queue have these bindings, (exchange, pattern) each, and no others. Answered like `Bind`.
+
+    What is in the queue stays there, also what came by a binding that is undone.
+    """
+
+    queue: str
+    bindings: tuple[tuple[str, str], ...]
+    token: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,11 +433,11 @@ ControlCommand: TypeAlias = (
     | DeclareExchange
     | DeleteExchange
     | DeclareQueue
-    | DeclareSubscription
     | DeleteQueue
     | PurgeQueue
     | Bind
     | Unbind
+    | Rebind
     | BindExchange
     | UnbindExchange
     | Consume

@@ -13,7 +13,6 @@ from gateway.core.session import (
     BindExchange,
     DeclareExchange,
     DeclareQueue,
-    DeclareSubscription,
     DeleteExchange,
     DeleteQueue,
     PurgeQueue,
@@ -43,7 +42,7 @@ def tell(peer: Peer, connection: int, told: Change) -> None:
     audit.info(event, user=user, client_id=peer.client_id, peer=peer.address, connection=connection, **fields)
 
 
-def _declare_queue(broker: Broker, command: DeclareQueue | DeclareSubscription) -> Change | None:
+def _declare_queue(broker: Broker, command: DeclareQueue) -> Change | None:
     if command.spec.virtual or broker.topology.has_queue(command.queue):
         return None
     return "queue_declared", {"queue": command.queue}
@@ -109,7 +108,6 @@ def _binding(exchange: str, pattern: str, **destination: str) -> Fields:
 # Each judge takes the commands of its own type only.
 _JUDGES: Final[Mapping[type[object], Callable[[Broker, Any], Change | None]]] = {
     DeclareQueue: _declare_queue,
-    DeclareSubscription: _declare_queue,
     DeleteQueue: _delete_queue,
     PurgeQueue: _purge_queue,
     DeclareExchange: _declare_exchange,

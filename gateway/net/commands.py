@@ -37,7 +37,6 @@ from gateway.core.session import (
     Consume,
     DeclareExchange,
     DeclareQueue,
-    DeclareSubscription,
     DeleteExchange,
     DeleteQueue,
     EndSession,
@@ -49,6 +48,7 @@ from gateway.core.session import (
     Prefetch,
     Presence,
     PurgeQueue,
+    Rebind,
     Retain,
     SendRetained,
     Unbind,
@@ -229,15 +229,6 @@ async def _declare_queue(peer: Peer, command: DeclareQueue) -> Result:
         raise NotAuthorized(f"configuring '{command.queue}' is not allowed") from error
 
 
-async def _declare_subscription(peer: Peer, command: DeclareSubscription) -> Result:
-    if peer.guard is not None:
-        for exchange, pattern in command.bindings:
-            peer.guard.check_subscribing(exchange, pattern)
-    declared = await _declare_queue(peer, DeclareQueue(command.queue, command.spec, command.token))
-    await peer.broker.subscribe(command.queue, command.spec, command.bindings)
-    return declared
-
-
 def _allowed_presence(peer: Peer, command: DeclareQueue) -> Presence:
     """A protocol that has no declarations wants a queue that will do: then who may make none may use what is there.
 
@@ -364,6 +355,13 @@ def _unbind(peer: Peer, command: Unbind) -> Awaitable[None] | None:
     return peer.broker.unbind(command.queue, command.exchange, command.pattern, command.arguments)
 
 
+def _rebind(peer: Peer, command: Rebind) -> Awaitable[None] | None:
+    if peer.guard is not None:
+        for exchange, pattern in command.bindings:
+            peer.guard.check_subscribing(exchange, pattern)
+    return peer.broker.rebind(command.queue, command.bindings)
+
+
 def _bind_exchange(peer: Peer, command: BindExchange) -> Awaitable[None] | None:
     _check_exchange_binding(peer, command)
     return peer.broker.bind(ToExchange(command.destination), command.source, command.pattern, command.arguments)
@@ -442,7 +440,6 @@ WAITING: Final[Mapping[type[object], Wait]] = {
     OpenSession: _open_session,
     KeepSession: _keep_session,
     DeclareQueue: _declare_queue,
-    DeclareSubscription: _declare_subscription,
     DeleteQueue: _delete_queue,
     PurgeQueue: _purge_queue,
     Get: _get,
@@ -459,6 +456,7 @@ IMMEDIATE: Final[Mapping[type[object], Do]] = {
     UnbindExchange: _unbind_exchange,
     Bind: _bind,
     Unbind: _unbind,
+    Rebind: _rebind,
     Consume: _consume,
     Cancel: _cancel,
 }

@@ -11,7 +11,7 @@ from gateway.core.errors import Refused
 from gateway.core.message import NO_HEADERS, Headers
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeclareSubscription, DeleteQueue, Delivery
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Rebind
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import Source
@@ -117,11 +117,11 @@ class Subscribing:
         step = Step(_SUBSCRIBE, receipt, last=False)
         for tag, source in subscription.sources.items():
             self._by_tag[tag] = subscription
-            if source.spec is not None and source.exact:
-                client.ask(DeclareSubscription(source.queue, source.spec, source.bindings, step))
-                continue
             if source.spec is not None:
                 client.ask(DeclareQueue(source.queue, source.spec, step))
+            if source.exact:
+                client.ask(Rebind(source.queue, source.bindings, step))
+                continue
             for exchange, pattern in source.bindings:
                 client.ask(Bind(source.queue, exchange, pattern, step))
         last = next(reversed(subscription.sources))

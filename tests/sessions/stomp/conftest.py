@@ -16,9 +16,9 @@ from gateway.core.session import (
     Close,
     Consume,
     DeclareQueue,
-    DeclareSubscription,
     DeleteQueue,
     Delivery,
+    Rebind,
     SessionContext,
     Settle,
 )
@@ -27,7 +27,7 @@ from gateway.protocols.stomp.session import open_session
 from gateway.protocols.stomp.settings import Settings
 from gateway.protocols.stomp.versions import OFFERED, UNESCAPED
 
-CONTROL = (Authenticate, DeclareQueue, DeclareSubscription, DeleteQueue, Bind, Consume, Cancel)
+CONTROL = (Authenticate, DeclareQueue, DeleteQueue, Bind, Rebind, Consume, Cancel)
 
 
 class Queue:

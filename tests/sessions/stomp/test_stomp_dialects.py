@@ -10,7 +10,7 @@ from gateway.core.errors import NotSupported, Refused, Unavailable
 from gateway.core.message import Address
 from gateway.core.outcome import Outcome, Result
 from gateway.core.selector import CONVERTING
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeclareSubscription, DeleteQueue, Publish, Settle
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Publish, Rebind, Settle
 from gateway.protocols.stomp.dialect import PRIVATE
 from gateway.protocols.stomp.errors import BadSelector, BadTransaction, MissingHeader, SubscriptionCancelled
 
@@ -175,9 +175,10 @@ class TestDurableSubscribers:
     def test_it_lasts(self, active):
         name = {"activemq.subscriptionName": "n"}
         active.frame("SUBSCRIBE", id="0", destination="/topic/t.>", **name)
-        declare, _ = active.done
-        assert type(declare) is DeclareSubscription
-        assert (declare.spec, declare.bindings) == (QueueSpec(durable=True), (("amq.topic", "t.#"),))
+        declare, bind, _ = active.done
+        assert declare.spec == QueueSpec(durable=True)
+        # A subscriber that comes back with another topic is rid of the one it had.
+        assert (type(bind), bind.queue, bind.bindings) == (Rebind, declare.queue, (("amq.topic", "t.#"),))
         active.done.clear()
         active.frame("UNSUBSCRIBE", id="0")
         assert kinds(active) == ["Cancel"]
@@ -300,7 +301,7 @@ class TestSelectors:
     def test_of_a_durable_subscription(self, active):
         headers = {"activemq.subscriptionName": "n", "selector": "b = 1"}
         active.frame("SUBSCRIBE", id="0", destination="/topic/a", **headers)
-        assert active.take(DeclareSubscription)[0].spec.arguments == {SELECTOR: f"{CONVERTING}b = 1"}
+        assert active.take(DeclareQueue)[0].spec.arguments == {SELECTOR: f"{CONVERTING}b = 1"}
         assert active.take(Consume)[0].selector == ""
 
     @pytest.mark.parametrize(
