@@ -67,6 +67,18 @@ def received(messages: Sequence[Unread], decode: Decode, queue: str) -> list[Rec
         raise unreadable(error) from None
 
 
+REDRIVE: Final = ("RedrivePolicy",)
+
+
+def redriven_after(answer: bytes) -> int | None:
+    """The `maxReceiveCount` in the answer of `GetQueueAttributes`; None for a queue without a redrive policy."""
+    try:
+        policy = orjson.loads(answer).get("Attributes", _NOTHING).get("RedrivePolicy")
+        return int(orjson.loads(policy)["maxReceiveCount"]) if policy else None
+    except SHAPE_ERRORS as error:
+        raise unreadable(error) from None
+
+
 def depth(answer: bytes) -> Depth:
     """The counts in the answer of `GetQueueAttributes`."""
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 from gateway.core.errors import InUse
@@ -134,13 +135,15 @@ class Turns:
     There is a line for each priority; those of a lower one get what the higher ones have no credit for.
     """
 
-    __slots__ = ("_all", "_lines", "_single", "handed")
+    __slots__ = ("_all", "_lines", "_single", "handed", "selective")
 
     def __init__(self, *, single: bool = False) -> None:
         """`single`: only the consumer that came first gets deliveries, until it leaves (single active consumer)."""
         self._single = single
         self.handed = 0
         """Deliveries that consumers were given, ever."""
+        self.selective = 0
+        """Consumers that have a selector."""
         self._all: dict[Subscription, None] = {}
         self._lines: list[tuple[int, deque[Subscription]]] = [(0, deque())]
 
@@ -166,10 +169,14 @@ class Turns:
 
     def add(self, subscription: Subscription) -> None:
         self._all[subscription] = None
+        self.selective += subscription.accepts is not None
         self.offer(subscription)
 
     def remove(self, subscription: Subscription) -> None:
+        if subscription not in self._all:
+            return  # it has left before it came
         del self._all[subscription]
+        self.selective -= subscription.accepts is not None
         if subscription.in_turn:
             subscription.in_turn = False
             self._line(subscription.priority).remove(subscription)
@@ -188,8 +195,9 @@ class Turns:
         self._line(subscription.priority).append(subscription)
 
     def hand(self, delivery: Delivery) -> bool:
-        """Deliver to whose turn it is, against credit. False when nobody has any."""
-        for _, line in self._lines:
+        """Deliver to whose turn it is, against credit. False when nobody has any, or wants what it is."""
+        lines = self._lines if not self.selective else self._led_by_one_who_wants(delivery.message)
+        for _, line in lines:
             while line:
                 subscription = line.popleft()
                 credit = subscription.credit
@@ -204,6 +212,25 @@ class Turns:
                     subscription.consumer.deliver(subscription, delivery)
                     return True
         return False
+
+    def _led_by_one_who_wants(self, message: Message) -> Sequence[tuple[int, deque[Subscription]]]:
+        """The first line in which somebody has credit and wants a message, with that one at its head; empty for none.
+
+        What this costs grows with the number of consumers, up to the first that wants it.
+        """
+        for ranked in self._lines:
+            _, line = ranked
+            for subscription in line:
+                if subscription.credit > 0 and subscription.wants(message):
+                    line.remove(subscription)
+                    line.appendleft(subscription)
+                    return (ranked,)
+        return ()
+
+    def wanted(self, message: Message) -> bool:
+        """Whether somebody would take a message if it had credit."""
+        consumers = islice(self._all, 1) if self._single else self._all
+        return any(subscription.wants(message) for subscription in consumers)
 
     def credit(self, enough: int) -> int:
         """What all take together; counting stops at `enough`."""

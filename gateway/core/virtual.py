@@ -16,7 +16,7 @@ import structlog
 from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, QueueSpec, Received
 from gateway.core.deadletter import Bury, Reason
-from gateway.core.errors import Refused
+from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
@@ -207,7 +207,9 @@ class VirtualQueue:
         return self._turns.handed
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
-        """Raises `InUse`."""
+        """Raises `InUse`, and `NotSupported` for a selector: what it does not take would be in the others' way."""
+        if command.selector:
+            raise NotSupported(f"selector: queue '{self.name}' is in the gateway's memory, where consumers have none")
         self._turns.check(exclusive=command.exclusive)
         subscription = Subscription(command, self, consumer)
         self._turns.add(subscription)
