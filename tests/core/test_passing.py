@@ -339,6 +339,9 @@ async def test_what_waits_for_one_that_leaves_is_free_for_others() -> None:
     await settle_down()
     assert rig.queue.unsettled == 3
     first.cancel()
+    await settle_down()
+    assert rig.queue.unsettled == 1, "what it holds it may still settle"
+    assert rig.passed_over() == 2, "the others came back, and nobody here wants them any more"
     red.settle(Outcome.RELEASED)
     await settle_down()
     _, everything = await rig.consume()
@@ -490,6 +493,17 @@ async def test_one_that_leaves_before_it_has_begun_never_does() -> None:
     assert subscription.begun is not None
     subscription.cancel()
     await subscription.begun
+    assert rig.queue.consumers == 0
+
+
+@on_clock
+async def test_a_rule_may_change_before_it_begins() -> None:
+    rig = Rig()
+    subscription = rig.queue.consume(Consume("tag", "orders", 10, None, selector=RED), Consumer())
+    assert subscription.begun is not None
+    rig.queue.target = replace(TARGET, pass_over=None)
+    with pytest.raises(NotSupported):
+        await subscription.begun
     assert rig.queue.consumers == 0
 
 
