@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 import adapters
 from adapters.aws.api import AwsClient
 from adapters.aws.settings import AwsSettings
+from adapters.dynamodb import store as dynamodb
 from adapters.memory.store import MemoryStore
 from adapters.sns import inlet
 from adapters.sns.settings import parse_target as parse_topic
@@ -73,6 +74,9 @@ HOME_KIND: Final = "sqs"
 
 STREAM_KIND: Final = "kinesis"
 """Where streams live that clients declare and no rule maps."""
+
+STATE_SERVICE: Final = "dynamodb"
+"""What keeps the state of several gateways."""
 
 FANOUT: Final = "fanout"
 """The option of a topic that is to hand messages to queues itself."""
@@ -133,12 +137,40 @@ class Assembly:
     """Who may connect, and who may do what."""
     ingress: tuple[IngressPart, ...]
 
+    @property
+    def services(self) -> tuple[str, ...]:
+        """What is called of AWS: each is the name of its adapter."""
+        return (*self.kinds, STATE_SERVICE) if self.settings.state_table else self.kinds
 
-def open_store(state: str) -> StateStore:
-    """Open the state store that the setting names. Raises `ConfigError` when it cannot be used."""
-    if state == MEMORY_STATE:
+
+async def open_store(assembly: Assembly, aws: AwsClient) -> StateStore:
+    """Open the state store that the settings name. The client stays the caller's to close.
+
+    Raises `ConfigError` when it cannot be used, and `StoreError` when it does not answer.
+    """
+    settings = assembly.settings
+    if settings.state_table:
+        return await dynamodb.open_store(
+            aws,
+            settings.state_table,
+            prefix=settings.prefix,
+            provision=settings.provision,
+            read_timeout=assembly.aws.read_timeout,
+        )
+    if settings.state == MEMORY_STATE:
         return MemoryStore()
-    return SqliteStore(Path(state.removeprefix(SQLITE_STATE)))
+    return SqliteStore(Path(settings.state.removeprefix(SQLITE_STATE)))
+
+
+async def probe_state(assembly: Assembly, aws: AwsClient) -> bool:
+    """Whether the table of the state store is there; one that is missing and would be created is no mistake.
+
+    Raises as `open_store`, and changes nothing.
+    """
+    settings = assembly.settings
+    return await dynamodb.probe(
+        aws, settings.state_table, provision=settings.provision, read_timeout=assembly.aws.read_timeout
+    )
 
 
 def protocol_names() -> list[str]:

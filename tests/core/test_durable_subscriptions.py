@@ -21,7 +21,8 @@ from gateway.core.outcome import ACCEPTED, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import Routes
 from gateway.core.selector import CONVERTING
-from gateway.core.session import Consume
+from gateway.core.session import Consume, Presence
+from gateway.core.shared import SUBSCRIPTION
 from gateway.core.topology import Topology
 from tests.rig.clock import at_end, on_clock, until
 from tests.rig.scripted import Consumer, new_metrics
@@ -61,8 +62,10 @@ class Rig:
         return self.client.answers[-1][1]
 
     async def subscribe(self, selector: str = "", *topics: str) -> None:
-        spec = QueueSpec(arguments={SELECTOR: selector} if selector else {})
-        await self.broker.declare_queue(NAME, spec, self.client)
+        arguments: dict[str, object] = {SUBSCRIPTION: ",".join(sorted(topics or ("t",)))}
+        if selector:
+            arguments[SELECTOR] = selector
+        await self.broker.declare_queue(NAME, QueueSpec(arguments=arguments), self.client, Presence.RENEWED)
         written = self.broker.rebind(NAME, [(TOPIC_EXCHANGE, topic) for topic in topics or ("t",)])
         if written is not None:
             await written
@@ -120,6 +123,21 @@ async def test_it_goes_on_filtering_after_a_restart(backend: MemoryBackend, stor
     await second.subscribe(f"{CONVERTING}weight > 2")
     await second.publish(b"5", weight="5")
     assert await second.gets(1) == [b"5"], "the same subscription as before, with nothing lost"
+
+
+@pytest.mark.parametrize("selector", ["", "colour = 'blue'"])
+@on_clock
+async def test_with_another_selector_it_begins_anew(backend: MemoryBackend, store: MemoryStore, selector: str) -> None:
+    rig = await started(backend, store)
+    await rig.subscribe("colour = 'red'")
+    await rig.publish(b"red, of the old one", colour="red")
+    await rig.subscribe(selector)
+    for colour in ("red", "blue"):
+        await rig.publish(colour.encode(), colour=colour)
+    assert await rig.gets(1 if selector else 2) == ([b"blue"] if selector else [b"red", b"blue"])
+    later = await started(backend, store)
+    await later.publish(b"red again", colour="red")
+    assert await later.gets(0 if selector else 1) == ([] if selector else [b"red again"])
 
 
 @on_clock

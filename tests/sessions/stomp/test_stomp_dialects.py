@@ -10,7 +10,8 @@ from gateway.core.errors import NotSupported, Refused, Unavailable
 from gateway.core.message import Address
 from gateway.core.outcome import Outcome, Result
 from gateway.core.selector import CONVERTING
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Publish, Rebind, Settle
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Publish, Rebind, Settle
+from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.dialect import PRIVATE
 from gateway.protocols.stomp.errors import BadSelector, BadTransaction, MissingHeader, SubscriptionCancelled
 
@@ -175,10 +176,11 @@ class TestDurableSubscribers:
     def test_it_lasts(self, active):
         name = {"activemq.subscriptionName": "n"}
         active.frame("SUBSCRIBE", id="0", destination="/topic/t.>", **name)
-        declare, bind, _ = active.done
-        assert declare.spec == QueueSpec(durable=True)
-        # A subscriber that comes back with another topic is rid of the one it had.
+        declare, bind, consume = active.done
+        # A subscriber that comes back with another topic is rid of the one it had, and of what came by it.
+        assert (declare.spec, declare.presence) == (QueueSpec(arguments={SUBSCRIPTION: "t.#"}), Presence.RENEWED)
         assert (type(bind), bind.queue, bind.bindings) == (Rebind, declare.queue, (("amq.topic", "t.#"),))
+        assert consume.exclusive  # there is one subscriber of a name
         active.done.clear()
         active.frame("UNSUBSCRIBE", id="0")
         assert kinds(active) == ["Cancel"]
@@ -301,7 +303,9 @@ class TestSelectors:
     def test_of_a_durable_subscription(self, active):
         headers = {"activemq.subscriptionName": "n", "selector": "b = 1"}
         active.frame("SUBSCRIBE", id="0", destination="/topic/a", **headers)
-        assert active.take(DeclareQueue)[0].spec.arguments == {SELECTOR: f"{CONVERTING}b = 1"}
+        declare = active.take(DeclareQueue)[0]
+        assert declare.spec.arguments == {SUBSCRIPTION: "a", SELECTOR: f"{CONVERTING}b = 1"}
+        assert declare.presence is Presence.RENEWED
         assert active.take(Consume)[0].selector == ""
 
     @pytest.mark.parametrize(
