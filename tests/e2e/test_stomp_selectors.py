@@ -54,11 +54,15 @@ def consumer(gateway: Gateway, queue_name: str, selector: str, **headers: str) -
         yield client
 
 
+def waiting(sqs: SqsClient, url: str) -> int:
+    """The messages of a queue, hidden ones too."""
+    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])
+
+
 def empty(sqs: SqsClient, queue_name: str) -> bool:
     """Whether nothing waits, and nothing is hidden."""
-    url = sqs.get_queue_url(QueueName=queue_name)["QueueUrl"]
-    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-    return counts["ApproximateNumberOfMessages"] == counts["ApproximateNumberOfMessagesNotVisible"] == "0"
+    return waiting(sqs, sqs.get_queue_url(QueueName=queue_name)["QueueUrl"]) == 0
 
 
 def test_two_consumers_get_exactly_their_halves(gateway: Gateway, sqs: SqsClient, queue_name: str) -> None:
@@ -185,8 +189,7 @@ class TestDurableSubscriptions:
         restart(gateway)
         publish(0, 5)  # nobody has subscribed since
         (url,) = sqs.list_queues(QueueNamePrefix=f"durable-{queue_name}-n")["QueueUrls"]
-        counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-        assert counts["ApproximateNumberOfMessages"] == "2", "what does not match never came into the queue"
+        assert waiting(sqs, url) == 2, "what does not match never came into the queue"
         with Peer(ports.activemq, client_id=queue_name) as second:
             second.subscribes(topic, **durable)
             publish(2, 6)
