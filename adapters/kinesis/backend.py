@@ -18,10 +18,10 @@ from adapters.kinesis.reading import iterator_request, read_iterator, read_page,
 from adapters.kinesis.settings import DEFAULT_OPTIONS, KIND, OWN_OPTIONS, RECORD_BYTES, KinesisOptions
 from adapters.kinesis.streams import Provision, StreamDirectory
 from gateway.core.backend import Entry, Limits, QueueSpec, Target
-from gateway.core.errors import BackendError, NotFound, Unavailable
+from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
 from gateway.core.message import Message
 from gateway.core.outcome import Result
-from gateway.core.stream import Page, Position, PositionLost, ReadLimits, Shard
+from gateway.core.stream import NEXT, Page, Position, PositionLost, ReadLimits, Shard, Whence
 from gateway.core.transform import Transform
 
 # "Each PutRecords request can support up to 500 records. Each record in the request can be as large as 10 MiB, up to a
@@ -36,6 +36,9 @@ READ_LIMITS: Final = ReadLimits(reads_per_second=4.0, bytes_per_second=2 * 1024 
 
 SHARD_PAGES: Final = 20
 """Answers of `ListShards` that are put together at most: each has 1,000 shards, which is more than an account has."""
+
+# "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
+_IN_THE_FUTURE: Final = "timestampInMillis"
 
 OWN_TRANSFORM: Final = Transform(envelope=True)
 """Streams that clients declare carry whole messages, with their properties and headers."""
@@ -128,7 +131,14 @@ class KinesisBackend(SendOnly):
         """As `StreamBackend.seek`."""
         member, value = self._streams.find(target).reference.member
         request = iterator_request(shard, position) | {member: value}
-        return read_iterator(await self._call(target, "GetShardIterator", request))
+        try:
+            answer = await self._call(target, "GetShardIterator", request)
+        except Invalid as error:
+            if position.whence is not Whence.TIME or _IN_THE_FUTURE not in error.problem:
+                raise
+            # The gateway's clock is ahead of Kinesis's; nothing that is there by now is meant.
+            return await self.seek(target, shard, NEXT)
+        return read_iterator(answer)
 
     async def read(self, target: Target, shard: str, iterator: str, limit: int) -> Page:  # noqa: ARG002 - the iterator's
         """As `StreamBackend.read`."""

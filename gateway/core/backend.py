@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -73,6 +73,8 @@ class QueueSpec:
     arguments: Mapping[str, object] = field(default_factory=dict)
     lossy: bool = False
     """When a virtual queue is full: whether it drops what comes (a live subscription), or gives it back."""
+    accepts: Callable[[Message], bool] | None = field(default=None, compare=False)
+    """Of a virtual queue: which of the messages that are routed to it are wanted, besides what its arguments say."""
 
     @property
     def virtual(self) -> bool:

@@ -357,9 +357,10 @@ class Prefetch:
 class Consume:
     """Deliver a queue's messages to this session as `deliver(tag, …)`, with at most `prefetch` unsettled at a time.
 
-    `exclusive`: nobody else may consume the queue meanwhile. Among consumers with room, those of higher `priority` come
-    first. `shared` is a limit over several consumers of this connection. A consumer that is `cancellable` is told by
-    `cancelled(tag)` when its queue is gone; others stay, and go on when the queue is back.
+    `exclusive`: nobody else may consume the queue meanwhile. `sole`: others may, and get nothing while this consumer,
+    or one that asked for the same before it, is there (ActiveMQ's exclusive consumer). Among consumers with room, those
+    of higher `priority` come first. `shared` is a limit over several consumers of this connection. A consumer that is
+    `cancellable` is told by `cancelled(tag)` when its queue is gone; others stay, and go on when the queue is back.
 
     Of a stream, `arguments` say where to begin and under what name (`core/streamoffset.py`); other queues refuse
     `x-stream-offset`. `acknowledges`: whether the peer does; False when `deliver` never leaves a delivery with the
@@ -380,6 +381,7 @@ class Consume:
     cancellable: bool = False
     arguments: Headers = field(default_factory=lambda: NO_HEADERS)
     acknowledges: bool = True
+    sole: bool = False
     unlimited: bool = False
     selector: str = ""
 

@@ -43,7 +43,7 @@ class StateStore(Protocol):
     """Records by kind and key. Kinds are few and fixed; keys are any text of at most `key_bytes` bytes.
 
     Called from the event loop; a call may be cancelled, and then it is not known whether it took effect. Nor is that
-    known after an error other than `Conflict`. Raises nothing but `StoreError`.
+    known after an error other than `Conflict`, which says that it did not. Raises nothing but `StoreError`.
     """
 
     key_bytes: int
@@ -64,7 +64,7 @@ class StateStore(Protocol):
         """
 
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
-        """Remove one record, as durably as `put` writes it; False when there was none.
+        """Remove one record, as durably as `put` writes it; False when there was none, or none any more.
 
         `expected`: the version that must be there, if there is any; raises `Conflict` for another one.
         """

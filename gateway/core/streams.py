@@ -109,6 +109,8 @@ class StreamQueue:
             raise NotSupported(
                 f"queue '{self.name}' is a stream: automatic acknowledgement is not supported by streams"
             )
+        if command.sole:
+            raise NotSupported(f"queue '{self.name}' is a stream: each of its consumers gets everything")
         if command.unlimited:
             raise Refused(f"consumer prefetch count is not set for stream queue '{self.name}'")
         guide = self._guide(command)

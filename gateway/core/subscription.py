@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
-from itertools import islice
 from typing import Protocol
 
 from gateway.core.errors import InUse
@@ -52,6 +51,7 @@ class Subscription:
         "priority",
         "queue",
         "shared",
+        "sole",
         "tag",
     )
 
@@ -64,6 +64,7 @@ class Subscription:
         self.consumer = consumer
         self.prefetch = command.prefetch
         self.exclusive = command.exclusive
+        self.sole = command.sole
         self.priority = command.priority
         self.cancellable = command.cancellable
         self.shared = command.shared
@@ -132,14 +133,16 @@ class Turns:
     """The consumers of one queue, taking turns, so that each with credit gets its share.
 
     Only those that have credit stand in a line: what one delivery costs does not grow with the number of consumers.
-    There is a line for each priority; those of a lower one get what the higher ones have no credit for.
+    There is a line for each priority; those of a lower one get what the higher ones have no credit for. Where one gets
+    everything, no other stands in a line.
     """
 
-    __slots__ = ("_all", "_lines", "_single", "handed", "selective")
+    __slots__ = ("_all", "_lines", "_single", "_sole", "handed", "selective")
 
     def __init__(self, *, single: bool = False) -> None:
         """`single`: only the consumer that came first gets deliveries, until it leaves (single active consumer)."""
         self._single = single
+        self._sole: Subscription | None = None
         self.handed = 0
         """Deliveries that consumers were given, ever."""
         self.selective = 0
@@ -156,11 +159,7 @@ class Turns:
     def be_single(self, single: bool) -> None:
         """Who holds deliveries keeps them."""
         self._single = single
-        self._lines = [(0, deque())]
-        for subscription in self._all:
-            subscription.in_turn = False
-        for subscription in self._all:
-            self.offer(subscription)
+        self._choose()
 
     def check(self, *, exclusive: bool) -> None:
         """Whether one more may come. Raises `InUse` when it, or one that is here, wants to be alone."""
@@ -170,6 +169,8 @@ class Turns:
     def add(self, subscription: Subscription) -> None:
         self._all[subscription] = None
         self.selective += subscription.accepts is not None
+        if self._single or subscription.sole:
+            self._choose()
         self.offer(subscription)
 
     def remove(self, subscription: Subscription) -> None:
@@ -182,17 +183,34 @@ class Turns:
             self._line(subscription.priority).remove(subscription)
         if subscription.priority and all(other.priority != subscription.priority for other in self._all):
             self._lines = [ranked for ranked in self._lines if ranked[0] != subscription.priority]
-        if self._single and self._all:
-            self.offer(next(iter(self._all)))
+        if subscription is self._sole:
+            self._choose()
 
     def offer(self, subscription: Subscription) -> None:
         """Give a turn to a consumer that may have credit again."""
         if subscription.in_turn or subscription.credit <= 0:
             return
-        if self._single and subscription is not next(iter(self._all), None):
+        if self._sole is not None and subscription is not self._sole:
             return
         subscription.in_turn = True
         self._line(subscription.priority).append(subscription)
+
+    def _choose(self) -> None:
+        """Who gets everything, if anybody does: the first that came, of those that want that the first with the highest
+        priority.
+        """
+        if self._single:
+            sole = next(iter(self._all), None)
+        else:
+            sole = max((each for each in self._all if each.sole), key=lambda each: each.priority, default=None)
+        if sole is self._sole:
+            return
+        self._sole = sole
+        self._lines = [(0, deque())]
+        for subscription in self._all:
+            subscription.in_turn = False
+        for subscription in self._all:
+            self.offer(subscription)
 
     def hand(self, delivery: Delivery) -> bool:
         """Deliver to whose turn it is, against credit. False when nobody has any, or wants what it is."""
@@ -229,8 +247,9 @@ class Turns:
 
     def wanted(self, message: Message) -> bool:
         """Whether somebody would take a message if it had credit."""
-        consumers = islice(self._all, 1) if self._single else self._all
-        return any(subscription.wants(message) for subscription in consumers)
+        if self._sole is not None:
+            return self._sole.wants(message)
+        return any(subscription.wants(message) for subscription in self._all)
 
     def credit(self, enough: int) -> int:
         """What all take together; counting stops at `enough`."""

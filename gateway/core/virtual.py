@@ -68,7 +68,8 @@ class VirtualQueue:
         self.used_at = 0.0
         """When it was last declared, consumed or read, on the event loop's clock."""
         self.published = 0
-        """Messages that were routed here, and that its selector accepts, if it has one."""
+        """Messages that were routed here, and that it wants."""
+        self._conditions = [each for each in (spec.accepts, self.policy.accepts) if each is not None]
         self._room = LIVE_ROOM if spec.lossy else QUEUE_ROOM
         self._bury = bury
         self._on_unused = on_unused
@@ -91,10 +92,10 @@ class VirtualQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:  # noqa: ARG002 - Sink
-        accepts = self.policy.accepts
-        if accepts is not None and not accepts(message):
-            waiter.answer(token, ACCEPTED)
-            return
+        for accepts in self._conditions:
+            if not accepts(message):
+                waiter.answer(token, ACCEPTED)
+                return
         self.published += 1
         if message.not_before and message.not_before > self._wall():
             waiter.answer(token, self._delay(message))

@@ -18,12 +18,12 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
-from gateway.core.errors import BackendError, Unavailable
+from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
 from gateway.core.fanout import KIND, LEAVING, SWEEP, VERIFY, FanOut
 from gateway.core.health import Health
 from gateway.core.message import Address, Message, Origin
-from gateway.core.outcome import ACCEPTED, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.queues import BackendQueue
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import ExchangeMatch, Pattern, Routes, Rule, RuleTarget
@@ -98,11 +98,16 @@ class _Topic(ScriptedBackend):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
+        self.gone = False
+        """Whether the next request finds the topic deleted; then it is made again."""
 
     def encode(self, target: Target, message: Message) -> Entry:
         return Entry((message.body, target.fanout or ()), len(message.body))
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
+        if self.gone:
+            self.gone = False
+            return [Result(Outcome.RELEASED, NotFound("the topic was deleted"))] * len(entries)
         for entry in entries:
             body, queues = cast("tuple[bytes, tuple[str, ...]]", entry.payload)
             self._world.arrived[f"topic {target.name}"].append(body)
@@ -184,6 +189,29 @@ async def test_one_call_for_all_queues_once_they_are_subscribed() -> None:
     after = await rig.publish()
     assert rig.world.arrived == {"a": [before, after], "b": [before, after], "topic events": [before, after]}
     assert rig.world.queues.sent == sent
+
+
+@on_clock
+async def test_a_topic_that_is_gone_has_taken_its_subscriptions_with_it() -> None:
+    """What is told so was given back; from then on the gateway sends, until they are made again."""
+    rig = Rig()
+    await rig.start()
+    await rig.queue("a")
+    await rig.queue("b")
+    await rig.publish()
+    await time_passes()
+    rig.service.subscribed.clear()
+    rig.world.topic.gone = True
+    refused = await rig.publish()
+    assert rig.client.answers[-1][1].outcome is Outcome.RELEASED
+    after = await rig.publish()
+    await time_passes()
+    sent = rig.world.queues.sent.copy()
+    by_service = await rig.publish()
+    assert rig.world.queues.sent == sent
+    for queue in ("a", "b"):
+        assert refused not in rig.world.arrived[queue]
+        assert rig.world.arrived[queue][-2:] == [after, by_service]
 
 
 @on_clock

@@ -20,11 +20,11 @@ from tests.conftest import finish
 from tests.faults.conftest import quick_config
 from tests.rig.clients import MqttPublisher, StompClient
 from tests.rig.clock import on_clock
-from tests.rig.counting import SqsClient, assert_exactly, assert_nothing_lost, drain
+from tests.rig.counting import SqsClient, assert_nothing_lost, drain
 from tests.rig.fault_endpoint import FaultEndpoint
-from tests.rig.faults import BAD_GATEWAY, SERVICE_UNAVAILABLE, CutAnswer, Fault, Reset, Slow
+from tests.rig.faults import SERVICE_UNAVAILABLE, Slow
 from tests.rig.processes import Gateway, Ministack
-from tests.rig.query_faults import SNS_INTERNAL, SNS_THROTTLED, PublishFailures, StorageFault, batch_of
+from tests.rig.query_faults import PublishFailures, StorageFault, batch_of
 from tests.rig.streams import aws_client
 from tests.rig.topics import SnsClient, new_topic, subscribed_queue
 from tests.rig.waiting import wait_for
@@ -32,16 +32,6 @@ from tests.rig.waiting import wait_for
 BUCKET = "mqlift-faults"
 LARGE = "x" * 5_000
 BODIES = [f"message {number}" for number in range(200)]
-
-NOT_APPLIED: Sequence[Fault] = (
-    SNS_THROTTLED,
-    SNS_INTERNAL,
-    BAD_GATEWAY,
-    Slow(0.1),
-    Reset(),
-    *(PublishFailures(range(0, size, 2)) for size in range(1, 11)),
-    *(PublishFailures(range(size)) for size in range(1, 11)),
-)
 
 
 @pytest.fixture(scope="module")
@@ -76,30 +66,6 @@ def topic_gateway(faults: FaultEndpoint, tmp_path_factory: pytest.TempPathFactor
 def topic_queue(sns: SnsClient, sqs: SqsClient, queue_name: str) -> str:
     """The URL of a queue that gets what is published to the topic of the same name."""
     return subscribed_queue(sns, sqs, new_topic(sns, queue_name), queue_name)
-
-
-def test_faults_that_have_no_effect_lose_and_double_nothing(
-    topic_gateway: Callable[..., Gateway], faults: FaultEndpoint, sqs: SqsClient, topic_queue: str, queue_name: str
-) -> None:
-    gateway = topic_gateway()
-    faults.chaos(NOT_APPLIED, 0.5, seed=7, actions=["PublishBatch"])
-    with MqttPublisher(gateway.port("mqtt"), queue_name) as publisher:
-        publisher.publish_all(f"out/{queue_name}", BODIES)
-        publisher.wait_acknowledged(len(BODIES))
-        assert not publisher.disconnects
-    assert_exactly(BODIES, drain(sqs, topic_queue).elements())
-    assert sum(faults.injected().values()) > 5
-
-
-def test_cut_answers_lose_nothing(
-    topic_gateway: Callable[..., Gateway], faults: FaultEndpoint, sqs: SqsClient, topic_queue: str, queue_name: str
-) -> None:
-    gateway = topic_gateway()
-    faults.chaos((CutAnswer(), Reset(applied=True)), 0.3, seed=7, actions=["PublishBatch"])
-    with MqttPublisher(gateway.port("mqtt"), queue_name) as publisher:
-        publisher.publish_all(f"out/{queue_name}", BODIES)
-        publisher.wait_acknowledged(len(BODIES))
-    assert_nothing_lost(BODIES, drain(sqs, topic_queue).elements())
 
 
 def test_an_entry_that_sns_will_never_take_fails_alone(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from gateway.core.arguments import SELECTOR
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import NotSupported, Refused, Unavailable
-from gateway.core.message import Address
+from gateway.core.message import Address, Origin
 from gateway.core.outcome import Outcome, Result
 from gateway.core.selector import CONVERTING
 from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Publish, Rebind, Settle
@@ -345,6 +347,38 @@ class TestSelectors:
         assert active.only("ERROR").headers["receipt-id"] == "1"
         assert isinstance(active.closed.error, BadSelector)
         assert kinds(active) == ["Close"]
+
+
+class TestConsumerOptions:
+    def test_exclusive(self, active):
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a", **{"activemq.exclusive": "true"})
+        (consume,) = active.take(Consume)
+        assert (consume.sole, consume.exclusive) == (True, False)
+
+    @pytest.mark.parametrize("selector", [{}, {"selector": "colour = 'red'"}])
+    def test_no_local(self, active, selector):
+        active.frame("SUBSCRIBE", id="0", destination="/topic/a", **{"activemq.noLocal": "true"}, **selector)
+        spec = active.take(DeclareQueue)[0].spec
+        assert (SELECTOR in spec.arguments) is bool(selector)
+        accepts = spec.accepts
+        active.frame("SEND", destination="/topic/a", colour="red")
+        own = active.take(Publish)[0].message
+        assert not accepts(own)
+        # Another connection of the same client and user.
+        assert accepts(dataclasses.replace(own, origin=dataclasses.replace(own.origin)))
+        assert accepts(dataclasses.replace(own, origin=Origin("mqtt")))
+
+    @pytest.mark.parametrize(
+        "headers", [{"destination": "/queue/a"}, {"destination": "/topic/a", "activemq.subscriptionName": "n"}]
+    )
+    def test_no_local_without_a_live_subscription(self, active, headers):
+        active.frame("SUBSCRIBE", id="0", **{"activemq.noLocal": "true"}, **headers)
+        assert b"noLocal" in active.only("ERROR").body
+        assert isinstance(active.closed.error, Refused)
+
+    def test_browser(self, active):
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a", browser="true")
+        assert b"browser" in active.only("ERROR").body
 
 
 class TestActiveMQFrames:
