@@ -117,7 +117,7 @@ class Passing:
         self._remembered.clear()
         for delivery in hidden:
             if consumer.wants(delivery.message):
-                self._settler.settle(delivery, Outcome.RELEASED)
+                self._recall(delivery)
             else:
                 self._remembered.append(delivery)
         for delivery in self._under_way:
@@ -131,11 +131,11 @@ class Passing:
                 self._give_back(delivery)
 
     def full_until(self, now: float) -> float:
-        """Until when nothing more can be passed over; `now` when it can be."""
+        """Until when nothing more can be passed over; `now` when it can be, or need not be."""
         passed = self._passed
         while passed and passed[0] <= now:
             passed.popleft()
-        return passed[0] if len(passed) >= PASSED else now
+        return now if len(passed) < PASSED or self._turns.takes_anything else passed[0]
 
     def stop(self) -> None:
         """Lay nothing aside any more, and give back what is."""
@@ -208,6 +208,12 @@ class Passing:
                 continue
             self._count.inc()
             if called:
-                self._settler.settle(delivery, Outcome.RELEASED)
+                self._recall(delivery)
             else:
                 self._remembered.append(delivery)
+
+    def _recall(self, delivery: Delivery) -> None:
+        """Let what was passed over come back, and be received, at once."""
+        self._settler.settle(delivery, Outcome.RELEASED)
+        if self._passed:
+            self._passed.pop()  # the latest are those that are remembered
