@@ -283,6 +283,20 @@ async def test_who_comes_when_no_more_can_be_passed_over_need_not_wait(
     assert rig.passed_over() == passed
 
 
+@on_clock
+async def test_who_gets_credit_when_no_more_can_be_passed_over_need_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing, "PASSED", 40)
+    rig = Rig()
+    await rig.put("blue", 500)
+    _, everything = await rig.consume("", 1)
+    await rig.consume(RED, 1_000)
+    await until(lambda: rig.passed_over() >= 40, "no more can be passed over")
+    for _ in range(200):
+        await until(lambda: everything.deliveries, "the next one")
+        everything.settle()
+    assert asyncio.get_running_loop().time() < 1_000 + PASS_OVER / 2
+
+
 # Who has no credit
 
 
