@@ -27,7 +27,7 @@ from adapters.dynamodb.items import (
     scan_request,
 )
 from adapters.dynamodb.table import Provision, find, find_or_create
-from gateway.core.store import Conflict, Record, StoreError, check_size
+from gateway.core.store import Conflict, Record, check_size
 
 
 async def open_store(
@@ -133,11 +133,9 @@ class DynamoStore:
         return Stamp(self._writer, self._last_stamp)
 
 
-def _conflict(kind: str, key: str, stamp: Stamp, written: Written | None, failed: ConditionFailed) -> StoreError:
+def _conflict(kind: str, key: str, stamp: Stamp, written: Written | None, failed: ConditionFailed) -> Conflict:
     """What to raise for a write that was refused, and of which the record shows nothing."""
-    if failed.unsure and not _is_older(written, stamp):
-        return StoreError(f"nobody knows whether the {kind} record of '{key}' was written before it changed again")
-    return Conflict(kind, key)
+    return Conflict(kind, key, unsure=failed.unsure and not _is_older(written, stamp))
 
 
 def _is_older(written: Written | None, stamp: Stamp) -> bool:

@@ -17,7 +17,7 @@ from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError
 from gateway.core.health import FAILURES_TO_REPORT, Health
-from gateway.core.message import Address, Message
+from gateway.core.message import DEFAULT_EXCHANGE, Address, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy, Receiver
@@ -75,6 +75,16 @@ class IngressRule:
     exchange: str
     routing_key: Template
     as_topic: bool = False
+
+    @property
+    def to_queue(self) -> bool:
+        """Whether it names a queue: a message that finds none there is kept, not dropped."""
+        return self.exchange == DEFAULT_EXCHANGE
+
+    @property
+    def queue(self) -> str | None:
+        """The one queue that all messages go to; None where there is no such."""
+        return self.routing_key.constant if self.to_queue else None
 
     def address(self, incoming: Incoming) -> Address:
         text = self.routing_key.render(incoming.message, incoming.captures)
@@ -162,10 +172,11 @@ class Ingress:
     def answer(self, token: object, result: Result) -> None:
         """The hub's result for a delivery."""
         assert isinstance(token, Delivery)
-        if result.outcome is ACCEPTED.outcome:
+        if result.outcome is ACCEPTED.outcome and (result.routed or not self._rule.to_queue):
             self._receiver.settle(token, Outcome.ACCEPTED)
             return
-        log.warning("ingress_not_accepted", rule=self._rule.key, attempt=token.attempt, problem=str(result.error))
+        problem = str(result.error) if result.routed else "nobody has declared the queue that it is for"
+        log.warning("ingress_not_accepted", rule=self._rule.key, attempt=token.attempt, problem=problem)
         if self._stopped:
             self._receiver.settle(token, Outcome.RELEASED)
             return

@@ -14,12 +14,17 @@ class StoreError(MqliftError):
 
 
 class Conflict(StoreError):
-    """Somebody else has changed the record since it was read."""
+    """Somebody else has changed the record since it was read.
 
-    def __init__(self, kind: str, key: str) -> None:
+    `unsure`: an answer of the store was lost, and this write may have taken effect before that change. What is to be
+    done once only has to be looked for in the record.
+    """
+
+    def __init__(self, kind: str, key: str, *, unsure: bool = False) -> None:
         super().__init__(f"the {kind} record of '{key}' was changed by somebody else")
         self.kind = kind
         self.key = key
+        self.unsure = unsure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,7 @@ class StateStore(Protocol):
     """Records by kind and key. Kinds are few and fixed; keys are any text of at most `key_bytes` bytes.
 
     Called from the event loop; a call may be cancelled, and then it is not known whether it took effect. Nor is that
-    known after an error other than `Conflict`, which says that it did not. Raises nothing but `StoreError`.
+    known after an error other than `Conflict`. Raises nothing but `StoreError`.
     """
 
     key_bytes: int

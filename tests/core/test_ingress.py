@@ -59,14 +59,14 @@ class ScriptedInlet:
 
 
 class Rig:
-    def __init__(self, *failures: BackendError, key: str = "in/{subject}") -> None:
+    def __init__(self, *failures: BackendError, key: str = "in/{subject}", exchange: str = "amq.topic") -> None:
         self.backend = ScriptedBackend()
         self.hub = Hub()
         self.health = Health()
         self.inlet = ScriptedInlet(*failures)
         template = Template.parse(key, frozenset({"subject"}))
         self.ingress = Ingress(
-            IngressRule(key="ingress.0", exchange="amq.topic", routing_key=template, as_topic=True),
+            IngressRule(key="ingress.0", exchange=exchange, routing_key=template, as_topic=bool(exchange)),
             self.inlet,
             self.hub,
             self.backend,
@@ -123,6 +123,26 @@ async def test_what_nobody_wants_is_accepted_too() -> None:
     rig.hub.answer(UNROUTED)
     await settle_down()
     assert rig.outcomes() == [Outcome.ACCEPTED]
+
+
+@on_clock
+async def test_what_is_for_a_queue_waits_until_there_is_one() -> None:
+    rig = Rig(exchange="", key="{subject}")
+    await rig.run(b"a")
+    rig.hub.answer(UNROUTED)
+    await settle_down()
+    assert not rig.backend.settled
+    await asyncio.sleep(0.6)
+    await settle_down()
+    assert rig.outcomes() == [Outcome.RELEASED]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key", "queue"), [("", "jobs", "jobs"), ("", "{subject}", None), ("amq.topic", "jobs", None)]
+)
+def test_the_queue_of_a_rule(exchange: str, key: str, queue: str | None) -> None:
+    template = Template.parse(key, frozenset({"subject"}))
+    assert IngressRule(key="ingress.0", exchange=exchange, routing_key=template).queue == queue
 
 
 @on_clock

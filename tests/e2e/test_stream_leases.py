@@ -92,7 +92,13 @@ class Member:
         self._thread.join()
 
     def _run(self) -> None:
-        with contextlib.suppress(AMQPError), AmqpClient(self._port) as client:
+        try:
+            self._consume()
+        except AMQPError as error:
+            print(f"a consumer at port {self._port} has ended: {error!r}")  # as it does when its gateway is killed
+
+    def _consume(self) -> None:
+        with AmqpClient(self._port) as client:
             client.declare(self._queue, x_queue_type="stream")
             client.channel.basic_qos(prefetch_count=PREFETCH)
             arguments = {"name": GROUP, "x-stream-offset": "first"}
@@ -309,6 +315,7 @@ def test_one_is_frozen_and_goes_on(pair: tuple[Gateway, Gateway], stage: Stage, 
         one.send_signal(SIGSTOP)
         try:
             leases.wait_shared(4)
+            stage.write(20)
             stage.wait_delivered()
             stage.wait_checkpointed()
         finally:

@@ -49,7 +49,7 @@ _VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.(VirtualTopic\..+)")
 """ActiveMQ's default: `Consumer.*.` before the name of any topic below `VirtualTopic`."""
 
 _REPLY_QUEUES = ("amq.gen-", "amq.rabbitmq.reply-to")
-"""Begin the names of queues that AMQP's clients get from the server, for answers mostly: they are there, or are gone."""
+"""Begin the names that AMQP's clients get from the server, for answers mostly: such queues are there, or are gone."""
 
 _TEMPORARY_TOPIC = f"/topic/{TEMPORARY}"
 

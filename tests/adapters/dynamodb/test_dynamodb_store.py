@@ -123,9 +123,9 @@ async def test_a_write_of_which_nobody_knows_whether_it_was_made() -> None:
     opened.answers("DeleteItem", [BROKEN, REFUSED])
     opened.holds(version=5, stamp=STAMP, writer="somebody else")
     for call in (opened.store.put("queue", "q", b"1", expected=4), opened.store.delete("queue", "q", expected=4)):
-        with pytest.raises(StoreError, match="nobody knows whether the queue record of 'q'") as unknown:
+        with pytest.raises(Conflict) as conflict:
             await call
-        assert not isinstance(unknown.value, Conflict)
+        assert conflict.value.unsure
 
 
 @on_clock
@@ -133,8 +133,19 @@ async def test_a_write_that_was_throttled_was_not_made() -> None:
     opened = Opened()
     opened.answers("UpdateItem", [THROTTLED, REFUSED])
     opened.holds(version=5, stamp=STAMP, writer="somebody else")
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as conflict:
         await opened.store.put("queue", "q", b"1", expected=4)
+    assert not conflict.value.unsure
+
+
+@on_clock
+async def test_what_this_process_wrote_before_shows_that_nobody_has_since() -> None:
+    opened = Opened()
+    opened.answers("UpdateItem", [BROKEN, REFUSED])
+    opened.holds(version=5, stamp=STAMP - 1)
+    with pytest.raises(Conflict) as conflict:
+        await opened.store.put("queue", "q", b"1", expected=4)
+    assert not conflict.value.unsure
 
 
 @on_clock
