@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from gateway.core.backend import Backend, Depth, Entry, QueueSpec, Received, Target
+from gateway.core.backend import Backend, Depth, Entry, QueueSpec, Received, Redriving, Target
 from gateway.core.errors import BackendError, InvalidArgument
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result, failed
@@ -210,6 +210,13 @@ class PriorityBackend:
             unsettled=sum(depth.unsettled for depth in depths) - early,
             delayed=sum(depth.delayed for depth in depths),
         )
+
+    async def redriven_after(self, target: Target) -> int | None:  # noqa: ARG002 - as above
+        """As `gateway.core.backend.Redriving`: the fewest receives of a level."""
+        if not isinstance(self._backend, Redriving):
+            return None
+        limits = [await self._backend.redriven_after(level) for level in self._levels]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     async def drain(self) -> None:
         """Wait for the polls under way, and give back what they bring. Raises `BackendError`."""

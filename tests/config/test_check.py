@@ -1,12 +1,14 @@
 """What `mqlift check` prints, and its exit code."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gateway.check import EXIT_FAILED, EXIT_MISTAKE, EXIT_RIGHT, check
+from tests.rig.counting import SqsClient
 from tests.rig.processes import AWS_ENVIRONMENT, Ministack, free_port
 
 Write = Callable[[str], Path]
@@ -260,6 +262,41 @@ def test_topics_that_are_listened_to(write: Write, ministack: Ministack, monkeyp
     assert code == EXIT_RIGHT
     assert "  listens to: sns not-there, through the queue p-mqlift-ingress-not-there" in lines
     assert lines[-1] == "sns not-there: not there yet; it is created when it is first used"
+
+
+SELECTIVE = """
+routes:
+- {match: {queue: jobs}, to: [{sqs: NAME}], selectors: {pass_over: 60}}
+"""
+
+
+def test_what_selectors_cost_is_explained(write: Write) -> None:
+    path = write(LISTENER + SELECTIVE)
+    _, lines = run(path, "queue:jobs")
+    assert "  selectors: what no consumer takes is passed over: hidden for 60 s, then looked at again" in lines
+    assert "    a million passes: $0.08 to $0.80" in lines
+    assert lines[-1] == "    1,000 messages that nobody takes, 43.2 million passes a month: $3.46 to $34.56"
+    _, summary = run(path)
+    assert "  warning: routes.0.selectors: what nobody takes costs; --explain queue:NAME says how much" in summary
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_redrive_policy_and_selectors_do_not_go_together(
+    ministack: Ministack, sqs: SqsClient, queue: str, queue_name: str, write: Write
+) -> None:
+    endpoint = f"aws: {{region: us-east-1, endpoint_url: '{ministack.url}'}}\n"
+    path = write(LISTENER + endpoint + SELECTIVE.replace("NAME", queue_name))
+    assert run(path, aws=True)[0] == EXIT_RIGHT
+    dead = sqs.create_queue(QueueName=f"{queue_name}-dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": policy})
+    code, lines = run(path, aws=True)
+    assert code == EXIT_FAILED
+    assert lines[-1] == (
+        f"selectors: sqs queue '{queue_name}' has a redrive policy, and a message would be moved away once it was "
+        "passed over 3 times; remove that policy"
+    )
 
 
 FANOUT = """
