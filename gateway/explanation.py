@@ -52,6 +52,8 @@ def queue_lines(home: Target, assembly: Assembly, subscribers: Mapping[str, Subs
             objection = subscribers[topic.kind].objection(topic, home)
             way = f"the gateway sends to it: {objection}" if objection else f"{topic.kind} {topic.name} brings messages"
             yield f"  fan-out of {rule.key}, if bound to {rule.match}: {way}"
+            if home.kind != "sqs":
+                continue
             price = SQS_FIFO_PRICE if home.name.endswith(".fifo") else SQS_PRICE
             yield f"    a million messages: {_prices(price)} by the gateway" + (
                 "" if objection else ", $0.00 by fan-out"

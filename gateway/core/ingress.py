@@ -39,6 +39,9 @@ back at once."""
 
 ATTACHING: Final = BatchPolicy(backoff_base=0.5, backoff_cap=15.0)
 
+LOOK: Final = 300.0
+"""Seconds between two looks at queue and subscription: somebody may have removed them."""
+
 
 class Incoming(NamedTuple):
     """A message that came in, and the fields that it has besides those of every message."""
@@ -128,7 +131,17 @@ class Ingress:
         self._stopped = False
 
     async def run(self) -> None:
-        """Find or make the queue, have messages come to it, and take them; tried again until it succeeds."""
+        """Find or make the queue, have messages come to it, and take them. Never ends: what is removed is made anew."""
+        await self._attach()
+        if not self._stopped:
+            log.info("ingress_attached", rule=self._rule.key, queue=self._queue.name)
+            self._receiver.subscribe(self._subscription)
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._attach()
+
+    async def _attach(self) -> None:
+        """Tried again until it succeeds."""
         failures = 0
         while True:
             try:
@@ -141,9 +154,6 @@ class Ingress:
                     self._health.report(self._resource, error)
             await asyncio.sleep(ATTACHING.backoff(failures))
         self._health.clear(self._resource)
-        if not self._stopped:
-            log.info("ingress_attached", rule=self._rule.key, queue=self._queue.name)
-            self._receiver.subscribe(self._subscription)
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:  # noqa: ARG002 - there is only one
         incoming = self._inlet.take(delivery.message)

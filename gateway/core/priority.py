@@ -17,7 +17,7 @@ import structlog
 from gateway.core.backend import Backend, Depth, Entry, QueueSpec, Received, Redriving, Target
 from gateway.core.errors import BackendError, InvalidArgument
 from gateway.core.message import Message
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import Outcome, Result, failed
 
 LEVELS: Final = 5
 """Queues of one queue with priorities, at most: each is polled, and each poll costs."""
@@ -299,5 +299,5 @@ def _marked(level: int, received: Received) -> Received:
 
 def _results(answer: Sequence[Result] | BackendError, count: int) -> Sequence[Result]:
     if isinstance(answer, BackendError):
-        return [Result(Outcome.REJECTED if answer.permanent else Outcome.RELEASED, answer)] * count
+        return [failed(answer)] * count
     return answer

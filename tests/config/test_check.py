@@ -306,6 +306,7 @@ routes:
 - {match: {exchange: events}, to: [{sns: news, fanout: true}]}
 - {match: {topic: "t/#"}, to: [{sns: captured, fanout: true}, {sns: plain}]}
 - {match: {queue: orders}, to: [{sqs: orders.fifo}]}
+- {match: {queue: stream}, to: [{kinesis: stream}]}
 """
 
 
@@ -331,6 +332,15 @@ routes:
             ],
         ),
         (
+            "queue:stream",
+            [
+                (
+                    "  fan-out of routes.0, if bound to exchange events: the gateway sends to it: "
+                    "a queue that lives in kinesis, which SNS does not send to"
+                ),
+            ],
+        ),
+        (
             "queue:audit",
             [
                 "  fan-out of routes.0, if bound to exchange events: sns news brings messages",
@@ -344,3 +354,8 @@ def test_fan_out_is_explained(place: str, told: list[str], write: Write) -> None
     code, lines = run(write(LISTENER + FANOUT), place)
     assert code == EXIT_RIGHT
     assert set(told) <= set(lines)
+
+
+def test_what_kinesis_costs_is_no_matter_of_messages(write: Write) -> None:
+    _, lines = run(write(LISTENER + FANOUT), "queue:stream")
+    assert not any("a million messages" in line for line in lines)

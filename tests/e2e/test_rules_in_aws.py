@@ -49,6 +49,7 @@ ROUTES: list[object] = [
 INGRESS: list[object] = [
     {"sns": "e2e-odd", "topic": "odd/{subject}", "envelope": True},
     {"sns": "e2e-odd-header", "topic": "{header:site}"},
+    {"sns": "e2e-lanes.fifo", "topic": "lanes/{header:lane}"},
 ]
 
 
@@ -165,6 +166,32 @@ def test_what_the_kpl_joined_is_read(gateway: Gateway, kinesis: Client, queue_na
         deliveries = stomp.wait_deliveries(50)
     assert [each.body for each in deliveries] == [f"{number}" for number in range(50)]
     assert [each.headers["x-partition-key"] for each in deliveries] == [f"k{number % 3}" for number in range(50)]
+
+
+def test_a_fifo_topic_comes_in_in_order(gateway: Gateway, sns: Client) -> None:
+    arn = topic_arn(sns, "e2e-lanes.fifo")
+    lanes: dict[str, list[str]] = {lane: [] for lane in "abc"}
+    with MqttSubscriber(gateway.port("mqtt")) as mqtt:
+        mqtt.subscribe("lanes/+")
+        for number in range(30):
+            entries = []
+            for lane, bodies in lanes.items():
+                bodies.append(f"{lane} {number}")
+                entries.append(
+                    {
+                        "Id": lane,
+                        "Message": bodies[-1],
+                        "MessageGroupId": lane,
+                        "MessageDeduplicationId": bodies[-1].replace(" ", "-"),
+                        "MessageAttributes": {"lane": {"DataType": "String", "StringValue": lane}},
+                    }
+                )
+            assert not sns.publish_batch(TopicArn=arn, PublishBatchRequestEntries=entries).get("Failed")
+        mqtt.wait_messages(90)
+    heard: dict[str, list[str]] = {}
+    for each in mqtt.messages:
+        heard.setdefault(each.topic.removeprefix("lanes/"), []).append(each.body.decode())
+    assert heard == lanes
 
 
 SUBJECTS: dict[str, str | None] = {
