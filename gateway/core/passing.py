@@ -41,6 +41,9 @@ REMEMBERED: Final = 1_000
 class Source(Protocol):
     """The receiver's part."""
 
+    def look_again(self) -> None:
+        """See anew whether to poll."""
+
     def hand(self, delivery: Delivery) -> bool:
         """Deliver to whose turn it is. False when nobody takes it now."""
 
@@ -108,6 +111,8 @@ class Passing:
         """Somebody may have credit again: at the end of this turn of the loop, they get what they had none for."""
         if self._aside and self._offer is None and not self._stopped:
             self._offer = self._loop.call_soon(self._hand_out)
+        if len(self._passed) >= PASSED:
+            self._source.look_again()
 
     def came(self, consumer: Subscription) -> None:
         """A consumer has come: what it wants need not stay hidden any longer."""
@@ -117,12 +122,13 @@ class Passing:
         self._remembered.clear()
         for delivery in hidden:
             if consumer.wants(delivery.message):
-                self._settler.settle(delivery, Outcome.RELEASED)
+                self._recall(delivery)
             else:
                 self._remembered.append(delivery)
         for delivery in self._under_way:
             if consumer.wants(delivery.message):
                 self._under_way[delivery] = True
+        self._source.look_again()
 
     def left(self) -> None:
         """A consumer has left: what nobody here wants any more, others may."""
@@ -131,11 +137,11 @@ class Passing:
                 self._give_back(delivery)
 
     def full_until(self, now: float) -> float:
-        """Until when nothing more can be passed over; `now` when it can be."""
+        """Until when nothing more can be passed over; `now` when it can be, or need not be."""
         passed = self._passed
         while passed and passed[0] <= now:
             passed.popleft()
-        return passed[0] if len(passed) >= PASSED else now
+        return now if len(passed) < PASSED or self._turns.takes_anything else passed[0]
 
     def stop(self) -> None:
         """Lay nothing aside any more, and give back what is."""
@@ -208,6 +214,13 @@ class Passing:
                 continue
             self._count.inc()
             if called:
-                self._settler.settle(delivery, Outcome.RELEASED)
+                self._recall(delivery)
             else:
                 self._remembered.append(delivery)
+        self._source.look_again()
+
+    def _recall(self, delivery: Delivery) -> None:
+        """Let what was passed over come back, and be received, at once."""
+        self._settler.settle(delivery, Outcome.RELEASED)
+        if self._passed:
+            self._passed.pop()  # the latest are those that are remembered

@@ -184,6 +184,13 @@ class Receiver:
         if self._wake is None and not self._closed:
             self._wake = self._loop.call_soon(self._start_polls)
 
+    def look_again(self) -> None:
+        """See anew whether to poll, at the end of this turn, whatever was waited for."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self.wake()
+
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """End a delivery, once; later calls for it do nothing, as after a disconnect."""
         if delivery.settled:

@@ -245,6 +245,11 @@ class Turns:
                     return (ranked,)
         return ()
 
+    @property
+    def takes_anything(self) -> bool:
+        """Whether somebody has credit, and no selector."""
+        return any(each.accepts is None and each.credit > 0 for _, line in self._lines for each in line)
+
     def wanted(self, message: Message) -> bool:
         """Whether somebody would take a message if it had credit."""
         if self._sole is not None:

@@ -264,6 +264,39 @@ async def test_only_so_many_are_passed_over_at_a_time(monkeypatch: pytest.Monkey
     assert rig.backend.receives > before
 
 
+@pytest.mark.parametrize("selector", ["", BLUE])
+@on_clock
+async def test_who_comes_when_no_more_can_be_passed_over_need_not_wait(
+    monkeypatch: pytest.MonkeyPatch, selector: str
+) -> None:
+    monkeypatch.setattr(passing, "PASSED", 40)
+    rig = Rig()
+    bodies = await rig.put("blue", 200)
+    await rig.consume(RED, 1_000)
+    await settle_down()
+    passed = rig.passed_over()
+    assert 40 <= passed < 200
+    began = asyncio.get_running_loop().time()
+    _, blue = await rig.consume(selector, 1_000)
+    await gets(blue, bodies)
+    assert asyncio.get_running_loop().time() - began < PASS_OVER / 4
+    assert rig.passed_over() == passed
+
+
+@on_clock
+async def test_who_gets_credit_when_no_more_can_be_passed_over_need_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing, "PASSED", 40)
+    rig = Rig()
+    await rig.put("blue", 500)
+    _, everything = await rig.consume("", 1)
+    await rig.consume(RED, 1_000)
+    await until(lambda: rig.passed_over() >= 40, "no more can be passed over")
+    for _ in range(200):
+        await until(lambda: everything.deliveries, "the next one")
+        everything.settle()
+    assert asyncio.get_running_loop().time() < 1_000 + PASS_OVER / 2
+
+
 # Who has no credit
 
 
