@@ -9,7 +9,7 @@ import orjson
 
 from adapters.aws.api import AwsClient
 from adapters.aws.delays import refuse_delay
-from adapters.aws.errors import classify, code_of
+from adapters.aws.errors import classify, code_of, is_of_key
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
 from adapters.kinesis.encoding import AggregatedEntry, encode
@@ -84,8 +84,8 @@ class KinesisBackend(SendOnly):
         try:
             answer = await self._aws.call("kinesis", "PutRecords", body, resource=stream.resource, region=stream.region)
         except NotFound as error:
-            if code_of(error).upper().startswith("KMS"):
-                raise  # the stream is there, its encryption key is not
+            if is_of_key(error):
+                raise  # the stream is there
             await self._streams.ready(stream, target)
             # It is there by now; Kinesis may need a moment to know it everywhere.
             raise Unavailable("the stream was missed and is there again", resource=stream.resource) from None

@@ -9,7 +9,7 @@ from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
 from adapters.aws.delays import refuse_delay
 from adapters.aws.directory import Provision
-from adapters.aws.errors import classify, code_of
+from adapters.aws.errors import classify, is_of_key
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
 from adapters.aws.payloads import MAX_PAYLOAD, LargeEntry, LargePayload, LargePayloads, send_rest
@@ -21,7 +21,7 @@ from adapters.sns.topics import Topic, TopicDirectory
 from gateway.core.backend import Entry, Limits, QueueSpec, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, Result, failed
 from gateway.core.transform import transformed
 
 # "up to ten messages to the specified topic in a single batch […] The maximum allowed individual message size and the
@@ -172,8 +172,7 @@ class SnsBackend(SendOnly):
             if topic.life == life or not any(known):
                 raise
             # Told at once: what is published from now on must not name its queues to the topic that comes next.
-            released = Result(Outcome.RELEASED, error)
-            return [result or released for result in known]
+            return [result or failed(error) for result in known]
 
     async def _publish(self, topic: Topic, payloads: Sequence[bytes]) -> Sequence[Result]:
         parts = [topic.batch_head]
@@ -190,8 +189,8 @@ class SnsBackend(SendOnly):
         try:
             return await self._aws.call("sns", action, body, resource=topic.resource, region=topic.region)
         except NotFound as error:
-            if code_of(error).upper().startswith("KMS"):
-                raise  # the topic is there, its encryption key is not
+            if is_of_key(error):
+                raise  # the topic is there
             raise self._topics.gone(topic, error.action) from None
 
     async def ensure(self, target: Target, spec: QueueSpec) -> None:  # noqa: ARG002 - the name says standard or FIFO
@@ -216,7 +215,7 @@ def _known_result(payload: object, topic: Topic, arn: str) -> Result | None:
         return ACCEPTED
     if isinstance(payload, ForQueues) and payload.life != topic.life:
         problem = "the topic was deleted, and the subscriptions of its queues with it"
-        return Result(Outcome.RELEASED, NotFound(problem, resource=topic.resource, action="sns:Publish"))
+        return failed(NotFound(problem, resource=topic.resource, action="sns:Publish"))
     return None
 
 

@@ -364,7 +364,9 @@ class Consume:
 
     Of a stream, `arguments` say where to begin and under what name (`core/streamoffset.py`); other queues refuse
     `x-stream-offset`. `acknowledges`: whether the peer does; False when `deliver` never leaves a delivery with the
-    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own.
+    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own. `selector`: the consumer wants
+    what that matches, and leaves the rest (`core/selector.py`; empty: it wants all). Only queues that a rule lets pass
+    messages over have such consumers; others refuse them with `NotSupported`.
     Answered ACCEPTED, or with `UnknownQueue`, `Locked`, `InUse` (an exclusive consumer is, or would be, in the way),
     `InvalidArgument`, `NotSupported`, `Refused` for what a stream cannot do; a stream's backend's own error.
     """
@@ -381,6 +383,7 @@ class Consume:
     acknowledges: bool = True
     sole: bool = False
     unlimited: bool = False
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True)

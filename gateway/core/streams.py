@@ -100,6 +100,8 @@ class StreamQueue:
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
         """Raises `InUse`, `InvalidArgument`, and `NotSupported` for what RabbitMQ's streams do not have either."""
+        if command.selector:
+            raise NotSupported(f"selector: queue '{self.name}' is a stream, which is not filtered")
         active = [other.subscription for other in self._consumers.values() if not other.left]
         if active and (command.exclusive or active[0].exclusive):
             raise InUse(f"queue '{self.name}' has an exclusive consumer, or would get one")

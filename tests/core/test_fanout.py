@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.memory.store import MemoryStore
+from gateway.core.arguments import SELECTOR
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
@@ -232,6 +233,7 @@ async def test_what_came_from_a_topic_is_brought_by_the_gateway() -> None:
         ("a", {"x-max-priority": 3}),
         ("a", {"x-max-length": 10}),
         ("a", {SESSION: True}),
+        ("a", {SELECTOR: "a = 1"}),
     ],
 )
 @on_clock
@@ -242,6 +244,25 @@ async def test_queues_that_need_the_gateway(name: str, arguments: Mapping[str, o
     await rig.publish()
     await time_passes()
     assert rig.service.calls == []
+
+
+@on_clock
+async def test_a_queue_that_is_given_a_selector_is_sent_to_by_the_gateway_from_then_on() -> None:
+    rig = Rig()
+    await rig.start()
+    await rig.queue("a")
+    await rig.publish()
+    await time_passes()
+    sent = rig.world.queues.sent.copy()
+    before = await rig.publish()
+    assert rig.world.queues.sent == sent, "the service brought it"
+    next(rig.broker.queues()).redefine(QueueSpec(arguments={SELECTOR: "a = 1"}))
+    rig.broker.bind("a", "events.more", "")  # so that the way is planned anew
+    await rig.publish()
+    assert rig.world.arrived["a"][-1] == before, "it does not match"
+    await time_passes()
+    await rig.publish()
+    assert rig.world.arrived["a"][-1] == before
 
 
 @on_clock
