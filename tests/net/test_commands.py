@@ -32,7 +32,7 @@ from tests.rig.hosting import Rig
 class NoDeclarations:
     """Allows everything but declarations."""
 
-    def allows(self, identity: Identity, action: Action, exchange: str, key: str) -> bool:  # noqa: ARG002 - the port
+    def allows(self, identity: Identity, action: Action, exchange: str, key: str) -> bool:
         return action is not Action.DECLARE
 
 
