@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Final, NamedTuple, TypeAlias, cast
 
 import orjson
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.aws.api import AwsClient
-from adapters.aws.wire import LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE, Attribute, encode_body
-from gateway.core.errors import BackendError
+from adapters.aws.api import AwsClient, Changed, ObjectStore
+from adapters.aws.content import Content
+from adapters.aws.wire import BASE64, LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE, Attribute
+from gateway.core.budget import AwaitedShare
+from gateway.core.errors import BackendError, TooLarge
 from gateway.core.outcome import Outcome, Result
 
 MAX_PAYLOAD: Final = 128 * 1024 * 1024
@@ -27,6 +30,9 @@ MAX_PAYLOAD: Final = 128 * 1024 * 1024
 POINTER_CLASS: Final = "software.amazon.payloadoffloading.PayloadS3Pointer"
 LEGACY_POINTER_CLASS: Final = "com.amazon.sqs.javamessaging.MessageS3Pointer"
 _POINTER_CLASSES: Final = frozenset({POINTER_CLASS, LEGACY_POINTER_CLASS})
+
+VERSIONS: Final = 3
+"""Times that an object is begun to be read which is written again meanwhile."""
 
 Send: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[Result]]]
 """Sends encoded messages; one result for each."""
@@ -63,17 +69,21 @@ class Pointer(NamedTuple):
 class LargePayload:
     """A body on its way to S3."""
 
-    __slots__ = ("content", "encoding", "pointer", "stored")
+    __slots__ = ("content", "pointer", "stored")
 
     def __init__(self, pointer: Pointer, body: bytes) -> None:
-        text, self.encoding = encode_body(body)
         self.pointer = pointer
-        self.content = text.encode() if self.encoding else body
+        self.content = Content(body)
         self.stored = False
 
     @property
+    def encoding(self) -> str:
+        """The value of `mqlift.encoding`."""
+        return self.content.encoding
+
+    @property
     def size_attribute(self) -> Attribute:
-        return Attribute(PAYLOAD_SIZE, "Number", str(len(self.content)))
+        return Attribute(PAYLOAD_SIZE, "Number", str(self.content.size))
 
 
 class LargeEntry:
@@ -101,16 +111,23 @@ class LargePayloads:
         """A body, with a name of its own in the bucket."""
         return LargePayload(Pointer(self._bucket, str(uuid.uuid4())), body)
 
-    async def store(self, payloads: Sequence[object], results: Sequence[Result | None]) -> Sequence[Result | None]:
-        """Put the bodies of the entries without a result into S3; still None for each that can be sent now."""
-        return await asyncio.gather(*map(self._store, payloads, results))
+    async def store(
+        self, payloads: Sequence[object], results: Sequence[Result | None], deadline: float
+    ) -> Sequence[Result | None]:
+        """Put the bodies of the entries without a result into S3; still None for each that can be sent now.
 
-    async def _store(self, payload: object, result: Result | None) -> Result | None:
+        `deadline`: until when parts that fail are sent again, on the event loop's clock.
+        """
+        return await asyncio.gather(
+            *(self._store(payload, result, deadline) for payload, result in zip(payloads, results, strict=True))
+        )
+
+    async def _store(self, payload: object, result: Result | None, deadline: float) -> Result | None:
         if result is not None or not isinstance(payload, LargeEntry) or payload.payload.stored:
             return result
         large = payload.payload
         try:
-            await self._aws.objects.put(*large.pointer, large.content)
+            await self._aws.objects.put(*large.pointer, large.content, deadline)
         except BackendError as error:
             return Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
         large.stored = True
@@ -126,9 +143,9 @@ class LargePayloads:
         pointer = parse_pointer(text)
         return pointer if pointer is not None and pointer.bucket in self._readable else None
 
-    async def fetch(self, pointer: Pointer) -> bytes:
-        """What is in S3. Raises `BackendError`."""
-        return await self._aws.objects.get(*pointer, MAX_PAYLOAD)
+    def body(self, pointer: Pointer, encoding: str, *, ordered: bool) -> OffloadedBody:
+        """A body that can be fetched. `encoding`: the value of `mqlift.encoding`; `ordered` as `LargeBody.ordered`."""
+        return OffloadedBody(self._aws.objects, pointer, encoding, ordered=ordered)
 
     async def remove(self, pointers: Sequence[Pointer]) -> None:
         """Remove bodies whose messages have ended; what fails is told in the log, and stays in the bucket."""
@@ -139,6 +156,54 @@ class LargePayloads:
             await self._aws.objects.delete(*pointer)
         except BackendError as error:
             _log.warning("large_payload_not_removed", key=pointer.key, problem=str(error))
+
+
+class OffloadedBody:
+    """A body in S3. Implements `gateway.core.backend.LargeBody`."""
+
+    __slots__ = ("_base64", "_objects", "_pointer", "_share", "ordered")
+
+    def __init__(self, objects: ObjectStore, pointer: Pointer, encoding: str, *, ordered: bool) -> None:
+        self._objects = objects
+        self._pointer = pointer
+        self._base64 = encoding == BASE64
+        self._share = AwaitedShare(objects.budget)
+        self.ordered = ordered
+
+    async def fetch(self) -> bytes:
+        """As `LargeBody.fetch`."""
+        try:
+            for _ in range(VERSIONS - 1):
+                with suppress(Changed):
+                    return await self._fetch()
+            return await self._fetch()
+        except BaseException as error:
+            self._share.drop()
+            if isinstance(error, BackendError):
+                _log.warning("large_payload_not_fetched", key=self._pointer.key, problem=str(error))
+            raise
+
+    async def _fetch(self) -> bytes:
+        self._share.drop()
+        objects, pointer = self._objects, self._pointer
+        version = await objects.look(*pointer)
+        limit = min(MAX_PAYLOAD, objects.budget.size)
+        if version.size > limit:
+            raise TooLarge(
+                f"the object {pointer.key} has {version.size} bytes, more than {limit}",
+                resource=f"s3 bucket {pointer.bucket}",
+            )
+        await self._share.take(version.size)
+        try:
+            return await objects.get(*pointer, version, base64=self._base64)
+        except ValueError:
+            # As a body in SQS that is not what its attribute says: it is delivered as it is.
+            _log.warning("large_payload_not_base64", key=pointer.key)
+            return await objects.get(*pointer, version, base64=False)
+
+    def forget(self) -> None:
+        """As `LargeBody.forget`."""
+        self._share.drop()
 
 
 async def send_rest(payloads: Sequence[object], results: Sequence[Result | None], send: Send) -> Sequence[Result]:

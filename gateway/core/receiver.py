@@ -12,6 +12,7 @@ import structlog
 from gateway.core.backend import Backend, Received, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError, NotFound, Unavailable
+from gateway.core.fetching import Fetching
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
@@ -101,6 +102,9 @@ class Receiver:
         self._blocked_until = 0.0
         self._wake: asyncio.Handle | None = None
         self._closed = False
+        self._fetching = Fetching(
+            wanted=self._wanted, hand_out=self._hand_fetched, give_back=self._unfetched, failed=self._not_fetched
+        )
         self._renewer = Renewer(backend, target, visibility=policy.visibility, metrics=metrics)
         label = target.label or target.queue
         self._deliveries = metrics.deliveries.labels(label)
@@ -140,6 +144,8 @@ class Receiver:
             # Nobody polls it any more, so nothing would tell that it works again.
             self._failures = 0
             self._health.clear(self._resource)
+        if not self._turns:
+            self._fetching.give_back_all()
         if not self._turns and not self._closed:
             self._keeper.idle()
         else:
@@ -147,6 +153,7 @@ class Receiver:
 
     def credited(self, subscription: Subscription) -> None:
         self._turns.offer(subscription)
+        self._fetching.wake()
         if self._wake is None:
             self.wake()
 
@@ -185,7 +192,10 @@ class Receiver:
             self.settler.settle(delivery, Outcome.RELEASED)
 
     async def get(self) -> Delivery | None:
-        """Take one message for nobody's subscription, if there is one. Raises `BackendError`."""
+        """Take one message for nobody's subscription, if there is one; a large body is not in it yet.
+
+        Raises `BackendError`.
+        """
         while True:
             received = await self._backend.receive(self._target, 1, GET_WAIT, self._policy.visibility)
             if not received:
@@ -214,11 +224,13 @@ class Receiver:
         self._closed = True
         if self._wake is not None:
             self._wake.cancel()
+        self._fetching.stop()
 
     async def finish(self) -> None:
         """Wait for the polls under way, after `stop`."""
         if self._polls:
             await asyncio.wait(self._polls)
+        await self._fetching.finish()
 
     async def aclose(self) -> None:
         """Abandon polls under way: what the service takes for their answers comes back after its visibility timeout."""
@@ -227,6 +239,7 @@ class Receiver:
         for poll in polls:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
+        await self._fetching.finish()
         await self._renewer.aclose()
 
     def _start_polls(self) -> None:
@@ -315,7 +328,10 @@ class Receiver:
             delivery = self._hold(one, now)
             if self._keeper.screen(delivery):
                 continue
-            if self._turns.hand(delivery):
+            if self._fetching.comes_first(delivery):
+                self._reserved += 1
+                self._fetching.put(delivery)
+            elif self._turns.hand(delivery):
                 handed += 1
                 redelivered += delivery.redelivered
             else:
@@ -323,6 +339,31 @@ class Receiver:
                 self.release(delivery)
         self._deliveries.inc(handed)
         self._redeliveries.inc(redelivered)
+
+    # Large bodies
+
+    def _wanted(self) -> bool:
+        return self._turns.credit(1) > 0
+
+    def _hand_fetched(self, delivery: Delivery) -> None:
+        self._reserved -= 1
+        if self._keeper.screen(delivery):  # it has waited
+            return
+        if self._turns.hand(delivery):
+            self._deliveries.inc()
+            self._redeliveries.inc(delivery.redelivered)
+        else:
+            self.release(delivery)
+
+    def _unfetched(self, delivery: Delivery) -> None:
+        self._reserved -= 1
+        self.release(delivery)
+
+    def _not_fetched(self, delivery: Delivery, error: BackendError) -> None:
+        """It is left alone, and comes back when its visibility ends: that is the pause before the next attempt."""
+        self._reserved -= 1
+        self.withdraw(delivery)
+        self._back_off(error, self._loop.time())
 
     def _hold(self, received: Received, now: float) -> Delivery:
         delivery = Delivery(received, self)
