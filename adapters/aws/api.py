@@ -12,6 +12,7 @@ from gateway.core.errors import (
     BackendError,
     CredentialsInvalid,
     Invalid,
+    MqliftError,
     NotFound,
     ReceiptExpired,
     Throttled,
@@ -29,14 +30,14 @@ class Version(NamedTuple):
     """Another one when the object has been written again."""
 
 
-class Changed(BackendError):
+class Changed(MqliftError):
     """An object is not the one any more that was looked at. What is there now may be read, from the beginning."""
 
 
 class ObjectStore(Protocol):
     """Objects in S3: bodies that are too large for a queue or a topic, sent and read in parts.
 
-    Raises nothing but `BackendError`, with the bucket in it.
+    Raises nothing but `BackendError`, with the bucket in it, and what is said below.
     """
 
     @property

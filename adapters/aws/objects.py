@@ -164,9 +164,7 @@ class S3Objects:
         except BackendError as error:
             if error.problem.startswith(("PreconditionFailed", "412")):
                 # Not another attempt of this part: the others are of the version that is gone.
-                raise Changed(
-                    f"the object {key} was written again while it was read", resource=error.resource
-                ) from error
+                raise Changed(f"the object {key} was written again while it was read") from error
             raise
 
     async def delete(self, bucket: str, key: str) -> None:

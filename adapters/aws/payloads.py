@@ -21,7 +21,7 @@ from adapters.aws.api import AwsClient, Changed, ObjectStore
 from adapters.aws.content import Content
 from adapters.aws.wire import BASE64, LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE, Attribute
 from gateway.core.budget import AwaitedShare
-from gateway.core.errors import BackendError, TooLarge
+from gateway.core.errors import BackendError, TooLarge, Unavailable
 from gateway.core.outcome import Outcome, Result
 
 MAX_PAYLOAD: Final = 128 * 1024 * 1024
@@ -173,10 +173,13 @@ class OffloadedBody:
     async def fetch(self) -> bytes:
         """As `LargeBody.fetch`."""
         try:
-            for _ in range(VERSIONS - 1):
+            for _ in range(VERSIONS):
                 with suppress(Changed):
                     return await self._fetch()
-            return await self._fetch()
+            raise Unavailable(
+                f"the object {self._pointer.key} is written again and again",
+                resource=f"s3 bucket {self._pointer.bucket}",
+            )
         except BaseException as error:
             self._share.drop()
             if isinstance(error, BackendError):
