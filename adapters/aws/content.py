@@ -20,6 +20,11 @@ _PAYLOAD_BYTES: Final = PART_BYTES // 4 * 3
 """Of a payload whose base64 fills a part: three bytes become four characters, so that parts fit without padding."""
 
 
+def payload_bytes(size: int, *, base64: bool) -> int:
+    """Bytes of the payload in an object of this size, padding included."""
+    return size // 4 * 3 if base64 else size
+
+
 def parts_of(size: int) -> int:
     """How many parts an object of this size has."""
     return max(1, -(-size // PART_BYTES))
@@ -61,7 +66,7 @@ class Payload:
         self._base64 = base64
         self._last = parts_of(size) - 1
         self._buffer = BytesIO()
-        expected = size // 4 * 3 if base64 else size
+        expected = payload_bytes(size, base64=base64)
         if expected:  # all at once: no larger buffer on the way, and no copy at the end
             self._buffer.seek(expected - 1)
             self._buffer.write(b"\0")

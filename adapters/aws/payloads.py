@@ -17,8 +17,8 @@ import orjson
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.aws.api import AwsClient, Changed, ObjectStore
-from adapters.aws.content import Content
+from adapters.aws.api import AwsClient, Changed, ObjectStore, Version
+from adapters.aws.content import Content, payload_bytes
 from adapters.aws.wire import BASE64, LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE, Attribute
 from gateway.core.budget import AwaitedShare
 from gateway.core.errors import BackendError, TooLarge, Unavailable
@@ -30,6 +30,9 @@ MAX_PAYLOAD: Final = 128 * 1024 * 1024
 POINTER_CLASS: Final = "software.amazon.payloadoffloading.PayloadS3Pointer"
 LEGACY_POINTER_CLASS: Final = "com.amazon.sqs.javamessaging.MessageS3Pointer"
 _POINTER_CLASSES: Final = frozenset({POINTER_CLASS, LEGACY_POINTER_CLASS})
+
+_PADDING: Final = 2
+"""Bytes that base64 may announce and not have."""
 
 VERSIONS: Final = 3
 """Times that an object is begun to be read which is written again meanwhile."""
@@ -187,22 +190,23 @@ class OffloadedBody:
             raise
 
     async def _fetch(self) -> bytes:
-        self._share.drop()
-        objects, pointer = self._objects, self._pointer
-        version = await objects.look(*pointer)
-        limit = min(MAX_PAYLOAD, objects.budget.size)
-        if version.size > limit:
-            raise TooLarge(
-                f"the object {pointer.key} has {version.size} bytes, more than {limit}",
-                resource=f"s3 bucket {pointer.bucket}",
-            )
-        await self._share.take(version.size)
-        try:
-            return await objects.get(*pointer, version, base64=self._base64)
-        except ValueError:
-            # As a body in SQS that is not what its attribute says: it is delivered as it is.
-            _log.warning("large_payload_not_base64", key=pointer.key)
-            return await objects.get(*pointer, version, base64=False)
+        version = await self._objects.look(*self._pointer)
+        if self._base64:
+            try:
+                return await self._get(version, base64=True)
+            except ValueError:
+                # As a body in SQS that is not what its attribute says: it is delivered as it is.
+                _log.warning("large_payload_not_base64", key=self._pointer.key)
+        return await self._get(version, base64=False)
+
+    async def _get(self, version: Version, *, base64: bool) -> bytes:
+        size, limit = payload_bytes(version.size, base64=base64), min(MAX_PAYLOAD, self._objects.budget.size)
+        bucket, key = self._pointer
+        if size - (_PADDING if base64 else 0) > limit:
+            raise TooLarge(f"the object {key} has {size} bytes, more than {limit}", resource=f"s3 bucket {bucket}")
+        self._share.drop()  # not to wait for more with something in hand
+        await self._share.take(min(size, limit))
+        return await self._objects.get(bucket, key, version, base64=base64)
 
     def forget(self) -> None:
         """As `LargeBody.forget`."""

@@ -1,4 +1,4 @@
-"""Bodies that take many parts in S3: through every protocol, and within the memory that the gateway may use for them."""
+"""Bodies of many parts in S3: through every protocol, and within the memory that the gateway may use for them."""
 
 from __future__ import annotations
 
@@ -109,8 +109,7 @@ def publish_mqtt(gateway: Gateway, queue: str, body: bytes) -> None:
 
 def publish_stomp(gateway: Gateway, queue: str, body: bytes) -> None:
     with StompClient(gateway.port("stomp")) as client:
-        client.send(f"/queue/{queue}", body)
-        wait_for(lambda: client.acknowledged, "the receipt", PATIENCE)
+        client.send(f"/queue/{queue}", body)  # and waits for the receipt
 
 
 PUBLISH: dict[str, Callable[[Gateway, str, bytes], None]] = {
@@ -174,3 +173,65 @@ def test_many_large_bodies_share_the_memory(
     wait_for(lambda: "Contents" not in s3.list_objects_v2(Bucket=BUCKET), "all are removed")
     wait_for(lambda: gateway.metric("mqlift_large_body_bytes") == 0, "the memory is given back")
     print(f"{before // MIB} MiB, {published // MIB} MiB, {peak(gateway) // MIB} MiB")
+
+
+GREATEST = 128 * MIB
+
+
+@pytest.fixture(scope="module")
+def roomy(ministack: Ministack, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """As large as bodies may be, with room for one at a time, and a little more: a packet has a head, too."""
+    with contextlib.ExitStack() as stack:
+        yield start(stack, ministack, tmp_path_factory.mktemp("roomy"), GREATEST + MIB, GREATEST + MIB)
+
+
+def consume_stomp(gateway: Gateway, queue: str) -> str:
+    with StompClient(gateway.port("stomp")) as client:
+        client.subscribe(f"/queue/{queue}")
+        (delivery,) = client.wait_deliveries(1, PATIENCE)
+        return digest(delivery.body.encode())
+
+
+def consume_kept(gateway: Gateway, queue: str, publish: Callable[[], None]) -> str:
+    """Through the queue of an MQTT session that is kept."""
+    digests: list[str] = []
+    client = paho.Client(CallbackAPIVersion.VERSION2, f"kept-{queue}", clean_session=False)
+    subscribed = threading.Event()
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.on_message = lambda _client, _data, message: digests.append(digest(message.payload))
+    client.connect(HOST, gateway.port("mqtt"), keepalive=60)
+    client.subscribe(f"kept/{queue}", qos=1)
+    client.loop_start()
+    try:
+        assert subscribed.wait(PATIENCE)
+        publish()
+        wait_for(lambda: digests, "the message", PATIENCE)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return digests[0]
+
+
+def test_a_body_of_many_parts_goes_from_mqtt_to_stomp(roomy: Gateway, s3: Any, queue: str, queue_name: str) -> None:
+    body = body_of(1, 40 * MIB)  # paho copies what is left of a packet with every send
+    publish_mqtt(roomy, queue_name, body)
+    assert consume_stomp(roomy, queue_name) == digest(body)
+
+
+def test_the_greatest_body_goes_from_stomp_to_amqp(roomy: Gateway, s3: Any, queue: str, queue_name: str) -> None:
+    body = random.Random(2).randbytes(GREATEST)
+    publish_stomp(roomy, queue_name, body)
+    assert consume_amqp(roomy, queue_name, 1) == [digest(body)]
+
+
+def test_the_greatest_body_goes_from_amqp_to_mqtt(roomy: Gateway, s3: Any, queue_name: str) -> None:
+    body = body_of(3, GREATEST)
+
+    def publish() -> None:
+        with amqp(roomy) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            properties = pika.BasicProperties(delivery_mode=2)
+            channel.basic_publish("amq.topic", f"kept.{queue_name}", body, properties, mandatory=True)
+
+    assert consume_kept(roomy, queue_name, publish) == digest(body)

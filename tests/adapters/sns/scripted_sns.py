@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from adapters.aws.api import Changed, Version
-from adapters.aws.content import Content, Payload
+from adapters.aws.content import Content, Payload, payload_bytes
 from gateway.core.budget import ByteBudget
 from gateway.core.errors import BackendError, NotFound
 
@@ -59,7 +59,7 @@ class Objects:
 
     async def get(self, bucket: str, key: str, version: Version, *, base64: bool) -> bytes:
         await asyncio.sleep(0)
-        assert self.budget.used >= version.size, "there is room for what is read"
+        assert self.budget.used >= min(payload_bytes(version.size, base64=base64), self.budget.size), "there is room"
         if self.changes:
             raise self.changes.pop()
         payload = Payload(version.size, base64=base64)
