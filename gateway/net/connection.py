@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_broker",
+        "_carried",
         "_closing",
         "_due",
         "_executor",
@@ -120,6 +121,8 @@ class Connection(asyncio.Protocol):
         self._share = limits.share
         self._light = min(limits.share, UNCOUNTED)
         """Bytes of a body that no account is kept of."""
+        self._carried = 0
+        """Bytes of what carries the protocol, and is not complete."""
         self._large: LargeBodies | None = None  # most connections never have any
         self._on_made = on_made
         self._on_lost = on_lost
@@ -174,6 +177,11 @@ class Connection(asyncio.Protocol):
         if self._large is not None or self._session.assembling > UNCOUNTED:
             self._assemble(len(data))
         self.flush_soon()
+
+    def gather(self, size: int, received: int) -> None:
+        """As `websocket.Gathering.gather`."""
+        self._carried = size
+        self._assemble(received)
 
     def eof_received(self) -> bool:
         return False  # nobody could be answered on a half-closed connection: close it
@@ -380,7 +388,7 @@ class Connection(asyncio.Protocol):
         """See that there is memory for what the peer has announced, before it sends more of that."""
         if self._closing or self._executor.waiting:
             return  # what is complete, and waits to be published, is still here
-        if self._larges().assemble(self._session.assembling, received):
+        if self._larges().assemble(max(self._session.assembling, self._carried), received):
             self.resume(_NO_ROOM)
         else:
             self.pause(_NO_ROOM)
