@@ -161,6 +161,24 @@ async def test_what_came_without_asking_counts() -> None:
     assert not (await rig.assembling()).transport.reading
 
 
+@pytest.mark.parametrize("assembling", [0, LARGE])
+@on_clock
+async def test_what_carries_the_protocol_counts_once(assembling: int) -> None:
+    rig = LargeRig()
+    peer = await rig.assembling(assembling)
+    peer.connection.gather(LARGE, 10)
+    assert rig.budget.used == LARGE
+    peer.connection.gather(0, 10)
+    assert rig.budget.used == assembling
+    others = [await rig.assembling() for _ in range(2)]
+    peer.connection.gather(2 * LARGE, 10)
+    assert not peer.transport.reading
+    for other in others:
+        other.transport.reset()
+    await settle_down()
+    assert peer.transport.reading
+
+
 # Who keeps room for nothing
 
 
