@@ -388,7 +388,10 @@ class Connection(asyncio.Protocol):
         """See that there is memory for what the peer has announced, before it sends more of that."""
         if self._closing or self._executor.waiting:
             return  # what is complete, and waits to be published, is still here
-        if self._larges().assemble(max(self._session.assembling, self._carried), received):
+        size = max(self._session.assembling, self._carried)
+        if size > UNCOUNTED and not self._session.established:
+            self._cut("the peer announces too much before it is let in")
+        elif self._larges().assemble(size, received):
             self.resume(_NO_ROOM)
         else:
             self.pause(_NO_ROOM)

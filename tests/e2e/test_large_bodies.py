@@ -215,6 +215,9 @@ def consume_kept(gateway: Gateway, queue: str, publish: Callable[[], None]) -> s
 def test_a_body_of_many_parts_goes_from_mqtt_to_stomp(roomy: Gateway, s3: Any, queue: str, queue_name: str) -> None:
     body = body_of(1, 40 * MIB)  # paho copies what is left of a packet with every send
     publish_mqtt(roomy, queue_name, body)
+    (key,) = (each["Key"] for each in s3.list_objects_v2(Bucket=BUCKET)["Contents"])
+    stored = s3.get_object(Bucket=BUCKET, Key=key)
+    assert digest(stored["Body"].read()) == digest(body), "as others read it"
     assert consume_stomp(roomy, queue_name) == digest(body)
 
 

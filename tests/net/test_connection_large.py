@@ -179,6 +179,19 @@ async def test_what_carries_the_protocol_counts_once(assembling: int) -> None:
     assert peer.transport.reading
 
 
+@on_clock
+async def test_who_is_not_let_in_has_no_room() -> None:
+    rig = LargeRig()
+    peer = rig.connect()
+    peer.session.established = False
+    peer.session.assembling = UNCOUNTED
+    await peer.sends()
+    assert not peer.gone
+    await announces(peer, UNCOUNTED + 1)
+    assert peer.gone
+    assert rig.budget.used == 0
+
+
 # Who keeps room for nothing
 
 
