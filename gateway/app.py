@@ -115,6 +115,7 @@ class Gateway:
         self._broker.client_ids_shared = _client_ids_shared(settings)
         self._tracer = self._broker.tracer = open_tracer(settings)
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
+        self._ingress_queues = [part.rule.queue for part in assembly.ingress if part.rule.queue is not None]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
         self._budget = aws.objects.budget
         metrics.count_large_bodies(self._budget)
@@ -136,6 +137,8 @@ class Gateway:
             undo.push_async_callback(self.stop, 0.0)
             await self._start_admin()
             await self._broker.restore()
+            for name in self._ingress_queues:
+                self._broker.adopt(name)
             for listener in self._listeners:
                 await listener.start()
             self._tasks = [asyncio.create_task(self._broker.watch()), asyncio.create_task(self._status.run())]
@@ -267,14 +270,17 @@ async def serve(
 ) -> int:
     """Run a gateway until SIGTERM or SIGINT; a second signal cuts the drain short. Gives the exit code.
 
-    At SIGHUP the configuration is read again from `config` and the environment. Raises `ConfigErrors` or `ConfigError`
-    when it cannot start.
+    At SIGHUP the configuration is read again from `config` and the environment. Raises `ConfigErrors`, `ConfigError` or
+    `StoreError` when it cannot start.
     """
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
-    store = open_store(settings.state)
     budget = ByteBudget(settings.limits.gateway.large_body_bytes)
-    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.kinds, budget=budget)
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.services, budget=budget)
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(aws.aclose)
+        store = await open_store(assembly, aws)
+        undo.pop_all()
     gateway = Gateway(assembly, aws, store, metrics, place)
     await gateway.start()
     stopping = asyncio.Event()

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 import adapters
 from adapters.aws.api import AwsClient
 from adapters.aws.settings import AwsSettings
+from adapters.dynamodb import store as dynamodb
 from adapters.memory.store import MemoryStore
 from adapters.sns import inlet
 from adapters.sns.settings import parse_target as parse_topic
@@ -55,6 +56,7 @@ from gateway.core.routes import (
     RuleTarget,
     TopicMatch,
 )
+from gateway.core.selecting import FIFO_SUFFIX
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
 from gateway.core.templates import Template
@@ -72,6 +74,9 @@ HOME_KIND: Final = "sqs"
 
 STREAM_KIND: Final = "kinesis"
 """Where streams live that clients declare and no rule maps."""
+
+STATE_SERVICE: Final = "dynamodb"
+"""What keeps the state of several gateways."""
 
 FANOUT: Final = "fanout"
 """The option of a topic that is to hand messages to queues itself."""
@@ -140,6 +145,11 @@ class Assembly:
     """Who may connect, and who may do what."""
     ingress: tuple[IngressPart, ...]
 
+    @property
+    def services(self) -> tuple[str, ...]:
+        """What is called of AWS: each is the name of its adapter."""
+        return (*self.kinds, STATE_SERVICE) if self.settings.state_table else self.kinds
+
 
 def _check_room(settings: Settings, listeners: Iterable[ListenerPart | None], mistakes: list[ConfigError]) -> None:
     """A message that has no room alone would wait for ever."""
@@ -154,11 +164,34 @@ def _check_room(settings: Settings, listeners: Iterable[ListenerPart | None], mi
             mistakes.append(ConfigError("limits.gateway.large_body_bytes", problem, remedy))
 
 
-def open_store(state: str) -> StateStore:
-    """Open the state store that the setting names. Raises `ConfigError` when it cannot be used."""
-    if state == MEMORY_STATE:
+async def open_store(assembly: Assembly, aws: AwsClient) -> StateStore:
+    """Open the state store that the settings name. The client stays the caller's to close.
+
+    Raises `ConfigError` when it cannot be used, and `StoreError` when it does not answer.
+    """
+    settings = assembly.settings
+    if settings.state_table:
+        return await dynamodb.open_store(
+            aws,
+            settings.state_table,
+            prefix=settings.prefix,
+            provision=settings.provision,
+            read_timeout=assembly.aws.read_timeout,
+        )
+    if settings.state == MEMORY_STATE:
         return MemoryStore()
-    return SqliteStore(Path(state.removeprefix(SQLITE_STATE)))
+    return SqliteStore(Path(settings.state.removeprefix(SQLITE_STATE)))
+
+
+async def probe_state(assembly: Assembly, aws: AwsClient) -> bool:
+    """Whether the table of the state store is there; one that is missing and would be created is no mistake.
+
+    Raises as `open_store`, and changes nothing.
+    """
+    settings = assembly.settings
+    return await dynamodb.probe(
+        aws, settings.state_table, provision=settings.provision, read_timeout=assembly.aws.read_timeout
+    )
 
 
 def protocol_names() -> list[str]:
@@ -468,7 +501,23 @@ def _rule(
             targets.append(_target(given, match, parsers, first=not position))
         except ConfigError as error:
             mistakes.append(under(f"{key}.to.{position}", error))
+    if settings.selectors is not None and len(mistakes) == found:
+        try:
+            targets[0] = _selective(targets[0], settings.selectors.pass_over)
+        except ConfigError as error:
+            mistakes.append(under(key, error))
     return Rule(key, match, tuple(targets)) if len(mistakes) == found else None
+
+
+def _selective(home: RuleTarget, pass_over: float) -> RuleTarget:
+    """Where a queue lives whose consumers may have selectors. Raises `ConfigError` with a key relative to the rule."""
+    kind, name = home.target.kind, home.target.name
+    if kind == STREAM_KIND:
+        raise ConfigError("selectors", "a stream is not filtered", "leave it out, or name sqs: first")
+    if name.endswith(FIFO_SUFFIX):
+        problem = "of a FIFO queue, a message that nobody takes would hold up its group"
+        raise ConfigError("selectors", problem, "leave it out, or name a standard queue first")
+    return replace(home, target=replace(home.target, pass_over=pass_over))
 
 
 def _match(settings: MatchSettings) -> Match:

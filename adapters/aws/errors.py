@@ -129,6 +129,11 @@ def code_of(error: BackendError) -> str:
     return error.problem.partition(": ")[0]
 
 
+def is_of_key(error: BackendError) -> bool:
+    """Whether an error is about the KMS key that encrypts a resource, and not about the resource."""
+    return code_of(error).upper().startswith("KMS")
+
+
 def short_code(code: str) -> str:
     """Strip what surrounds a code: a namespace (`com.amazonaws.sqs#…`, `AWS.SimpleQueueService.…`), a URL (`…:http://…`)."""
     return code.partition(":")[0].rpartition("#")[2].removeprefix("AWS.SimpleQueueService.")

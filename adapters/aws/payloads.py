@@ -176,18 +176,19 @@ class OffloadedBody:
     async def fetch(self) -> bytes:
         """As `LargeBody.fetch`."""
         try:
-            for _ in range(VERSIONS):
-                with suppress(Changed):
-                    return await self._fetch()
-            raise Unavailable(
-                f"the object {self._pointer.key} is written again and again",
-                resource=f"s3 bucket {self._pointer.bucket}",
-            )
+            return await self._fetch_one_version()
         except BaseException as error:
             self._share.drop()
             if isinstance(error, BackendError):
                 _log.warning("large_payload_not_fetched", key=self._pointer.key, problem=str(error))
             raise
+
+    async def _fetch_one_version(self) -> bytes:
+        bucket, key = self._pointer
+        for _ in range(VERSIONS):
+            with suppress(Changed):
+                return await self._fetch()
+        raise Unavailable(f"the object {key} is written again and again", resource=f"s3 bucket {bucket}")
 
     async def _fetch(self) -> bytes:
         version = await self._objects.look(*self._pointer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
@@ -10,16 +9,14 @@ import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
+from adapters.aws.directory import Remembered, Resource, now
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference, parse_reference
 from adapters.kinesis.settings import RECORD_BYTES, KinesisOptions
 from gateway.core.backend import Target
-from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
+from gateway.core.errors import BackendError, NotFound, Unavailable
 
 Provision: TypeAlias = Literal["auto", "never"]
-
-STREAM_LIMIT: Final = 10_000
-"""Streams that are remembered; there is little to remember of one."""
 
 NEGATIVE_SECONDS: Final = 1.0
 """How long a stream that is missing or not ready is not asked for again: DescribeStreamSummary may be called 20 times
@@ -30,25 +27,19 @@ _USABLE: Final = frozenset({"ACTIVE", "UPDATING"})
 _log = structlog.get_logger("mqlift.kinesis")
 
 
-class Stream:
-    """One stream. `failure` is what was last found out, while that may still be so."""
+class Stream(Resource):
+    """What is known of one stream, and how requests that write to it begin."""
 
-    __slots__ = ("failed_until", "failure", "lock", "reference", "region", "resource", "send_head")
+    __slots__ = ("reference", "send_head")
 
     def __init__(self, reference: StreamReference) -> None:
+        super().__init__(f"kinesis stream {reference.name}", reference.region)
         self.reference = reference
-        self.region = reference.region or None
-        self.resource = f"kinesis stream {reference.name}"
-        self.lock = asyncio.Lock()
-        self.failure: BackendError | None = None
-        self.failed_until = 0.0
         member, value = reference.member
         self.send_head = b'{"%b":%b,"Records":[' % (member.encode(), orjson.dumps(value))
 
-    def raise_recent(self) -> None:
-        """Raise what was found out a moment ago, instead of asking again."""
-        if self.failure is not None and _now() < self.failed_until:
-            raise self.failure.with_traceback(None)
+    def fail(self, error: BackendError) -> None:
+        self.failure, self.failed_until = error, now() + NEGATIVE_SECONDS
 
 
 class StreamDirectory:
@@ -57,20 +48,8 @@ class StreamDirectory:
     def __init__(self, aws: AwsClient, provision: Provision) -> None:
         self._aws = aws
         self._provision = provision
-        self._streams: dict[str, Stream] = {}
-
-    def find(self, target: Target) -> Stream:
-        """Raises `Invalid` for a name that cannot be a stream's."""
-        stream = self._streams.get(target.name)
-        if stream is None:
-            try:
-                stream = Stream(parse_reference(target.name))
-            except ValueError as error:
-                raise Invalid(str(error), resource="kinesis stream") from None
-            if len(self._streams) >= STREAM_LIMIT:
-                del self._streams[next(iter(self._streams))]
-            self._streams[target.name] = stream
-        return stream
+        self._streams = Remembered("kinesis stream", lambda name: Stream(parse_reference(name)))
+        self.find = self._streams.find
 
     async def ready(self, stream: Stream, target: Target) -> None:
         """Find the stream, or create it where that is allowed. Raises `Unavailable` until it can be written to."""
@@ -80,7 +59,7 @@ class StreamDirectory:
             try:
                 await self._find_or_create(stream, target)
             except BackendError as error:
-                stream.failure, stream.failed_until = error, _now() + NEGATIVE_SECONDS
+                stream.fail(error)
                 raise
             stream.failure = None
 
@@ -148,7 +127,3 @@ def _status(answer: bytes) -> str:
         return str(orjson.loads(answer)["StreamDescriptionSummary"]["StreamStatus"])
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -26,12 +26,16 @@ class Fetching:
         self,
         *,
         wanted: Callable[[], bool],
+        left: Callable[[Delivery], bool],
         hand_out: Callable[[Delivery], None],
         give_back: Callable[[Delivery], None],
         failed: Callable[[Delivery, BackendError], None],
     ) -> None:
-        """`wanted`: whether a consumer takes one now. Each delivery ends in one of the others, once."""
+        """`wanted`: whether a consumer takes one now. `left`: whether a delivery need not wait here, and is taken care
+        of. Each ends in that or in one of the others, once.
+        """
         self._wanted = wanted
+        self._left = left
         self._hand_out = hand_out
         self._give_back = give_back
         self._failed = failed
@@ -85,6 +89,9 @@ class Fetching:
     async def _work(self) -> None:
         while self._line:
             delivery = self._line[0]
+            if self._left(delivery):
+                self._line.popleft()
+                continue
             await self._until_wanted()
             try:
                 await delivery.load()

@@ -16,6 +16,7 @@ from gateway.core.fetching import Fetching
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
+from gateway.core.passing import Passing
 from gateway.core.renewer import Renewer
 from gateway.core.session import Delivery
 from gateway.core.settler import Settler
@@ -103,8 +104,14 @@ class Receiver:
         self._wake: asyncio.Handle | None = None
         self._closed = False
         self._fetching = Fetching(
-            wanted=self._wanted, hand_out=self._hand_fetched, give_back=self._unfetched, failed=self._not_fetched
+            wanted=self._wanted,
+            left=self._left,
+            hand_out=self._hand_fetched,
+            give_back=self._unfetched,
+            failed=self._not_fetched,
         )
+        self._passing: Passing | None = None
+        self._metrics = metrics
         self._renewer = Renewer(backend, target, visibility=policy.visibility, metrics=metrics)
         label = target.label or target.queue
         self._deliveries = metrics.deliveries.labels(label)
@@ -134,12 +141,36 @@ class Receiver:
         """Whether one more consumer may come. Raises `InUse`."""
         self._turns.check(exclusive=exclusive)
 
+    @property
+    def selective(self) -> bool:
+        """Whether consumers have selectors."""
+        return bool(self._turns.selective)
+
+    def pass_over(self, seconds: float) -> None:
+        """Consumers may have selectors from now on; what nobody takes is hidden for so long."""
+        if self._passing is None:
+            self._passing = Passing(
+                self._backend,
+                self._target,
+                self._turns,
+                self,
+                self.settler,
+                seconds=seconds,
+                policy=BatchPolicy(timeout=self._policy.visibility),
+                metrics=self._metrics,
+            )
+        self._passing.seconds = seconds
+
     def subscribe(self, subscription: Subscription) -> None:
         self._turns.add(subscription)
+        if self._passing is not None:
+            self._passing.came(subscription)
         self.wake()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._turns.remove(subscription)
+        if self._passing is not None:
+            self._passing.left()
         if not self._turns and self._failures:
             # Nobody polls it any more, so nothing would tell that it works again.
             self._failures = 0
@@ -154,6 +185,8 @@ class Receiver:
     def credited(self, subscription: Subscription) -> None:
         self._turns.offer(subscription)
         self._fetching.wake()
+        if self._passing is not None:
+            self._passing.credited()
         if self._wake is None:
             self.wake()
 
@@ -161,6 +194,13 @@ class Receiver:
         """Poll if there is credit; at the end of this turn of the loop, once."""
         if self._wake is None and not self._closed:
             self._wake = self._loop.call_soon(self._start_polls)
+
+    def look_again(self) -> None:
+        """See anew whether to poll, at the end of this turn, whatever was waited for."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self.wake()
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """End a delivery, once; later calls for it do nothing, as after a disconnect."""
@@ -225,12 +265,16 @@ class Receiver:
         if self._wake is not None:
             self._wake.cancel()
         self._fetching.stop()
+        if self._passing is not None:
+            self._passing.stop()
 
     async def finish(self) -> None:
         """Wait for the polls under way, after `stop`."""
         if self._polls:
             await asyncio.wait(self._polls)
         await self._fetching.finish()
+        if self._passing is not None:
+            await self._passing.drain()
 
     async def aclose(self) -> None:
         """Abandon polls under way: what the service takes for their answers comes back after its visibility timeout."""
@@ -240,13 +284,18 @@ class Receiver:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
         await self._fetching.finish()
+        if self._passing is not None:
+            await self._passing.aclose()
         await self._renewer.aclose()
 
     def _start_polls(self) -> None:
         self._wake = None
         now = self._loop.time()
-        if now < self._blocked_until:
-            self._wake = self._loop.call_at(self._blocked_until, self._start_polls)
+        blocked_until = self._blocked_until
+        if self._passing is not None:
+            blocked_until = max(blocked_until, self._passing.full_until(now))
+        if now < blocked_until:
+            self._wake = self._loop.call_at(blocked_until, self._start_polls)
             return
         full = self._backend.limits.receive_entries
         while len(self._polls) < self._wanted_polls:
@@ -328,22 +377,51 @@ class Receiver:
             delivery = self._hold(one, now)
             if self._keeper.screen(delivery):
                 continue
-            if self._fetching.comes_first(delivery):
-                self._reserved += 1
-                self._fetching.put(delivery)
-            elif self._turns.hand(delivery):
+            if self._fetching.comes_first(delivery) and self._fetch(delivery):
+                continue
+            if not delivery.absent and self._turns.hand(delivery):
                 handed += 1
                 redelivered += delivery.redelivered
+            elif self._passing is not None and self._turns.selective:
+                self._passing.leave(delivery)
             else:
                 # Its consumer left, or stopped reading, while the poll was under way.
                 self.release(delivery)
         self._deliveries.inc(handed)
         self._redeliveries.inc(redelivered)
 
+    def hand(self, delivery: Delivery) -> bool:
+        """Deliver what had to wait. False when nobody takes it now."""
+        if self._keeper.screen(delivery):
+            return True
+        if delivery.absent:
+            return self._fetch(delivery)
+        if not self._turns.hand(delivery):
+            return False
+        self._deliveries.inc()
+        self._redeliveries.inc(delivery.redelivered)
+        return True
+
     # Large bodies
+
+    def _fetch(self, delivery: Delivery) -> bool:
+        """Have a delivery wait for its body, or behind one that does. False when nobody takes it now."""
+        if self._turns.selective and not self._turns.takes(delivery.message):
+            return False
+        self._reserved += 1
+        self._fetching.put(delivery)
+        return True
 
     def _wanted(self) -> bool:
         return self._turns.credit(1) > 0
+
+    def _left(self, delivery: Delivery) -> bool:
+        """A delivery that those who want it have no credit for now is left, where consumers have selectors."""
+        if self._passing is None or not self._turns.selective or self._turns.takes(delivery.message):
+            return False
+        self._reserved -= 1
+        self._passing.leave(delivery)
+        return True
 
     def _hand_fetched(self, delivery: Delivery) -> None:
         self._reserved -= 1
@@ -352,6 +430,9 @@ class Receiver:
         if self._turns.hand(delivery):
             self._deliveries.inc()
             self._redeliveries.inc(delivery.redelivered)
+        elif self._passing is not None and self._turns.selective:
+            delivery.unload()
+            self._passing.leave(delivery)
         else:
             self.release(delivery)
 

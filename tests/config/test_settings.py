@@ -15,7 +15,7 @@ Write = Callable[[str], Path]
 
 LISTENER = "listeners: [{protocol: mqtt, port: 1883}]\n"
 
-PLACES = "write 'memory:', or 'sqlite:///absolute/path/of/state.db'"
+PLACES = "write 'memory:', 'sqlite:///absolute/path/of/state.db', or 'dynamodb://TABLE'"
 
 
 def test_defaults(read: Read) -> None:
@@ -131,15 +131,15 @@ def test_mistakes_in_the_environment(
         ),
         (
             "state: sqlite://a.db",
-            "state: 'sqlite://a.db' is no place for state; write 'memory:', or 'sqlite:///absolute/path/of/state.db'",
+            f"state: 'sqlite://a.db' is no place for state; {PLACES}",
         ),
         (
             "state: dynamodb://t",
-            f"state: keeping state in a DynamoDB table is not there yet; {PLACES}",
+            "state: 'dynamodb://t' does not end in the name of a table; 3 to 255 letters, digits, _ . and -",
         ),
         (
             "state: 'sqlite:///'",
-            "state: 'sqlite:///' is no place for state; write 'memory:', or 'sqlite:///absolute/path/of/state.db'",
+            f"state: 'sqlite:///' is no place for state; {PLACES}",
         ),
         ("admin: 9090", "admin: 9090 is not a mapping; keys and values, as in {key: value}"),
         ("admin: {port: 70000}", "admin.port: 70000 is too large; 65535 or less"),
@@ -177,6 +177,22 @@ def test_mistakes_in_the_environment(
         (
             "routes: [{match: {}, to: [{queue: a}]}]",
             "routes.0.match: says nothing to match; one of topic, queue or exchange; write a rule for each",
+        ),
+        (
+            "routes: [{match: {topic: a}, to: [{queue: a}], selectors: {}}]",
+            "routes.0.selectors: subscriptions to topics have selectors without a rule, and exchanges have no",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}], selectors: {pass_over: 0.5}}]",
+            "routes.0.selectors.pass_over: the value is too small; 1.0 or more",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}], selectors: {pass_over: 4000}}]",
+            "routes.0.selectors.pass_over: the value is too large; 3600.0 or less",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}], selectors: {passover: 5}}]",
+            "routes.0.selectors.passover: there is no such key; did you mean pass_over?",
         ),
         (
             "routes: [{match: {queue: a, key: b}, to: [{queue: a}]}]",

@@ -11,11 +11,12 @@ from gateway.core.budget import ByteBudget
 from gateway.core.errors import AccessDenied, BackendError, Unavailable
 from gateway.core.fetching import Fetching
 from gateway.core.outcome import Outcome
-from gateway.core.session import Delivery
+from gateway.core.session import Consume, Delivery
+from gateway.core.subscription import Subscription
 from tests.core.test_receiver import Rig
 from tests.rig.clock import on_clock, settle_down
 from tests.rig.large import ScriptedBody
-from tests.rig.scripted import Consumer, message
+from tests.rig.scripted import TARGET, Consumer, message
 
 
 def arrive(rig: Rig, *messages: ScriptedBody | bytes) -> None:
@@ -210,6 +211,49 @@ async def test_one_that_is_taken_alone_comes_without_its_body() -> None:
     rig.receiver.settle(delivery, Outcome.ACCEPTED)
 
 
+def selecting(rig: Rig, prefetch: int = 10) -> tuple[Subscription, Consumer]:
+    """A consumer that wants the red ones."""
+    consumer = Consumer()
+    rig.receiver.pass_over(30.0)
+    command = Consume("tag", TARGET.queue, prefetch, None, selector="colour = 'red'")
+    subscription = Subscription(command, rig.receiver, consumer)
+    rig.receiver.subscribe(subscription)
+    return subscription, consumer
+
+
+@on_clock
+async def test_what_no_selector_takes_is_not_fetched() -> None:
+    rig, red, blue = Rig(), ScriptedBody(b"red"), ScriptedBody(b"blue")
+    rig.backend.inbox.extend([blue.received(headers={"colour": "blue"}), red.received(headers={"colour": "red"})])
+    rig.backend.arrive()
+    _, consumer = selecting(rig)
+    await settle_down()
+    assert consumer.bodies == [b"red"]
+    assert (red.fetches, blue.fetches) == (1, 0)
+    assert rig.backend.extended == [["r-blue"]]
+
+
+@on_clock
+async def test_what_a_selector_takes_waits_for_credit_without_its_body() -> None:
+    rig, first, second = Rig(), ScriptedBody(b"first"), ScriptedBody(b"second")
+    first.arrived.clear()
+    rig.backend.inbox.extend(each.received(headers={"colour": "red"}) for each in (first, second))
+    rig.backend.arrive()
+    subscription, consumer = selecting(rig)
+    await settle_down()
+    subscription.blocked = True
+    first.arrived.set()
+    await settle_down()
+    assert not consumer.bodies
+    assert [first.in_memory, second.in_memory] == [False, False]
+    subscription.unblock()
+    await settle_down()
+    assert sorted(consumer.bodies) == [b"first", b"second"]
+    consumer.settle()
+    await settle_down()
+    assert sorted(rig.backend.deleted) == ["r-first", "r-second"]
+
+
 @on_clock
 async def test_a_bug_in_what_follows_gives_back_what_waits_and_is_told() -> None:
     given_back: list[Delivery] = []
@@ -220,7 +264,9 @@ async def test_a_bug_in_what_follows_gives_back_what_waits_and_is_told() -> None
     def failed(delivery: Delivery, error: BackendError) -> None:
         raise AssertionError(error)
 
-    fetching = Fetching(wanted=lambda: True, hand_out=hand_out, give_back=given_back.append, failed=failed)
+    fetching = Fetching(
+        wanted=lambda: True, left=lambda _: False, hand_out=hand_out, give_back=given_back.append, failed=failed
+    )
     rig = Rig()
     first, second = (Delivery(ScriptedBody(body).received(), rig.receiver) for body in (b"a", b"b"))
     fetching.put(first)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.rig.clients import StompClient
-from tests.rig.kinesis_local import KinesisLocal, install
-from tests.rig.needs import need_commands
+from tests.rig.kinesis_local import KinesisLocal
 from tests.rig.processes import Gateway
 from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
@@ -17,20 +16,9 @@ KEYS = [f"key-{number}" for number in range(20)]
 ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}"}]}]
 
 
-@pytest.fixture(scope="module")
-def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisLocal]:
-    """The only emulator that can split and merge. Skips the tests on a machine that has no Node."""
-    need_commands("node", "npm")
-    script = install(request.config.cache.mkdir("kinesis-local"))
-    running = KinesisLocal(script, tmp_path_factory.mktemp("kinesis-local"))
-    running.start()
-    yield running
-    running.kill9()
-
-
 @pytest.fixture
-def kinesis(emulator: KinesisLocal) -> Client:
-    return aws_client("kinesis", emulator.url)
+def kinesis(kinesis_local: KinesisLocal) -> Client:
+    return aws_client("kinesis", kinesis_local.url)
 
 
 class Stream:
@@ -74,9 +62,9 @@ class Stream:
 
 @pytest.mark.parametrize("name", ["", "billing"], ids=["unnamed", "named"])
 def test_nothing_is_lost_and_parents_come_first(
-    name: str, gateway_factory: Callable[..., Gateway], emulator: KinesisLocal, kinesis: Client, queue_name: str
+    name: str, gateway_factory: Callable[..., Gateway], kinesis_local: KinesisLocal, kinesis: Client, queue_name: str
 ) -> None:
-    gateway = gateway_factory(emulator.url, routes=ROUTES)
+    gateway = gateway_factory(kinesis_local.url, routes=ROUTES)
     stream = Stream(kinesis, queue_name)
     stream.write()
     headers = {"x-stream-offset": "first"} | ({"x-stream-name": name} if name else {})

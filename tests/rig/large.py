@@ -8,6 +8,7 @@ from dataclasses import replace
 from gateway.core.backend import Received
 from gateway.core.budget import AwaitedShare, ByteBudget
 from gateway.core.errors import BackendError
+from gateway.core.message import NO_HEADERS, Headers
 from tests.rig.scripted import message
 
 
@@ -46,7 +47,9 @@ class ScriptedBody:
     def in_memory(self) -> bool:
         return self.share.held > 0
 
-    def received(self, attempt: int = 1, stored_at: float = 0.0, not_before: float = 0.0) -> Received:
+    def received(
+        self, attempt: int = 1, stored_at: float = 0.0, not_before: float = 0.0, headers: Headers = NO_HEADERS
+    ) -> Received:
         """The message that it is the body of, without it."""
-        made = replace(message(b""), not_before=not_before)
+        made = replace(message(b""), not_before=not_before, headers=headers)
         return Received(made, f"r-{self.body.decode()}", attempt, stored_at=stored_at, large=self)
