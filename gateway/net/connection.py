@@ -22,7 +22,7 @@ from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
 from gateway.net.commands import Peer, result_of
 from gateway.net.executor import Executor
-from gateway.net.large import STALLED, UNCOUNTED, LargeBodies
+from gateway.net.large import PROGRESS, STALLED, UNCOUNTED, LargeBodies
 from gateway.net.limits import ConnectionLimits, Heavy
 from gateway.net.metrics import ConnectionMetrics
 from gateway.net.quotas import Seat
@@ -38,7 +38,8 @@ UNSENT_BYTES: Final = 1024 * 1024
 at the first byte that waits; but its acknowledgements are still taken, or both sides could wait for each other."""
 
 STUCK: Final = 60.0
-"""Seconds after which a peer that sends and never reads its answers is cut off."""
+"""Seconds after which a peer that sends and never reads its answers is cut off. One that has read `PROGRESS` of them,
+such as of a large message, has as long again."""
 
 SHORTEST_REST: Final = 0.001
 """Seconds; a peer that published too much for less than that goes on, and owes it."""
@@ -82,6 +83,7 @@ class Connection(asyncio.Protocol):
         "_share",
         "_stalled_at",
         "_stuck_at",
+        "_stuck_from",
         "_timer",
         "_transport",
         "_unwritten",
@@ -130,6 +132,8 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._lost = False
         self._stuck_at = float("inf")
+        self._stuck_from = 0
+        """Bytes that the peer had taken when it was last found to be stuck."""
         self._stalled_at = float("inf")
         """When the peer has taken nothing for too long of what it was sent."""
         self._rested_at = float("inf")
@@ -189,7 +193,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._executor.peer.block()
         if self._limits.write_timeout:
-            self._gone = self._sent - self._transport.get_write_buffer_size()
+            self._gone = self._taken
             self._stalled_at = self._loop.time() + self._limits.write_timeout
             self._arm()
 
@@ -461,7 +465,8 @@ class Connection(asyncio.Protocol):
         self._flush_handle = None
         self._write()
         if self._executor.peer.blocked and self._transport.get_write_buffer_size() > UNSENT_BYTES:
-            self._stuck_at = min(self._stuck_at, self._loop.time() + STUCK)
+            if self._stuck_at == float("inf"):
+                self._get_stuck()
             self.pause(_UNSENT)
         self._arm()
 
@@ -524,7 +529,7 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         if self._closing:
             self._transport.abort()
-        elif now >= self._stuck_at:
+        elif now >= self._stuck_at and not self._drains():
             self._cut("the peer sends and does not read")
         elif not self._session.established and now >= self._handshake_ends:
             self._cut("the peer did not connect in time")
@@ -543,9 +548,24 @@ class Connection(asyncio.Protocol):
                 self.flush_soon()
             self._arm()
 
+    def _get_stuck(self) -> None:
+        self._stuck_at = self._loop.time() + STUCK
+        self._stuck_from = self._taken
+
+    def _drains(self) -> bool:
+        """Whether the peer has read a fair part of what it was sent; then it has as long again."""
+        before = self._stuck_from
+        self._get_stuck()
+        return self._stuck_from - before >= PROGRESS
+
+    @property
+    def _taken(self) -> int:
+        """Bytes that the peer, or the operating system for it, has taken, ever."""
+        return self._sent - self._transport.get_write_buffer_size()
+
     def _moves(self, now: float) -> bool:
         """Whether the peer has taken something since it was last looked at; then it has as long again."""
-        before, self._gone = self._gone, self._sent - self._transport.get_write_buffer_size()
+        before, self._gone = self._gone, self._taken
         self._stalled_at = now + self._limits.write_timeout
         return self._gone > before
 
@@ -555,8 +575,7 @@ class Connection(asyncio.Protocol):
             self._large = None
             return False
         paused = self._pauses is not None and any(reason is not _NO_ROOM for reason in self._pauses)
-        taken = self._sent - self._transport.get_write_buffer_size()
-        return self._large.stalls(now, taken, waits_for_us=paused)
+        return self._large.stalls(now, self._taken, waits_for_us=paused)
 
     def _cut(self, reason: str) -> None:
         self._metrics.errors.inc()

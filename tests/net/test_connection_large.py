@@ -13,6 +13,7 @@ from gateway.core.budget import ByteBudget
 from gateway.core.message import Address, Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import Close, Consume, Get, Publish, Settle
+from gateway.net.connection import STUCK, UNSENT_BYTES
 from gateway.net.large import PROGRESS, STALLED, UNCOUNTED
 from gateway.net.quotas import Quotas
 from tests.rig.clock import on_clock, settle_down
@@ -373,6 +374,24 @@ async def test_who_does_not_read_is_cut_off_for_who_waits() -> None:
     await asyncio.sleep(2 * STALLED)
     assert peer.gone
     assert waiting.transport.reading
+
+
+@pytest.mark.parametrize(("piece", "gone"), [(PROGRESS, False), (PROGRESS - 1, True)])
+@on_clock
+async def test_who_reads_a_large_body_slowly_is_not_stuck(piece: int, gone: bool) -> None:
+    rig = LargeRig()
+    body = ScriptedBody(b"x" * (UNSENT_BYTES + 20 * PROGRESS), budget=rig.budget)
+    peer = rig.connect()
+    await rig.declare("orders")
+    await peer.consumes("orders")
+    peer.transport.stuck = True
+    rig.backend.inbox.append(body.received())
+    await rig.arrive()
+    for _ in range(9):  # once in each time that it has
+        await asyncio.sleep(0.9 * STUCK)
+        if not peer.gone:
+            peer.transport.let_go(piece)
+    assert peer.gone is gone
 
 
 @on_clock
