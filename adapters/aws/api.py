@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
 from gateway.core.errors import (
@@ -65,6 +66,16 @@ class AwsClient(Protocol):
         `region`: of the resource, when its ARN or URL names another one than ours. `read_timeout`: seconds for the
         answer, for calls that wait on purpose (a long poll: its wait and the usual time on top). Calls with a longer
         `read_timeout` than the configured one never stand in the way of the others.
+        """
+
+    def events(
+        self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Make one attempt of a call that is answered with events, such as `SubscribeToShard`; the JSON of each event.
+
+        Entered when the service has accepted the call, and ended with the context. Each call has a connection of its
+        own, as many as `max_connections` at once. Events that nobody asks for stay in the network. `silence`: seconds
+        between two events at most. Entering and iterating raise nothing but `BackendError`, as `call` does.
         """
 
     async def caller(self) -> str:
