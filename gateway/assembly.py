@@ -509,6 +509,9 @@ def _resource(
     target = parsers[kind](name, own, match.captures)
     if target.tail and not isinstance(match, TopicMatch):
         raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
+    if target.pushed and not target.tail and not (first and isinstance(match, QueueMatch)):
+        remedy = "leave it out; it is for a queue that lives there, and for topics with tail"
+        raise ConfigError("enhanced_fan_out", "nothing is read from there by this rule", remedy)
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")

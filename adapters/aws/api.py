@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 from gateway.core.errors import (
     AccessDenied,
     BackendError,
+    Contended,
     CredentialsInvalid,
     Invalid,
     NotFound,
@@ -93,6 +94,7 @@ CANCELLED = "cancelled"
 
 ERROR_OUTCOMES: dict[type[BackendError], str] = {
     AccessDenied: "access_denied",
+    Contended: "contended",
     CredentialsInvalid: "credentials_invalid",
     Invalid: "invalid",
     NotFound: "not_found",

@@ -15,6 +15,7 @@ import re
 from gateway.core.errors import (
     AccessDenied,
     BackendError,
+    Contended,
     CredentialsInvalid,
     Invalid,
     NotFound,
@@ -50,6 +51,8 @@ _CODES: dict[type[BackendError], str] = {
         TokenRefreshRequired SignatureDoesNotMatch InvalidSignature IncompleteSignature MissingAuthenticationToken
         AuthFailure RequestExpired RequestTimeTooSkewed RequestInTheFuture
         """,
+    # Of Kinesis: what is being made by somebody else, and a shard that another reader of one name has.
+    Contended: "ResourceInUse",
     TooLarge: "BatchRequestTooLong RequestEntityTooLarge RequestTooLarge MessageTooLong",
     Invalid: """
         InvalidMessageContents InvalidParameterValue InvalidParameter ParameterValueInvalid InvalidParameterCombination

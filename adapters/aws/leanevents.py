@@ -28,7 +28,7 @@ class LeanEvents:
         self._connection: StreamingConnection | None = None
 
     async def exchange(self, pool: Pool, request: bytes) -> Answer:
-        """Send the request, on a connection of its own. The answer of a refused one is whole. Raises `ExchangeFailed`."""
+        """Send the request, on a connection of its own. That of a refused one is whole. Raises `ExchangeFailed`."""
         self.close()
         connection = self._connection = await pool.dial(StreamingConnection)
         answer = await connection.begin(request, self._timeout)

@@ -37,19 +37,19 @@ class StreamingConnection(asyncio.Protocol):
         self._problem = ""
         self.closed = False
 
-    async def begin(self, request: bytes, timeout: float) -> Answer:
-        """Send the request; its answer without the body. `timeout` in seconds. Raises `ExchangeFailed`."""
+    async def begin(self, request: bytes, seconds: float) -> Answer:
+        """Send the request; its answer without the body. `seconds` for it. Raises `ExchangeFailed`."""
         assert self._transport is not None
         self._transport.write(request)
-        deadline = self._loop.time() + timeout
+        deadline = self._loop.time() + seconds
         while self._head is None:
             self._raise_problem()
             await self._wait(deadline)
         return self._head
 
-    async def read(self, timeout: float) -> bytes:
-        """What has come of the body; empty at its end. `timeout`: seconds for it. Raises `ExchangeFailed`."""
-        deadline = self._loop.time() + timeout
+    async def read(self, seconds: float) -> bytes:
+        """What has come of the body; empty at its end. `seconds` for it. Raises `ExchangeFailed`."""
+        deadline = self._loop.time() + seconds
         while not self._pieces:
             if self._ended:
                 return b""
@@ -63,10 +63,10 @@ class StreamingConnection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
-    async def read_fault(self, timeout: float) -> bytes:
+    async def read_fault(self, seconds: float) -> bytes:
         """The body of an answer that says what is wrong, `MAX_FAULT` bytes of it at most. Raises `ExchangeFailed`."""
         body = b""
-        while len(body) < MAX_FAULT and (data := await self.read(timeout)):
+        while len(body) < MAX_FAULT and (data := await self.read(seconds)):
             body += data
         return body[:MAX_FAULT]
 

@@ -95,16 +95,25 @@ class StreamDirectory:
 
     async def look_up(self, stream: Stream) -> None:
         """Ask for the stream. Raises `NotFound` with what would help, and `Unavailable` for one that is not ready."""
+        await self._summary(stream)
+
+    async def arn(self, stream: Stream) -> str:
+        """Its ARN, asked for where it is known by its name. Raises as `look_up`."""
+        return stream.reference.arn or (await self._summary(stream))["StreamARN"]
+
+    async def _summary(self, stream: Stream) -> Mapping[str, str]:
         member, value = stream.reference.member
         try:
             answer = await self._call(stream, "DescribeStreamSummary", {member: value})
         except NotFound:
             raise self._missing(stream) from None
-        status = _status(answer)
+        summary = _summary(answer)
+        status = summary["StreamStatus"]
         if status not in _USABLE:
             raise Unavailable(
                 f"the stream is {status.lower()}", resource=stream.resource, action="kinesis:DescribeStreamSummary"
             )
+        return summary
 
     async def _create(self, stream: Stream, target: Target) -> None:
         request: dict[str, object] = {
@@ -143,9 +152,10 @@ class StreamDirectory:
         return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
 
 
-def _status(answer: bytes) -> str:
+def _summary(answer: bytes) -> Mapping[str, str]:
     try:
-        return str(orjson.loads(answer)["StreamDescriptionSummary"]["StreamStatus"])
+        summary = orjson.loads(answer)["StreamDescriptionSummary"]
+        return {member: str(summary[member]) for member in ("StreamARN", "StreamStatus")}
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple, TypeAlias
 
 import orjson
@@ -60,6 +61,23 @@ class ScriptedAws:
         if isinstance(answer, Exception):
             raise answer
         return answer if isinstance(answer, bytes) else orjson.dumps(answer)
+
+    @contextlib.asynccontextmanager
+    async def events(
+        self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The answer is a list of what `call` answers with, one for each event."""
+        await self.call(service, action, body, resource=resource, region=region, read_timeout=silence)
+        answer = self.answers[action]
+        assert isinstance(answer, list)
+
+        async def each() -> AsyncIterator[bytes]:
+            for event in answer:
+                if isinstance(event, Exception):
+                    raise event
+                yield orjson.dumps(event)
+
+        yield each()
 
     async def caller(self) -> str:
         return "arn:aws:iam::111122223333:user/test"
