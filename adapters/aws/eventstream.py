@@ -15,7 +15,7 @@ from botocore.eventstream import EventStreamBuffer, ParserError
 INITIAL: Final = "initial-response"
 """The event that says that the call was accepted; it comes first."""
 
-_BROKEN = (ParserError, struct.error, KeyError, IndexError, ValueError)
+BROKEN: Final = (ParserError, struct.error, KeyError, IndexError, ValueError)
 """What botocore's parser raises for bytes that are no message."""
 
 
@@ -62,7 +62,7 @@ class EventBuffer:
             kind = headers[":message-type"]
             if kind == "event":
                 return Event(headers[":event-type"], bytes(message.payload))
-        except _BROKEN as error:
+        except BROKEN as error:
             raise ValueError(f"not an event stream: {type(error).__name__} {error}") from None
         raise _fault(kind, headers, message.payload)
 

@@ -8,9 +8,11 @@ from typing import Protocol, cast
 
 import orjson
 
+from adapters.aws.eventstream import BROKEN
 from adapters.aws.session import OperationModel
 from adapters.aws.shapes import Shape, to_json
 from adapters.aws.translated import translated
+from gateway.core.errors import Unavailable
 
 
 class SdkEventStream(Protocol):
@@ -50,10 +52,16 @@ class SdkEvents:
     async def __anext__(self) -> bytes:
         """Raises `BackendError`."""
         with translated(*self._call):
-            async with asyncio.timeout(self._silence):
-                event = await anext(self._events)
+            event = await self._next()
             ((kind, payload),) = event.items()
             return orjson.dumps(to_json(self._shape.members[kind], payload))
+
+    async def _next(self) -> Mapping[str, object]:
+        try:
+            async with asyncio.timeout(self._silence):
+                return await anext(self._events)
+        except BROKEN as error:
+            raise Unavailable(f"not an event stream: {type(error).__name__} {error}") from error
 
 
 def _event_member(shape: Shape, answer: Mapping[str, object]) -> tuple[str, Shape]:

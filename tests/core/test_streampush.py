@@ -1,4 +1,4 @@
-"""Records that the service brings: what a consumer is given, when it is subscribed, and what is taken from the network."""
+"""Records that the service brings: what consumers are given, when they are subscribed, what stays in the network."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ async def test_nothing_is_taken_from_the_network_for_who_has_no_room() -> None:
     log.write("0", *("y" * 500_000 for _ in range(60)))
     await asyncio.sleep(60)
     assert log.events == 1, "more than the consumer may hold came with the first event"
-    assert 60 * 500_000 > BUFFER_BYTES
+    assert BUFFER_BYTES < 60 * 500_000
     while len(consumer.given) < 120:
         consumer.settle()
         await asyncio.sleep(0.1)

@@ -51,15 +51,7 @@ class ScriptedAws:
         read_timeout: float | None = None,
     ) -> bytes:
         assert service == self._service
-        request = orjson.loads(body)
-        self.calls.append(Call(action, request, resource, region, read_timeout))
-        if self.gate is not None:
-            await self.gate.wait()
-        answer = self.answers[action]
-        if callable(answer):
-            answer = answer(request)
-        if isinstance(answer, Exception):
-            raise answer
+        answer = await self._answer(Call(action, orjson.loads(body), resource, region, read_timeout))
         return answer if isinstance(answer, bytes) else orjson.dumps(answer)
 
     @contextlib.asynccontextmanager
@@ -67,8 +59,8 @@ class ScriptedAws:
         self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The answer is a list of what `call` answers with, one for each event."""
-        await self.call(service, action, body, resource=resource, region=region, read_timeout=silence)
-        answer = self.answers[action]
+        assert service == self._service
+        answer = await self._answer(Call(action, orjson.loads(body), resource, region, silence))
         assert isinstance(answer, list)
 
         async def each() -> AsyncIterator[bytes]:
@@ -78,6 +70,17 @@ class ScriptedAws:
                 yield orjson.dumps(event)
 
         yield each()
+
+    async def _answer(self, call: Call) -> Answer:
+        self.calls.append(call)
+        if self.gate is not None:
+            await self.gate.wait()
+        answer = self.answers[call.action]
+        if callable(answer):
+            answer = answer(call.request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def caller(self) -> str:
         return "arn:aws:iam::111122223333:user/test"
