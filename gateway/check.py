@@ -182,6 +182,7 @@ def _home(queue: str, routes: Routes, backends: Backends) -> Target:
 def _resource_lines(verb: str, target: Target, known: Mapping[str, str]) -> Iterator[str]:
     options = _options(target, {**known, **target.captures})
     yield f"  {verb}: {target.kind} {target.name}" + (f" ({', '.join(options)})" if options else "")
+    yield from explanation.push_lines(target)
     yield from (f"    note: {note}" for note in target_notes(target))
 
 

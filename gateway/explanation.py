@@ -1,4 +1,4 @@
-"""What `mqlift check --explain` says of fan-out: which way a message goes to each queue, and what that costs."""
+"""What `mqlift check --explain` says of fan-out: which way a message goes to each reader, and what that costs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ BATCH: Final = 10
 
 EXAMPLE_QUEUES: Final = 10
 
+# US dollars in us-east-1 (https://aws.amazon.com/kinesis/data-streams/pricing/): for each shard and registered consumer
+# in provisioned streams; for each GB that is brought, or read.
+SHARD_HOUR_PRICE: Final = 0.015
+PUSHED_GB_PRICE: Final = 0.013
+ON_DEMAND_PUSHED_GB_PRICE: Final = 0.05
+ON_DEMAND_READ_GB_PRICE: Final = 0.04
+MONTH_HOURS: Final = 730
+
 
 def topic_lines(matched: Matched, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:
     """For what is published where a rule asks for fan-out."""
@@ -37,6 +45,21 @@ def _way_lines(target: Target, subscriber: Subscriber) -> Iterator[str]:
     gateway = SNS_PRICE + EXAMPLE_QUEUES * SQS_PRICE
     yield f"      fan-out   {_prices(SNS_PRICE)}: published once"
     yield f"      gateway   {_prices(gateway)}: published once, and sent to each queue"
+
+
+def push_lines(target: Target) -> Iterator[str]:
+    """For a stream that records are brought from."""
+    if not target.pushed:
+        return
+    names = ", ".join(target.pushed)
+    who = "live subscribers are fed" if target.tail else f"consumers with the name {names} are served"
+    month = SHARD_HOUR_PRICE * MONTH_HOURS
+    yield f"    enhanced fan-out: {who} by subscriptions of {names}, each some 70 ms after a record was written;"
+    yield "      others read twice a second, and share five reads and 2 MiB a second of each shard"
+    yield f"      provisioned: ${SHARD_HOUR_PRICE:.3f} an hour (${month:.2f} a month) for each shard and name, and"
+    yield f"        ${PUSHED_GB_PRICE:.3f} for each GB brought; reading costs nothing"
+    on_demand = f"${ON_DEMAND_PUSHED_GB_PRICE:.2f} for each GB brought, ${ON_DEMAND_READ_GB_PRICE:.2f} where it is read"
+    yield f"      on demand: {on_demand}"
 
 
 def queue_lines(home: Target, assembly: Assembly, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:

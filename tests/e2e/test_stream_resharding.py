@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conftest import finish
 from tests.rig.clients import StompClient
+from tests.rig.fan_out import FanOutEndpoint
 from tests.rig.kinesis_local import KinesisLocal, install
 from tests.rig.needs import need_commands
 from tests.rig.processes import Gateway
@@ -14,7 +16,9 @@ from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
 
 KEYS = [f"key-{number}" for number in range(20)]
-ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}"}]}]
+ROUTES: list[object] = [
+    {"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}", "enhanced_fan_out": ["pushed"]}]}
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +76,18 @@ class Stream:
         wait_for(active, "the stream is active")
 
 
-@pytest.mark.parametrize("name", ["", "billing"], ids=["unnamed", "named"])
+@pytest.fixture
+def pushing(emulator: KinesisLocal) -> Iterator[FanOutEndpoint]:
+    """The emulator with the subscriptions that it has not."""
+    with FanOutEndpoint(emulator.url) as endpoint:
+        yield endpoint
+
+
+@pytest.mark.parametrize("name", ["", "billing", "pushed"], ids=["unnamed", "named", "enhanced"])
 def test_nothing_is_lost_and_parents_come_first(
-    name: str, gateway_factory: Callable[..., Gateway], emulator: KinesisLocal, kinesis: Client, queue_name: str
+    name: str, gateway_factory: Callable[..., Gateway], pushing: FanOutEndpoint, kinesis: Client, queue_name: str
 ) -> None:
-    gateway = gateway_factory(emulator.url, routes=ROUTES)
+    gateway = gateway_factory(pushing.url, routes=ROUTES)
     stream = Stream(kinesis, queue_name)
     stream.write()
     headers = {"x-stream-offset": "first"} | ({"x-stream-name": name} if name else {})
@@ -99,3 +110,5 @@ def test_nothing_is_lost_and_parents_come_first(
         assert found == stream.written
         shards = {each.headers["x-stream-offset"].partition("@")[0] for each in client.deliveries}
         assert len(shards) >= 4
+        assert len({each["ShardId"] for each in pushing.agreed}) == (len(shards) if name == "pushed" else 0)
+    finish(gateway)
