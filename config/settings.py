@@ -6,6 +6,7 @@ Times are in seconds and sizes in bytes unless a name says otherwise.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias
@@ -32,7 +33,10 @@ from gateway.core.errors import ConfigError
 MEMORY_STATE: Final = "memory:"
 SQLITE_STATE: Final = "sqlite://"
 """Followed by the absolute path of the file."""
-_DYNAMODB_STATE: Final = "dynamodb://"
+DYNAMODB_STATE: Final = "dynamodb://"
+"""Followed by the name of the table."""
+_TABLE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+"""Of DynamoDB (guide, "Naming rules")."""
 _ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65_535)]
@@ -409,12 +413,19 @@ class Settings(BaseSettings):
         """The file that was read, to name it in errors."""
         return self._source
 
+    @property
+    def state_table(self) -> str:
+        """The DynamoDB table that keeps the state; empty where something else does."""
+        return self.state.removeprefix(DYNAMODB_STATE) if self.state.startswith(DYNAMODB_STATE) else ""
+
     @field_validator("state")
     @classmethod
     def _state_is_there(cls, state: str) -> str:
-        places = f"{MEMORY_STATE!r}, or '{SQLITE_STATE}/absolute/path/of/state.db'"
-        if state.startswith(_DYNAMODB_STATE):
-            raise mistake("keeping state in a DynamoDB table is not there yet", f"write {places}")
+        places = f"{MEMORY_STATE!r}, '{SQLITE_STATE}/absolute/path/of/state.db', or '{DYNAMODB_STATE}TABLE'"
+        if state.startswith(DYNAMODB_STATE):
+            if not _TABLE_NAME.fullmatch(state.removeprefix(DYNAMODB_STATE)):
+                raise mistake(f"{state!r} does not end in the name of a table", "3 to 255 letters, digits, _ . and -")
+            return state
         path = state.removeprefix(SQLITE_STATE)
         if state != MEMORY_STATE and (path == state or not Path(path).is_absolute() or path.endswith("/")):
             raise mistake(f"{state!r} is no place for state", f"write {places}")
@@ -445,9 +456,14 @@ class Settings(BaseSettings):
     def _workers_can_share(cls, workers: int, info: ValidationInfo) -> int:
         if workers == 1:
             return workers
-        if str(info.data.get("state", "")).startswith(SQLITE_STATE):
+        state = str(info.data.get("state", ""))
+        if state.startswith(SQLITE_STATE):
             raise mistake(
                 "one process uses the file of state", "write state: 'memory:', or run 1 worker for kept sessions"
+            )
+        if state.startswith(DYNAMODB_STATE):
+            raise mistake(
+                "several workers keep no state", "write state: 'memory:', or run 1 worker in each of several gateways"
             )
         listeners: Sequence[ListenerSettings] = info.data.get("listeners", ())
         for number, listener in enumerate(listeners):

@@ -263,13 +263,16 @@ async def serve(
 ) -> int:
     """Run a gateway until SIGTERM or SIGINT; a second signal cuts the drain short. Gives the exit code.
 
-    At SIGHUP the configuration is read again from `config` and the environment. Raises `ConfigErrors` or `ConfigError`
-    when it cannot start.
+    At SIGHUP the configuration is read again from `config` and the environment. Raises `ConfigErrors`, `ConfigError` or
+    `StoreError` when it cannot start.
     """
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
-    store = open_store(settings.state)
-    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.kinds)
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.services)
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(aws.aclose)
+        store = await open_store(assembly, aws)
+        undo.pop_all()
     gateway = Gateway(assembly, aws, store, metrics, place)
     await gateway.start()
     stopping = asyncio.Event()

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 import adapters
 from adapters.aws.api import AwsClient
 from adapters.aws.settings import AwsSettings
+from adapters.dynamodb import store as dynamodb
 from adapters.memory.store import MemoryStore
 from adapters.sns import inlet
 from adapters.sns.settings import parse_target as parse_topic
@@ -73,8 +74,14 @@ HOME_KIND: Final = "sqs"
 STREAM_KIND: Final = "kinesis"
 """Where streams live that clients declare and no rule maps."""
 
+STATE_SERVICE: Final = "dynamodb"
+"""What keeps the state of several gateways."""
+
 FANOUT: Final = "fanout"
 """The option of a topic that is to hand messages to queues itself."""
+
+ENHANCED: Final = "enhanced_fan_out"
+"""The option of a stream that brings records to consumers itself."""
 
 BEST_EFFORT: Final = "best_effort"
 """The option of every target that takes it out of the acknowledgement."""
@@ -132,12 +139,40 @@ class Assembly:
     """Who may connect, and who may do what."""
     ingress: tuple[IngressPart, ...]
 
+    @property
+    def services(self) -> tuple[str, ...]:
+        """What is called of AWS: each is the name of its adapter."""
+        return (*self.kinds, STATE_SERVICE) if self.settings.state_table else self.kinds
 
-def open_store(state: str) -> StateStore:
-    """Open the state store that the setting names. Raises `ConfigError` when it cannot be used."""
-    if state == MEMORY_STATE:
+
+async def open_store(assembly: Assembly, aws: AwsClient) -> StateStore:
+    """Open the state store that the settings name. The client stays the caller's to close.
+
+    Raises `ConfigError` when it cannot be used, and `StoreError` when it does not answer.
+    """
+    settings = assembly.settings
+    if settings.state_table:
+        return await dynamodb.open_store(
+            aws,
+            settings.state_table,
+            prefix=settings.prefix,
+            provision=settings.provision,
+            read_timeout=assembly.aws.read_timeout,
+        )
+    if settings.state == MEMORY_STATE:
         return MemoryStore()
-    return SqliteStore(Path(state.removeprefix(SQLITE_STATE)))
+    return SqliteStore(Path(settings.state.removeprefix(SQLITE_STATE)))
+
+
+async def probe_state(assembly: Assembly, aws: AwsClient) -> bool:
+    """Whether the table of the state store is there; one that is missing and would be created is no mistake.
+
+    Raises as `open_store`, and changes nothing.
+    """
+    settings = assembly.settings
+    return await dynamodb.probe(
+        aws, settings.state_table, provision=settings.provision, read_timeout=assembly.aws.read_timeout
+    )
 
 
 def protocol_names() -> list[str]:
@@ -165,6 +200,8 @@ def assemble(settings: Settings) -> Assembly:
             _check_whole(kind, rules, mistakes)
     if settings.provision == "never":
         _check_no_fanout(rules, mistakes)
+    if settings.workers > 1:
+        _check_not_pushed(rules, mistakes)
     ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
     _check_apart(ingress, mistakes)
     access = prepare(settings.auth, mistakes)
@@ -264,6 +301,17 @@ def _check_no_fanout(rules: Iterable[Rule | None], mistakes: list[ConfigError]) 
     for key, _ in _fanned_out(rules):
         problem = "the gateway makes the subscriptions, which `provision: never` forbids"
         mistakes.append(ConfigError(key, problem, "leave it out, or set provision: auto"))
+
+
+def _check_not_pushed(rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
+    """There is one subscription for each consumer and shard, and workers share no state to agree who has it."""
+    for rule in rules:
+        for position, each in enumerate(rule.targets if rule is not None else ()):
+            if each.target.pushed:
+                assert rule is not None
+                problem = "workers would take each other's subscriptions away"
+                remedy = "run 1 worker, in as many gateways as needed, or leave it out"
+                mistakes.append(ConfigError(f"{rule.key}.to.{position}.{ENHANCED}", problem, remedy))
 
 
 def _section(kind: str, settings: Settings, mistakes: list[ConfigError]) -> BaseModel | None:
@@ -511,7 +559,7 @@ def _resource(
         raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
     if target.pushed and not target.tail and not (first and isinstance(match, QueueMatch)):
         remedy = "leave it out; it is for a queue that lives there, and for topics with tail"
-        raise ConfigError("enhanced_fan_out", "nothing is read from there by this rule", remedy)
+        raise ConfigError(ENHANCED, "nothing is read from there by this rule", remedy)
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")

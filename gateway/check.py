@@ -15,11 +15,12 @@ from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import load, located
 from gateway import explanation
-from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, open_subscribers, target_notes
+from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, open_subscribers, probe_state, target_notes
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.routes import QUEUE_KIND, Matched, Routes
+from gateway.core.store import StoreError
 from gateway.core.stream import StreamBackend
 from gateway.core.templates import Template
 from gateway.core.trie import swap_separators
@@ -63,6 +64,8 @@ def _summary(assembly: Assembly) -> Iterator[str]:
     yield f"  admin: http://{settings.admin.host}:{settings.admin.port}"
     region = assembly.aws.region or "region of the environment or profile"
     yield f"  aws: {region}{f' at {assembly.aws.endpoint_url}' if assembly.aws.endpoint_url else ''}"
+    if settings.state_table:
+        yield f"  state: DynamoDB table {settings.state_table}, in the items of {settings.prefix}/"
     count = len(assembly.routes.rules)
     yield f"  routes: {count} rule{'' if count == 1 else 's'}; other queues are SQS queues named {settings.prefix}NAME"
     for source in assembly.ingress:
@@ -252,12 +255,14 @@ class _Offline:
 
 async def _try_aws(assembly: Assembly, say: Say) -> int:
     try:
-        client = await open_client(assembly.aws, services=assembly.kinds)
+        client = await open_client(assembly.aws, services=assembly.services)
     except ConfigError as error:
         say(str(located(assembly.settings.source, error)))
         return EXIT_MISTAKE
     try:
         well = await _try_credentials(client, say)
+        if assembly.settings.state_table:
+            well &= await _try_state(assembly, client, say)
         backends = {kind: open_backend(kind, client, assembly.settings) for kind in assembly.kinds}
         topics = [part.topic for part in assembly.ingress]
         for target in itertools.chain(_named(assembly.routes, backends, say), topics):
@@ -277,6 +282,17 @@ async def _try_credentials(client: AwsClient, say: Say) -> bool:
         say(f"credentials: {error}")
         return False
     say(f"credentials: OK, {arn} in {client.region}")
+    return True
+
+
+async def _try_state(assembly: Assembly, client: AwsClient, say: Say) -> bool:
+    table = assembly.settings.state_table
+    try:
+        there = await probe_state(assembly, client)
+    except (ConfigError, StoreError) as error:
+        say(str(located(assembly.settings.source, error) if isinstance(error, ConfigError) else error))
+        return False
+    say(f"dynamodb table {table}: {'OK' if there else 'not there yet; it is created when the gateway starts'}")
     return True
 
 

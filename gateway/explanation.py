@@ -52,9 +52,9 @@ def push_lines(target: Target) -> Iterator[str]:
     if not target.pushed:
         return
     names = ", ".join(target.pushed)
-    who = "live subscribers are fed" if target.tail else f"consumers with the name {names} are served"
+    who = f"live subscribers, as the consumer {names}," if target.tail else f"consumers named {names}"
     month = SHARD_HOUR_PRICE * MONTH_HOURS
-    yield f"    enhanced fan-out: {who} by subscriptions of {names}, each some 70 ms after a record was written;"
+    yield f"    enhanced fan-out: {who} get records some 70 ms after they were written;"
     yield "      others read twice a second, and share five reads and 2 MiB a second of each shard"
     yield f"      provisioned: ${SHARD_HOUR_PRICE:.3f} an hour (${month:.2f} a month) for each shard and name, and"
     yield f"        ${PUSHED_GB_PRICE:.3f} for each GB brought; reading costs nothing"

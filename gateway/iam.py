@@ -11,6 +11,7 @@ from typing import Final, Protocol, cast
 from pydantic import BaseModel
 
 from adapters.aws.permissions import ANY, Grant, Scope, Use, merged
+from adapters.dynamodb.permissions import table_permissions
 from adapters.sns.permissions import permissions as topic_permissions
 from adapters.sqs.permissions import fanout_permissions, home_permissions, ingress_permissions
 from gateway.assembly import Assembly, IngressPart, section
@@ -55,6 +56,8 @@ def policy(assembly: Assembly, scope: Scope, *, create: bool, keys: Sequence[str
 
 def _grants(assembly: Assembly, scope: Scope, *, create: bool) -> Iterator[Grant]:
     prefix = assembly.settings.prefix
+    if assembly.settings.state_table:
+        yield from table_permissions(assembly.settings.state_table, scope, create=create)
     if create and any(each.target.fanout is not None for rule in assembly.routes.rules for each in rule.targets):
         yield from fanout_permissions(prefix, scope)
     if not _maps_every_queue(assembly.routes):

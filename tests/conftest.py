@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import boto3  # type: ignore[import-untyped]
 import botocore.config
@@ -15,6 +15,9 @@ import pytest
 
 from tests.rig.counting import SqsClient
 from tests.rig.fault_endpoint import FaultEndpoint
+from tests.rig.fauxqs import PACKAGE as FAUXQS
+from tests.rig.fauxqs import Fauxqs
+from tests.rig.npm import install_package
 from tests.rig.processes import Gateway, Ministack, gateway_config
 
 # How long an example takes says more of the machine, and what else it does, than of us.
@@ -24,6 +27,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("patient")
 
 _numbers = itertools.count(1)
+
+Emulator: TypeAlias = Ministack | Fauxqs
 
 
 class GatewayFactory(Protocol):
@@ -54,6 +59,23 @@ def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ministack]:
     emulator.start()
     yield emulator
     emulator.kill9()
+
+
+@pytest.fixture(scope="session")
+def fauxqs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fauxqs]:
+    """The second opinion on SQS, SNS and S3."""
+    package = install_package(FAUXQS, request.config.cache.mkdir("fauxqs"))
+    emulator = Fauxqs(package, tmp_path_factory.mktemp("fauxqs"))
+    emulator.start()
+    yield emulator
+    emulator.kill9()
+
+
+@pytest.fixture(scope="module", params=["ministack", "fauxqs"])
+def emulator(request: pytest.FixtureRequest) -> Emulator:
+    """For what has to hold on both."""
+    chosen: Emulator = request.getfixturevalue(request.param)
+    return chosen
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.core.store import MAX_KEY_BYTES, Conflict, Record, StoreError
+from gateway.core.store import MAX_KEY_BYTES, Conflict, Record, StoreError, check_size
 
 VALUE_BYTES: Final = 64 * 1024 * 1024
 """Of one value, as in the SQLite store."""
@@ -14,6 +14,7 @@ VALUE_BYTES: Final = 64 * 1024 * 1024
 class MemoryStore:
     """See `core.store.StateStore`, the port that this is. Nothing outlives the process."""
 
+    key_bytes = MAX_KEY_BYTES
     value_bytes = VALUE_BYTES
 
     def __init__(self) -> None:
@@ -27,8 +28,7 @@ class MemoryStore:
     async def put(
         self, kind: str, key: str, value: bytes, *, expected: int | None = None, expires_at: float | None = None
     ) -> Record:
-        if len(value) > VALUE_BYTES or len(key.encode()) > MAX_KEY_BYTES:
-            raise StoreError(f"a {kind} record of {len(value)} bytes under a key of {len(key)} characters is too large")
+        check_size(self, kind, key, value)
         records = self._kind(kind)
         self._check(kind, key, expected)
         self._sequence += 1
@@ -37,12 +37,15 @@ class MemoryStore:
         return record
 
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
-        self._check(kind, key, expected)
-        return self._kind(kind).pop(key, None) is not None
-
-    async def scan(self, kind: str, *, after: str = "", limit: int = 1_000) -> Sequence[Record]:
         records = self._kind(kind)
-        keys = sorted((key for key in records if key.encode() > after.encode()), key=str.encode)
+        if key in records:
+            self._check(kind, key, expected)
+        return records.pop(key, None) is not None
+
+    async def scan(self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1_000) -> Sequence[Record]:
+        records = self._kind(kind)
+        found = (key for key in records if key.startswith(prefix) and key.encode() > after.encode())
+        keys = sorted(found, key=str.encode)
         return [records[key] for key in keys[:limit]]
 
     async def expired(self, kind: str, now: float, *, limit: int = 1_000) -> Sequence[Record]:

@@ -17,7 +17,7 @@ from typing import Final, TypeVar, cast
 import structlog
 
 from gateway.core.errors import ConfigError
-from gateway.core.store import MAX_KEY_BYTES, Conflict, Record, StoreError
+from gateway.core.store import MAX_KEY_BYTES, Conflict, Record, StoreError, check_size
 
 log = structlog.get_logger("mqlift.sqlite")
 
@@ -69,6 +69,7 @@ class _Call:
 class SqliteStore:
     """See `core.store.StateStore`, the port that this is."""
 
+    key_bytes = MAX_KEY_BYTES
     value_bytes = VALUE_BYTES
 
     def __init__(self, path: Path) -> None:
@@ -90,8 +91,7 @@ class SqliteStore:
     async def put(
         self, kind: str, key: str, value: bytes, *, expected: int | None = None, expires_at: float | None = None
     ) -> Record:
-        if len(value) > VALUE_BYTES or len(key.encode()) > MAX_KEY_BYTES:
-            raise StoreError(f"a {kind} record of {len(value)} bytes under a key of {len(key)} characters is too large")
+        check_size(self, kind, key, value)
 
         def work(connection: sqlite3.Connection) -> Record:
             _check(connection, kind, key, expected)
@@ -107,17 +107,22 @@ class SqliteStore:
 
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
-            _check(connection, kind, key, expected)
+            if expected is not None and _version(connection, kind, key) not in (0, expected):
+                raise Conflict(kind, key)
             cursor = connection.execute("DELETE FROM record WHERE kind = ? AND key = ?", (kind, key.encode()))
             return cursor.rowcount > 0
 
         return await self._call(work)
 
-    async def scan(self, kind: str, *, after: str = "", limit: int = 1_000) -> Sequence[Record]:
+    async def scan(self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1_000) -> Sequence[Record]:
+        first = prefix.encode()
+
         def work(connection: sqlite3.Connection) -> Sequence[Record]:
+            # No byte of UTF-8 is 255 (RFC 3629 §1): what begins with the prefix comes before the prefix with that.
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM record WHERE kind = ? AND key > ? ORDER BY key LIMIT ?",  # noqa: S608 - constants only
-                (kind, after.encode(), limit),
+                f"SELECT {_COLUMNS} FROM record "  # noqa: S608 - constants only
+                "WHERE kind = ? AND key > ? AND key >= ? AND key < ? ORDER BY key LIMIT ?",
+                (kind, after.encode(), first, first + b"\xff", limit),
             )
             return [_record(row) for row in rows]
 
@@ -269,12 +274,14 @@ def _read(connection: sqlite3.Connection, kind: str, key: str) -> Record | None:
 
 def _check(connection: sqlite3.Connection, kind: str, key: str, expected: int | None) -> None:
     """Raises `Conflict` when the version that is there, 0 for none, is not the expected one."""
-    if expected is None:
-        return
-    row = connection.execute("SELECT version FROM record WHERE kind = ? AND key = ?", (kind, key.encode())).fetchone()
-    version = 0 if row is None else int(row[0])
-    if version != expected:
+    if expected is not None and _version(connection, kind, key) != expected:
         raise Conflict(kind, key)
+
+
+def _version(connection: sqlite3.Connection, kind: str, key: str) -> int:
+    """0 for no record."""
+    row = connection.execute("SELECT version FROM record WHERE kind = ? AND key = ?", (kind, key.encode())).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def _record(row: tuple[str, bytes, bytes, int, float | None]) -> Record:

@@ -15,7 +15,7 @@ from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.burying import Undertaker
 from gateway.core.durable import DurableTopology
-from gateway.core.errors import Invalid, MqliftError, NotAuthorized
+from gateway.core.errors import InUse, Invalid, MqliftError, NotAuthorized
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.fanout import FanOut, Subscriber
@@ -133,6 +133,7 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         self._inflight = Watermark(limits.inflight_messages, limits.inflight_bytes)
         self._claims: dict[str, Claim] = {}
+        self._client_ids: dict[str, Owner] = {}
         self.store = store
         self._writer = StateWriter(store)
         self._retained = Retained(store, self._writer, limits.retained)
@@ -232,6 +233,14 @@ class Broker:
     def _holder(self, client_id: str) -> str:
         claim = self._claims.get(client_id)
         return self._sessions.user(client_id) if claim is None else claim.user
+
+    def claim_client_id(self, client_id: str, owner: Owner) -> None:
+        """Make `owner` the only connection with this client id. Raises `InUse`.
+
+        They have nothing to do with those of sessions, which are taken over.
+        """
+        if self._client_ids.setdefault(client_id, owner) is not owner:
+            raise InUse("another connection has this client-id")
 
     async def open_session(self, client_id: str, owner: Owner, *, clean: bool, user: str = "") -> SessionRecord | None:
         """Make `owner` the only connection with this client id, and give it the session that is kept.
@@ -409,6 +418,11 @@ class Broker:
         """Whether a queue is that of a kept session, of whomever."""
         return self._queues.is_kept_session(queue)
 
+    def is_declared_as(self, queue: str, spec: QueueSpec) -> bool:
+        """Whether there is such a durable queue, with just these arguments."""
+        known = self._queues.durable(queue)
+        return known is not None and known.spec.arguments == spec.arguments
+
     def shared_sources(self, queue: str) -> Collection[tuple[str, str]] | None:
         """Exchange and pattern of what the queue of a shared subscription is bound to. None for any other queue."""
         return self._shared.sources(queue)
@@ -416,6 +430,8 @@ class Broker:
     def disconnected(self, owner: Owner, client_id: str) -> None:
         """A connection has ended: its own queues and its claim, if it made one, end with it."""
         self._queues.disconnected(owner)
+        if self._client_ids.get(client_id) is owner:
+            del self._client_ids[client_id]
         claim = self._claims.get(client_id) if client_id else None
         if claim is not None and claim.owner is owner:
             del self._claims[client_id]

@@ -20,6 +20,7 @@ class ObservedStore:
         self._store = store
         self._calls = metrics.state_calls
         self._seconds = metrics.state_seconds
+        self.key_bytes = store.key_bytes
         self.value_bytes = store.value_bytes
 
     async def get(self, kind: str, key: str) -> Record | None:
@@ -33,8 +34,8 @@ class ObservedStore:
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
         return await self._observed("delete", self._store.delete(kind, key, expected=expected))
 
-    async def scan(self, kind: str, *, after: str = "", limit: int = 1_000) -> Sequence[Record]:
-        return await self._observed("scan", self._store.scan(kind, after=after, limit=limit))
+    async def scan(self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1_000) -> Sequence[Record]:
+        return await self._observed("scan", self._store.scan(kind, prefix=prefix, after=after, limit=limit))
 
     async def expired(self, kind: str, now: float, *, limit: int = 1_000) -> Sequence[Record]:
         return await self._observed("expired", self._store.expired(kind, now, limit=limit))

@@ -172,7 +172,9 @@ class QueueTable:
     # Declaring
 
     async def declare(self, name: str, spec: QueueSpec, presence: Presence, owner: object) -> Counted:
-        """Raises `Inequivalent`, `UnknownQueue`, `Locked`, `Refused`, `BackendError`, `StoreError`."""
+        """Raises `Inequivalent`, `UnknownQueue`, `Locked`, `InUse`, `Refused`, `BackendError`, `StoreError`."""
+        if presence is Presence.RENEWED:
+            await self._in_any_case(self._make_way(name, spec, owner))
         async with self._one_at_a_time(name):
             known = self._known(name, spec, presence, owner)
             if known is None:
@@ -214,6 +216,25 @@ class QueueTable:
                 return None
             check_equivalent(name, queue.spec, spec)
         return queue if queue.ensured else None
+
+    async def _make_way(self, name: str, spec: QueueSpec, owner: object) -> None:
+        """Remove a queue of other arguments, with its messages. Raises `Locked`, `InUse`, `BackendError`."""
+        async with self._one_at_a_time(name):
+            queue = self._durable.get(name)
+            if queue is None or queue.spec.arguments == spec.arguments:
+                return
+            self.check_owner(name, owner)
+            _check_unused(queue, if_unused=True)
+            if self._resources.home(name, spec) != queue.target:
+                await self._delete_durable(queue)
+                return
+            # A rule says where it lives: there it stays.
+            for binding in self._topology.bindings(name):
+                self._topology.unbind(name, binding.source, binding.pattern, binding.arguments)
+            await queue.purge()
+            queue.redefine(spec)
+            self._kept.queue_changed(name, spec)
+            await self._written()
 
     async def _repeat(self, queue: DurableQueue) -> None:
         """A queue was declared again: it may still be on its way into the store."""

@@ -19,7 +19,7 @@ from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
 from gateway.core.routes import Routes
 from gateway.core.sender import Sender
 from gateway.core.settler import Settler
-from gateway.core.shared import SESSION
+from gateway.core.shared import SESSION, SUBSCRIPTION
 from gateway.core.store import StateStore
 from gateway.core.stream import StreamBackend
 from gateway.core.streams import StreamQueue
@@ -73,10 +73,17 @@ class BackendResources:
 
     def home(self, queue: str, spec: QueueSpec) -> Target:
         """Where a durable queue lives. Raises `Invalid`, and `NotSupported` for a stream where none can live."""
-        target = self.routes.home(queue) or self.backends[self._default_home(spec)].home(queue, spec)
+        target = self.routes.home(queue) or self._own_home(queue, spec)
         if is_stream(spec) and not isinstance(self.backends[target.kind], StreamBackend):
             raise NotSupported(f"x-queue-type: queue '{queue}' lives in {target.kind}, which has no streams")
         return replace(target, label=SESSION_LABEL) if spec.arguments.get(SESSION) else target
+
+    def _own_home(self, queue: str, spec: QueueSpec) -> Target:
+        backend = self.backends[self._default_home(spec)]
+        subscription = spec.arguments.get(SUBSCRIPTION)
+        if not subscription:
+            return backend.home(queue, spec)
+        return replace(backend.home(f"{queue}:{subscription}", spec), queue=queue)
 
     def _default_home(self, spec: QueueSpec) -> str:
         return self._homes.streams if self._homes.streams and is_stream(spec) else self._homes.queues

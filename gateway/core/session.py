@@ -74,6 +74,14 @@ class Authenticated(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimClientId:
+    """Be the only connection with this client id, until it ends. Answered ACCEPTED, or with `InUse`."""
+
+    client_id: str
+    token: object
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSession:
     """Be the only connection with this client id, and go on with the session it left, if any is kept.
 
@@ -184,6 +192,9 @@ class Presence(Enum):
     """It stays as it is, and will do."""
     EQUIVALENT = "equivalent"
     """It has to be what was asked for, or the declaration is refused with `Inequivalent`."""
+    RENEWED = "renewed"
+    """It has to be what was asked for; a queue of other arguments is removed with its messages, and made anew. `InUse`
+    while it is consumed."""
     REQUIRED = "required"
     """It has to be there, as whatever it is; nothing is made (AMQP's `passive`). `UnknownQueue`, `UnknownExchange`."""
 
@@ -425,6 +436,7 @@ class Close:
 
 ControlCommand: TypeAlias = (
     Authenticate
+    | ClaimClientId
     | OpenSession
     | KeepSession
     | DeclareExchange

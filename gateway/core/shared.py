@@ -22,6 +22,10 @@ SHARED: Final = "x-shared"
 SESSION: Final = "x-session"
 """Argument of the queue of one kept session: its metrics are counted with those of all others."""
 
+SUBSCRIPTION: Final = "x-subscription"
+"""Argument of the queue of a durable subscription: what that is to. Queues of one name that differ in it are different
+ones in the backend, so that nothing of one subscription is ever seen in the next."""
+
 KIND: Final = "shared"
 GRACE: Final = 300.0
 """Seconds that a shared queue waits for its next consumer. Workers that restart find what came meanwhile."""

@@ -27,8 +27,9 @@ class Record:
     """One thing that is kept. `value` means something only to who wrote it.
 
     `version` is a number that grows with every write, is never 0, and never comes again, not even for a record that was
-    deleted and made anew. `expires_at`: seconds since 1970-01-01 UTC from when
-    the record may be removed; the store itself does not hide or remove it, because more may have to be removed with it.
+    deleted and made anew (then it grows as far as the clocks of the gateways that share a store agree).
+    `expires_at`: seconds since 1970-01-01 UTC from when the record may be removed; the store itself does not hide or
+    remove it, because more may have to be removed with it.
     """
 
     kind: str
@@ -39,12 +40,14 @@ class Record:
 
 
 class StateStore(Protocol):
-    """Records by kind and key. Kinds are few and fixed; keys are any text of at most `MAX_KEY_BYTES` bytes.
+    """Records by kind and key. Kinds are few and fixed; keys are any text of at most `key_bytes` bytes.
 
-    Called from the event loop; a call may be cancelled, and then it is not known whether it took effect. Raises nothing
-    but `StoreError`.
+    Called from the event loop; a call may be cancelled, and then it is not known whether it took effect. Nor is that
+    known after an error other than `Conflict`. Raises nothing but `StoreError`.
     """
 
+    key_bytes: int
+    """The size of a key's UTF-8 form at most: `MAX_KEY_BYTES`, or less where a service allows less."""
     value_bytes: int
     """A value's size at most."""
 
@@ -61,16 +64,24 @@ class StateStore(Protocol):
         """
 
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
-        """Remove one record, as durably as `put` writes it; False when there was none. `expected` as for `put`."""
+        """Remove one record, as durably as `put` writes it; False when there was none.
 
-    async def scan(self, kind: str, *, after: str = "", limit: int = 1_000) -> Sequence[Record]:
-        """The next records of a kind whose keys come after `after`, in the keys' order (of their UTF-8 bytes).
+        `expected`: the version that must be there, if there is any; raises `Conflict` for another one.
+        """
 
-        Fewer than `limit` mean that there are no more.
+    async def scan(self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1_000) -> Sequence[Record]:
+        """The next records of a kind whose keys begin with `prefix` and come after `after`.
+
+        In the keys' order (of their UTF-8 bytes), each as it was last written by anybody whose write had returned
+        before. Reads no more than it gives. Fewer than `limit` mean that there are no more. Nothing comes before the
+        empty key, so that one is never among them.
         """
 
     async def expired(self, kind: str, now: float, *, limit: int = 1_000) -> Sequence[Record]:
-        """Records of a kind whose `expires_at` has passed, the oldest first."""
+        """Records of a kind whose `expires_at` has passed, the oldest first, each as it is now.
+
+        What was written a few seconds ago may be missing: it comes with a later call.
+        """
 
     async def aclose(self) -> None:
         """Finish what was begun, then close. Idempotent."""
@@ -83,13 +94,25 @@ PAGE = 1_000
 """Records of one `scan` of `every_record`."""
 
 
-async def every_record(store: StateStore, kind: str) -> AsyncIterator[Record]:
-    """All records of a kind, in the order of their keys, a page at a time. Raises `StoreError`."""
+async def every_record(store: StateStore, kind: str, prefix: str = "") -> AsyncIterator[Record]:
+    """All records of a kind whose keys begin with `prefix`, in the order of their keys, a page at a time.
+
+    Raises `StoreError`.
+    """
     after = ""
     while True:
-        records = await store.scan(kind, after=after, limit=PAGE)
+        records = await store.scan(kind, prefix=prefix, after=after, limit=PAGE)
         for record in records:
             yield record
         if len(records) < PAGE:
             return
         after = records[-1].key
+
+
+def check_size(store: StateStore, kind: str, key: str, value: bytes) -> None:
+    """Raises `StoreError` for a record that is over the limits of a store."""
+    size = len(key.encode())
+    if size > store.key_bytes:
+        raise StoreError(f"the name of a {kind} record has {size} bytes; this state store takes {store.key_bytes}")
+    if len(value) > store.value_bytes:
+        raise StoreError(f"a {kind} record has {len(value)} bytes; this state store takes {store.value_bytes}")

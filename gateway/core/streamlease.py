@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 import structlog
 
-from gateway.core.store import PAGE, Conflict, Record, StateStore
+from gateway.core.store import Conflict, Record, StateStore, every_record
 from gateway.core.stream import END, NEXT, Position, Whence
 from gateway.core.streamoffset import Start, parse_offset, parse_position, position_text
 
@@ -83,18 +83,9 @@ class Leases:
     async def look(self) -> None:
         """See what others have written. Raises `StoreError`."""
         found: dict[str, Lease] = {}
-        after = self._prefix
-        while True:
-            records = await self._store.scan(KIND, after=after, limit=PAGE)
-            for record in records:
-                if not record.key.startswith(self._prefix):
-                    self._leases = found
-                    return
-                self._see(record, found)
-            if len(records) < PAGE:
-                self._leases = found
-                return
-            after = records[-1].key
+        async for record in every_record(self._store, KIND, self._prefix):
+            self._see(record, found)
+        self._leases = found
 
     def _see(self, record: Record, found: dict[str, Lease]) -> None:
         try:
@@ -144,12 +135,8 @@ class Leases:
 async def forget_stream(store: StateStore, stream: str) -> None:
     """Remove all records of a stream: in one that is made anew they would mean nothing. Raises `StoreError`."""
     prefix = orjson.dumps([stream]).decode()[:-1] + ","
-    while True:
-        records = [each for each in await store.scan(KIND, after=prefix, limit=PAGE) if each.key.startswith(prefix)]
-        for record in records:
-            await store.delete(KIND, record.key)
-        if len(records) < PAGE:
-            return
+    async for record in every_record(store, KIND, prefix):
+        await store.delete(KIND, record.key)
 
 
 def share(leases: Iterable[Lease], me: str, over: Callable[[Lease], bool]) -> list[Lease]:

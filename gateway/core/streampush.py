@@ -12,10 +12,13 @@ from gateway.core.backend import Target
 from gateway.core.errors import BackendError, Contended
 from gateway.core.health import Health
 from gateway.core.stream import Page, Position, Shard, StreamBackend, Whence
-from gateway.core.streamguide import ShardSource
+from gateway.core.streamguide import ShardSource, retried
 from gateway.core.streamreader import Cursor, Reader, Trouble
 
 log = structlog.get_logger("mqlift.stream")
+
+ENROLL_SECONDS: Final = 30.0
+"""How long a consumer that begins is kept waiting until the service knows it. Registering one takes some seconds."""
 
 STEADY_SECONDS: Final = 10.0
 """A subscription that has lasted so long works; those that are cut sooner are renewed less and less often."""
@@ -175,7 +178,7 @@ class PushedShards:
     async def list_shards(self) -> Sequence[Shard]:
         """As `ShardSource.list_shards`; the first time it is found out whether records can be brought at all."""
         if not self._enrolled:
-            await self._enroll()
+            await retried(self._enroll, asyncio.get_running_loop().time() + ENROLL_SECONDS)
             self._enrolled = True
         return await self._source.list_shards()
 

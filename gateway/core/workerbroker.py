@@ -7,7 +7,7 @@ consuming those, needs nothing but AWS, and is what workers are for (docs/operat
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 import structlog
@@ -62,6 +62,11 @@ class WorkerBroker(Broker):
         """Raises `NotSupported`."""
         del pattern, arguments
         raise _refusal(f"bindings, such as of '{destination}' to '{exchange}'; a rule under routes: does the same")
+
+    def rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> Awaitable[None] | None:
+        """Raises `NotSupported`."""
+        del queue, bindings
+        raise _refusal("durable subscriptions; a rule under routes: does the same")
 
     def keep_session(self, client_id: str, record: SessionRecord, done: Done) -> None:  # noqa: ARG002 - as Broker
         done(_refusal("kept sessions"))

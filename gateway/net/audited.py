@@ -15,6 +15,7 @@ from gateway.core.session import (
     DeclareQueue,
     DeleteExchange,
     DeleteQueue,
+    Presence,
     PurgeQueue,
     Unbind,
     UnbindExchange,
@@ -43,7 +44,8 @@ def tell(peer: Peer, connection: int, told: Change) -> None:
 
 
 def _declare_queue(broker: Broker, command: DeclareQueue) -> Change | None:
-    if command.spec.virtual or broker.topology.has_queue(command.queue):
+    renewed = command.presence is Presence.RENEWED and not broker.is_declared_as(command.queue, command.spec)
+    if command.spec.virtual or (broker.topology.has_queue(command.queue) and not renewed):
         return None
     return "queue_declared", {"queue": command.queue}
 

@@ -34,6 +34,7 @@ from gateway.core.session import (
     Bind,
     BindExchange,
     Cancel,
+    ClaimClientId,
     Consume,
     DeclareExchange,
     DeclareQueue,
@@ -240,6 +241,9 @@ def _allowed_presence(peer: Peer, command: DeclareQueue) -> Presence:
     if presence is Presence.EQUIVALENT:
         guard.check_declaring(DEFAULT_EXCHANGE, command.queue)
         return presence
+    if presence is Presence.RENEWED and not peer.broker.is_declared_as(command.queue, spec):
+        guard.check_declaring(DEFAULT_EXCHANGE, command.queue)
+        return presence
     of_a_protocol = spec.virtual or spec.arguments.get(SESSION) or spec.arguments.get(SHARED)
     return presence if of_a_protocol or guard.may_declare(DEFAULT_EXCHANGE, command.queue) else Presence.REQUIRED
 
@@ -325,6 +329,11 @@ def _keep_inflight(peer: Peer, command: KeepInflight, done: Done) -> None:
 
 
 # Immediate
+
+
+def _claim_client_id(peer: Peer, command: ClaimClientId) -> None:
+    peer.broker.claim_client_id(command.client_id, peer.owner)
+    peer.client_id = command.client_id
 
 
 def _declare_exchange(peer: Peer, command: DeclareExchange) -> Awaitable[None] | None:
@@ -450,6 +459,7 @@ CONCURRENT: Final[Mapping[type[object], Begin]] = {
     KeepInflight: _keep_inflight,
 }
 IMMEDIATE: Final[Mapping[type[object], Do]] = {
+    ClaimClientId: _claim_client_id,
     DeclareExchange: _declare_exchange,
     DeleteExchange: _delete_exchange,
     BindExchange: _bind_exchange,

@@ -28,6 +28,7 @@ def mistakes(directory: Path, **settings: object) -> str:
         ({"admin": {"protect_metrics": True}}, "admin.protect_metrics: there is no token to protect them with"),
         ({"workers": 0}, "workers: 0 is too small; 1 or more"),
         ({"workers": 2, "state": "sqlite:///tmp/state.db"}, "workers: one process uses the file of state"),
+        ({"workers": 2, "state": "dynamodb://state"}, "workers: several workers keep no state"),
         (
             {"workers": 2, "listeners": [{"protocol": "mqtt", "port": 0}]},
             "workers: listeners.0 takes any port, and each process another",

@@ -15,7 +15,7 @@ Write = Callable[[str], Path]
 
 LISTENER = "listeners: [{protocol: mqtt, port: 1883}]\n"
 
-PLACES = "write 'memory:', or 'sqlite:///absolute/path/of/state.db'"
+PLACES = "write 'memory:', 'sqlite:///absolute/path/of/state.db', or 'dynamodb://TABLE'"
 
 
 def test_defaults(read: Read) -> None:
@@ -131,15 +131,15 @@ def test_mistakes_in_the_environment(
         ),
         (
             "state: sqlite://a.db",
-            "state: 'sqlite://a.db' is no place for state; write 'memory:', or 'sqlite:///absolute/path/of/state.db'",
+            f"state: 'sqlite://a.db' is no place for state; {PLACES}",
         ),
         (
             "state: dynamodb://t",
-            f"state: keeping state in a DynamoDB table is not there yet; {PLACES}",
+            "state: 'dynamodb://t' does not end in the name of a table; 3 to 255 letters, digits, _ . and -",
         ),
         (
             "state: 'sqlite:///'",
-            "state: 'sqlite:///' is no place for state; write 'memory:', or 'sqlite:///absolute/path/of/state.db'",
+            f"state: 'sqlite:///' is no place for state; {PLACES}",
         ),
         ("admin: 9090", "admin: 9090 is not a mapping; keys and values, as in {key: value}"),
         ("admin: {port: 70000}", "admin.port: 70000 is too large; 65535 or less"),

@@ -1,15 +1,9 @@
-"""A second opinion on SQS and SNS: fauxqs, where it is installed (`npm install fauxqs@2.4.1`, Node 22 or newer).
-
-`FAUXQS` names its command; otherwise it is looked for in PATH.
-"""
+"""A second opinion on SQS and SNS. What the adapters ask of them, fauxqs understands as ministack does."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -26,40 +20,19 @@ from adapters.sqs.settings import DEFAULT_OPTIONS
 from gateway.core.backend import Backend, QueueSpec, Received, Target
 from gateway.core.message import PERSISTENT, Address, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome
-from tests.rig.processes import AWS_ENVIRONMENT, HOST, ServerProcess, accepts, free_port
+from tests.rig.fauxqs import Fauxqs
+from tests.rig.processes import AWS_ENVIRONMENT
 
-COMMAND = os.environ.get("FAUXQS") or shutil.which("fauxqs")
 PATIENCE = 20.0
 BODIES = [b"", b" ", b"plain text", "grüße\r\n\t".encode(), bytes(range(256)), b"x" * 20_000]
-
-pytestmark = pytest.mark.skipif(COMMAND is None, reason="fauxqs is not installed: npm install fauxqs@2.4.1")
-
-
-class Fauxqs(ServerProcess):
-    def __init__(self, directory: Path) -> None:
-        assert COMMAND is not None
-        self.port = free_port()
-        environment = {"FAUXQS_PORT": str(self.port), "FAUXQS_LOGGER": "false"}
-        super().__init__("fauxqs", [COMMAND], directory / "fauxqs.log", environment=environment)
-
-    def ready(self) -> bool:
-        return accepts(self.port)
-
-
-@pytest.fixture(scope="module")
-def fauxqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fauxqs]:
-    process = Fauxqs(tmp_path_factory.mktemp("fauxqs"))
-    process.start()
-    yield process
-    process.close()
 
 
 @pytest.fixture
 async def aws(fauxqs: Fauxqs, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AwsClient]:
     for name, value in AWS_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    url = f"http://{HOST}:{fauxqs.port}"
-    client = await open_client(AwsSettings(region="us-east-1", endpoint_url=url), services=("sqs", "sns"))
+    settings = AwsSettings(region="us-east-1", endpoint_url=fauxqs.url)
+    client = await open_client(settings, services=("sqs", "sns"))
     yield client
     await client.aclose()
 

@@ -1,4 +1,4 @@
-"""What every state store owes: one suite, inherited by each. DynamoDB's will have to pass it too."""
+"""What every state store owes: one suite, inherited by each."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from adapters.aws.api import AwsClient
+from adapters.dynamodb.store import open_store
 from adapters.memory.store import MemoryStore
 from adapters.sqlite.store import MIGRATIONS, SqliteStore
 from gateway.core.errors import ConfigError
-from gateway.core.store import MAX_KEY_BYTES, Conflict, StateStore, StoreError
+from gateway.core.store import Conflict, StateStore, StoreError, every_record
+
+LONGEST = "as long as the store allows"
 
 
 class StoreContract:
@@ -47,8 +51,10 @@ class StoreContract:
         assert await store.get("session", "a") == second
         assert second.expires_at is None
 
-    @pytest.mark.parametrize("key", ["", "a b", "sport/+/#", "über/日本", "x" * MAX_KEY_BYTES, "'; --"])
+    @pytest.mark.parametrize("key", ["", "a b", "sport/+/#", "über/日本", "=", "'; --", "a\x01\x7f", LONGEST])
     async def test_takes_any_text_as_key(self, store: StateStore, key: str) -> None:
+        if key is LONGEST:
+            key = "x" * store.key_bytes
         await store.put("retained", key, b"v")
         found = await store.get("retained", key)
         assert found is not None
@@ -56,11 +62,19 @@ class StoreContract:
         assert await store.delete("retained", key)
 
     async def test_refuses_what_is_over_its_limits(self, store: StateStore) -> None:
-        with pytest.raises(StoreError):
-            await store.put("retained", "x" * (MAX_KEY_BYTES + 1), b"")
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match=f"{store.key_bytes + 1} bytes"):
+            await store.put("retained", "x" * (store.key_bytes + 1), b"")
+        with pytest.raises(StoreError, match=f"{store.key_bytes + 1} bytes"):
+            await store.put("retained", "ü" * ((store.key_bytes + 1) // 2) + "x" * ((store.key_bytes + 1) % 2), b"")
+        with pytest.raises(StoreError, match=f"{store.value_bytes + 1} bytes"):
             await store.put("retained", "x", bytes(store.value_bytes + 1))
         assert await store.scan("retained") == []
+
+    async def test_takes_the_largest_value_under_the_longest_key(self, store: StateStore) -> None:
+        value = bytes(store.value_bytes)
+        written = await store.put("session.inflight", "x" * store.key_bytes, value, expires_at=1_234_567_890.123456)
+        assert await store.get("session.inflight", "x" * store.key_bytes) == written
+        assert written.value == value
 
     async def test_creates_only_what_is_not_there(self, store: StateStore) -> None:
         first = await store.put("queue", "q", b"1", expected=0)
@@ -92,6 +106,11 @@ class StoreContract:
         assert not await store.delete("queue", "q")
         assert await store.get("queue", "q") is None
 
+    async def test_what_is_not_there_is_no_conflict_for_who_deletes_it(self, store: StateStore) -> None:
+        written = await store.put("queue", "q", b"1")
+        assert await store.delete("queue", "q", expected=written.version)
+        assert not await store.delete("queue", "q", expected=written.version)
+
     async def test_scans_in_order_and_in_pages(self, store: StateStore) -> None:
         keys = ["", "a", "a/b", "b", "z", "ä", "日"]
         for key in reversed(keys):
@@ -103,6 +122,30 @@ class StoreContract:
         assert [record.key for record in page] == ["a/b", "b", "z"]
         assert [record.value for record in page] == [b"a/b", b"b", b"z"]
         assert await store.scan("retained", after="日") == []
+
+    async def test_scans_what_begins_alike(self, store: StateStore) -> None:
+        for key in ("a", "ab", "ab1", "ab2", "ab\uffff", "ab\U0010ffff", "ac", "b"):
+            await store.put("stream", key, b"")
+
+        async def keys(**where: str) -> list[str]:
+            return [record.key for record in await store.scan("stream", **where)]  # type: ignore[arg-type]
+
+        assert await keys(prefix="ab") == ["ab", "ab1", "ab2", "ab\uffff", "ab\U0010ffff"]
+        assert await keys(prefix="ab", after="ab") == ["ab1", "ab2", "ab\uffff", "ab\U0010ffff"]
+        assert await keys(prefix="ab", after="ab11") == ["ab2", "ab\uffff", "ab\U0010ffff"]
+        assert await keys(prefix="ab", after="a") == await keys(prefix="ab")
+        assert await keys(prefix="ab", after="ac") == []
+        assert await keys(prefix="x") == []
+        page = await store.scan("stream", prefix="ab", after="ab1", limit=2)
+        assert [record.key for record in page] == ["ab2", "ab\uffff"]
+
+    async def test_reads_every_record_whatever_their_size(self, store: StateStore) -> None:
+        value = bytes(store.value_bytes // 2) if store.value_bytes < 1_000_000 else bytes(200_000)
+        for number in range(12):
+            await store.put("retained", f"{number:02}", value)
+        found = [record.key async for record in every_record(store, "retained")]
+        assert found == [f"{number:02}" for number in range(12)]
+        assert [record.key for record in await store.scan("retained", limit=11)] == found[:11]
 
     async def test_lists_what_has_expired_oldest_first(self, store: StateStore) -> None:
         await store.put("session", "never", b"")
@@ -156,6 +199,22 @@ class TestMemoryStore(StoreContract):
         store = MemoryStore()
         yield store
         await store.aclose()
+
+
+class TestDynamoStore(StoreContract):
+    @pytest.fixture
+    async def store(self, aws: AwsClient, queue_name: str) -> AsyncIterator[StateStore]:
+        store = await open_store(aws, "contract", prefix=queue_name, provision="auto", read_timeout=15.0)
+        yield store
+        await store.aclose()
+
+    async def test_installations_share_a_table(self, aws: AwsClient, queue_name: str, store: StateStore) -> None:
+        other = await open_store(aws, "contract", prefix=f"{queue_name}-", provision="never", read_timeout=15.0)
+        await store.put("session", "a", b"ours", expires_at=1.0)
+        await other.put("session", "a", b"theirs", expires_at=1.0)
+        assert [record.value for record in await store.scan("session")] == [b"ours"]
+        assert [record.value for record in await other.expired("session", 2.0)] == [b"theirs"]
+        await other.aclose()
 
 
 def _writer(path: Path) -> subprocess.Popen[str]:

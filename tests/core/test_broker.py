@@ -20,6 +20,7 @@ from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.errors import (
     AccessDenied,
     CredentialsInvalid,
+    InUse,
     Invalid,
     NotAuthorized,
     NotSupported,
@@ -218,6 +219,21 @@ async def test_a_queue_that_is_bound_anew_has_no_other_bindings() -> None:
     with pytest.raises(UnknownExchange):
         rig.broker.rebind("live", [("nowhere", "d")])
     assert len(rig.topology.bindings("live")) == 2
+
+
+@on_clock
+async def test_a_client_id_is_one_connections_until_that_ends() -> None:
+    rig = Rig()
+    other = Consumer()
+    rig.broker.claim_client_id("c", rig.client)
+    rig.broker.claim_client_id("c", rig.client)
+    with pytest.raises(InUse):
+        rig.broker.claim_client_id("c", other)
+    rig.broker.disconnected(other, "c")
+    with pytest.raises(InUse):
+        rig.broker.claim_client_id("c", other)
+    rig.broker.disconnected(rig.client, "c")
+    rig.broker.claim_client_id("c", other)
 
 
 @on_clock

@@ -22,6 +22,7 @@ from gateway.core.errors import (
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message, Properties
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome
 from gateway.core.session import Consume, Presence
+from gateway.core.shared import SUBSCRIPTION
 from gateway.core.topology import UnknownQueue
 from tests.core.test_broker import DURABLE, LIVE, Rig, place, queue_rule
 from tests.rig.clock import on_clock, settle_down, until
@@ -112,6 +113,77 @@ async def test_what_is_refused_makes_nothing() -> None:
     assert not rig.backend.ensured
     assert not rig.topology.has_queue("orders")
     assert not rig.broker._queues._alone
+
+
+def subscribed(topic: str) -> QueueSpec:
+    return QueueSpec(arguments={SUBSCRIPTION: topic})
+
+
+async def renew(rig: Rig, topic: str, owner: Consumer | None = None) -> None:
+    await rig.broker.declare_queue("subscriber", subscribed(topic), owner or rig.client, Presence.RENEWED)
+    rig.broker.rebind("subscriber", [(TOPIC_EXCHANGE, topic)])
+
+
+@on_clock
+async def test_a_queue_of_other_arguments_is_made_anew_without_what_was_in_it() -> None:
+    backend = MemoryBackend()
+    rig = Rig(backends={"memory": backend})
+    await rig.broker.restore()
+    await renew(rig, "old")
+    for topic in ("old", "new"):
+        await rig.publish(Message(Address(TOPIC_EXCHANGE, topic), b"waits"))
+    await renew(rig, "old")
+    queue = rig.broker._queues.durable("subscriber")
+    assert queue is not None
+    assert (await queue.depth(fresh=True)).ready == 1
+    await renew(rig, "new")
+    assert await rig.publish(Message(Address(TOPIC_EXCHANGE, "old"), b"unheard")) is UNROUTED
+    assert await rig.publish(Message(Address(TOPIC_EXCHANGE, "new"), b"heard")) is ACCEPTED
+    rig.broker.consume(Consume("tag", "subscriber", 5, None), rig.client)
+    await until(lambda: rig.client.bodies == [b"heard"], "what came since")
+    assert [target.queue for target in (queue.target, rig.broker._queues.durable("subscriber").target)] == [  # type: ignore[union-attr]
+        "subscriber"
+    ] * 2
+
+
+@on_clock
+async def test_a_queue_that_was_made_anew_is_found_again_after_a_restart() -> None:
+    backend = MemoryBackend()
+    rig = Rig(backends={"memory": backend})
+    await rig.broker.restore()
+    for topic in ("old", "new"):
+        await renew(rig, topic)
+    await rig.publish(Message(Address(TOPIC_EXCHANGE, "new"), b"waits"))
+    again = Rig(backends={"memory": backend}, store=rig.store)
+    await again.broker.restore()
+    await renew(again, "new")
+    again.broker.consume(Consume("tag", "subscriber", 5, None), again.client)
+    await until(lambda: again.client.bodies == [b"waits"], "what waits")
+
+
+@on_clock
+async def test_a_queue_that_is_consumed_is_not_made_anew() -> None:
+    rig = Rig()
+    await renew(rig, "old")
+    rig.broker.consume(Consume("tag", "subscriber", 5, None), rig.client)
+    with pytest.raises(InUse):
+        await renew(rig, "new", Consumer())
+    await renew(rig, "old")
+    assert await rig.publish(Message(Address(TOPIC_EXCHANGE, "old"), b"")) is ACCEPTED
+
+
+@on_clock
+async def test_a_queue_that_a_rule_has_a_place_for_is_emptied_there() -> None:
+    rig = Rig(queue_rule("subscriber", place("elsewhere")))
+    await rig.broker.restore()
+    await renew(rig, "old")
+    rig.backend.arrive(b"waits")
+    await renew(rig, "new")
+    assert rig.backend.deleted == ["r-waits"]
+    assert [binding.pattern for binding in rig.topology.bindings("subscriber")] == ["new"]
+    again = Rig(queue_rule("subscriber", place("elsewhere")), store=rig.store)
+    await again.broker.restore()
+    assert again.broker.is_declared_as("subscriber", subscribed("new"))
 
 
 @on_clock

@@ -153,6 +153,8 @@ async def test_a_worker_refuses_what_others_would_have_to_know() -> None:
     await broker.declare_queue("q", QueueSpec(), client, Presence.EQUIVALENT)
     with pytest.raises(NotSupported, match="workers: 1"):
         broker.bind("q", TOPIC_EXCHANGE, "a.b")
+    with pytest.raises(NotSupported, match="workers: 1"):
+        broker.rebind("q", [(TOPIC_EXCHANGE, "a.b")])
     errors: list[MqliftError | None] = []
     broker.keep_session("device", SessionRecord(), errors.append)
     broker.retain(Message(Address(TOPIC_EXCHANGE, "a"), b"x", headers={RETAIN: True}), errors.append)

@@ -149,6 +149,23 @@ async def test_the_tail_that_cannot_begin_says_why() -> None:
 
 
 @on_clock
+async def test_a_consumer_that_is_being_registered_is_waited_for() -> None:
+    log = StreamLog("0")
+    log.write("0", "a")
+    log.failures = [Unavailable("consumer billing is creating")] * 4
+    await given(await Rig(log).consume(), "a")
+
+
+@on_clock
+async def test_one_that_is_never_registered_is_told() -> None:
+    log = StreamLog("0")
+    log.failures = [Unavailable("consumer billing is creating")] * 1_000
+    with pytest.raises(Unavailable, match="creating"):
+        await Rig(log).consume()
+    log.failures.clear()
+
+
+@on_clock
 async def test_the_tail_begins_when_what_failed_at_first_works() -> None:
     log = StreamLog("0")
     rig = Rig(log, target=TAIL)

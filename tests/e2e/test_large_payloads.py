@@ -10,11 +10,12 @@ from typing import Any
 import boto3  # type: ignore[import-untyped]
 import pytest
 
-from tests.conftest import finish
-from tests.e2e.test_sns import aws_client, subscribed_queue
+from tests.conftest import Emulator, finish, sqs_client
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.counting import SqsClient, depth
-from tests.rig.processes import Gateway, Ministack, gateway_config
+from tests.rig.processes import Gateway, gateway_config
+from tests.rig.streams import aws_client
+from tests.rig.topics import new_topic, subscribed_queue
 from tests.rig.waiting import wait_for
 
 BUCKET = "mqlift-large"
@@ -28,15 +29,22 @@ ROUTES: list[object] = [
 
 
 @pytest.fixture(scope="module")
-def s3(ministack: Ministack) -> Iterator[Any]:
-    client = aws_client("s3", ministack)
+def sqs(emulator: Emulator) -> Iterator[SqsClient]:
+    client = sqs_client(emulator.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def s3(emulator: Emulator) -> Iterator[Any]:
+    client = aws_client("s3", emulator.url)
     client.create_bucket(Bucket=BUCKET)
     yield client
     client.close()
 
 
 @pytest.fixture(scope="module")
-def extended(ministack: Ministack) -> Iterator[Any]:
+def extended(emulator: Emulator) -> Iterator[Any]:
     """The extended client of other people. It puts its session in the place of boto3's, which other tests need."""
     sessions = boto3.session.Session, boto3.Session, boto3.DEFAULT_SESSION
     try:
@@ -46,24 +54,18 @@ def extended(ministack: Ministack) -> Iterator[Any]:
     session = extension.SQSExtendedClientSession(
         aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
     )
-    client = session.client("sqs", endpoint_url=ministack.url)
+    client = session.client("sqs", endpoint_url=emulator.url)
     client.large_payload_support = BUCKET
-    client.s3_client = boto3.client(
-        "s3",
-        endpoint_url=ministack.url,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+    client.s3_client = aws_client("s3", emulator.url)
     yield client
     client.close()
 
 
 @pytest.fixture(scope="module")
-def gateway(ministack: Ministack, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(emulator: Emulator, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     large = {"bucket": BUCKET, "remove_after_ack": True}
     config = gateway_config(
-        ministack.url,
+        emulator.url,
         routes=ROUTES,
         sqs={"large_payloads": large},
         sns={"large_payloads": large | {"threshold": 1000}},
@@ -125,10 +127,10 @@ def test_we_read_what_the_extended_client_wrote(
 
 
 def test_sns_subscribers_get_the_pointer(
-    gateway: Gateway, ministack: Ministack, extended: Any, sqs: SqsClient, queue_name: str
+    gateway: Gateway, emulator: Emulator, extended: Any, sqs: SqsClient, queue_name: str
 ) -> None:
-    sns = aws_client("sns", ministack)
-    arn = sns.create_topic(Name=queue_name, Tags=[{"Key": "mqlift:name", "Value": queue_name}])["TopicArn"]
+    sns = aws_client("sns", emulator.url)
+    arn = new_topic(sns, queue_name)
     url = subscribed_queue(sns, sqs, arn, queue_name)
     with MqttPublisher(gateway.port("mqtt")) as publisher, MqttSubscriber(gateway.port("mqtt")) as live:
         live.subscribe(f"out/{queue_name}/#")

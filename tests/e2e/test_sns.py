@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import Emulator, finish, sqs_client
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.counting import SqsClient, depth
-from tests.rig.processes import Gateway, Ministack, gateway_config
+from tests.rig.processes import Gateway, gateway_config
+from tests.rig.streams import aws_client
+from tests.rig.topics import SnsClient, new_topic, subscribed_queue, take_bodies, topic_arn
 from tests.rig.waiting import wait_for
 
 ROUTES: list[object] = [
@@ -30,27 +31,24 @@ INGRESS: list[object] = [
 ]
 
 
-def aws_client(service: str, ministack: Ministack) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=ministack.url,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-
-
 @pytest.fixture(scope="module")
-def sns(ministack: Ministack) -> Iterator[Any]:
-    client = aws_client("sns", ministack)
+def sqs(emulator: Emulator) -> Iterator[SqsClient]:
+    client = sqs_client(emulator.url)
     yield client
     client.close()
 
 
 @pytest.fixture(scope="module")
-def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def sns(emulator: Emulator) -> Iterator[SnsClient]:
+    client = aws_client("sns", emulator.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One for all tests here, with every topic of `INGRESS` attached."""
-    config = gateway_config(ministack.url, routes=ROUTES, ingress=INGRESS, receiver={"wait": 1, "visibility": 30})
+    config = gateway_config(emulator.url, routes=ROUTES, ingress=INGRESS, receiver={"wait": 1, "visibility": 30})
     running = Gateway(config, tmp_path_factory.mktemp("sns"))
     with contextlib.ExitStack() as stack:
         stack.callback(finish, running)
@@ -59,41 +57,10 @@ def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> I
         yield running
 
 
-def topic_arn(sns: Any, name: str) -> str:
-    """Of a topic that is there."""
-    topics = sns.list_topics()["Topics"]
-    (found,) = [topic["TopicArn"] for topic in topics if topic["TopicArn"].endswith(f":{name}")]
-    return str(found)
-
-
-def subscribed_queue(sns: Any, sqs: SqsClient, arn: str, name: str, **attributes: str) -> str:
-    """The URL of a new queue that gets a topic's messages raw."""
-    more = {"FifoQueue": "true"} if arn.endswith(".fifo") else {}
-    url = sqs.create_queue(QueueName=name, Attributes=more)["QueueUrl"]
-    queue_arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    sns.subscribe(
-        TopicArn=arn, Protocol="sqs", Endpoint=queue_arn, Attributes={"RawMessageDelivery": "true", **attributes}
-    )
-    return str(url)
-
-
-def bodies(sqs: SqsClient, url: str, number: int) -> list[str]:
-    """The bodies of so many messages, which are deleted."""
-    found: list[str] = []
-
-    def received() -> bool:
-        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
-        for message in answer.get("Messages", ()):
-            found.append(message["Body"])
-            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-        return len(found) >= number
-
-    wait_for(received, f"{number} messages are in {url}")
-    return found
-
-
-def test_filter_policies_choose_by_key_and_header(gateway: Gateway, sns: Any, sqs: SqsClient, queue_name: str) -> None:
-    arn = sns.create_topic(Name=queue_name, Tags=[{"Key": "mqlift:name", "Value": queue_name}])["TopicArn"]
+def test_filter_policies_choose_by_key_and_header(
+    gateway: Gateway, sns: SnsClient, sqs: SqsClient, queue_name: str
+) -> None:
+    arn = new_topic(sns, queue_name)
     policies = {
         "north": {"mqlift.key": [{"prefix": f"out.{queue_name}.north."}]},
         "acme": {"tenant": ["acme"]},
@@ -107,13 +74,13 @@ def test_filter_policies_choose_by_key_and_header(gateway: Gateway, sns: Any, sq
         publisher.publish(f"out/{queue_name}/south/1", "for nobody")
         stomp.send(f"/topic/out.{queue_name}.south.2", "by stomp", tenant="acme")
         publisher.wait_acknowledged(2)
-    assert bodies(sqs, urls["north"], 1) == ["by mqtt"]
-    assert bodies(sqs, urls["acme"], 1) == ["by stomp"]
+    assert take_bodies(sqs, urls["north"], 1) == ["by mqtt"]
+    assert take_bodies(sqs, urls["acme"], 1) == ["by stomp"]
     assert [depth(sqs, url) for url in urls.values()] == [(0, 0), (0, 0)]
 
 
 def test_publishes_to_a_fifo_topic_keep_their_order(
-    gateway: Gateway, sns: Any, sqs: SqsClient, queue_name: str
+    gateway: Gateway, sns: SnsClient, sqs: SqsClient, queue_name: str
 ) -> None:
     with MqttPublisher(gateway.port("mqtt")) as publisher:
         publisher.publish(f"ordered/{queue_name}/g", "first makes the topic")
@@ -123,10 +90,10 @@ def test_publishes_to_a_fifo_topic_keep_their_order(
         sent = [f"{number}" for number in range(50)]
         publisher.publish_all(f"ordered/{queue_name}/g", sent)
         publisher.wait_acknowledged(51)
-    assert bodies(sqs, url, 50) == sent
+    assert take_bodies(sqs, url, 50) == sent
 
 
-def test_what_is_published_natively_comes_once_to_mqtt_and_stomp(gateway: Gateway, sns: Any) -> None:
+def test_what_is_published_natively_comes_once_to_mqtt_and_stomp(gateway: Gateway, sns: SnsClient) -> None:
     arn = topic_arn(sns, "e2e-both")
     with MqttSubscriber(gateway.port("mqtt")) as mqtt, StompClient(gateway.port("stomp")) as stomp:
         mqtt.subscribe("both/#")
@@ -145,7 +112,7 @@ def test_what_is_published_natively_comes_once_to_mqtt_and_stomp(gateway: Gatewa
     assert {message.topic for message in mqtt.messages} == {"both/north", "both/"}
 
 
-def test_our_own_publish_does_not_come_back(gateway: Gateway, sns: Any, sqs: SqsClient, queue_name: str) -> None:
+def test_our_own_publish_does_not_come_back(gateway: Gateway, sns: SnsClient, sqs: SqsClient, queue_name: str) -> None:
     arn = topic_arn(sns, "e2e-both")
     url = subscribed_queue(sns, sqs, arn, queue_name)
     ingress = sqs.get_queue_url(QueueName="mqlift-ingress-e2e-both")["QueueUrl"]
@@ -159,11 +126,11 @@ def test_our_own_publish_does_not_come_back(gateway: Gateway, sns: Any, sqs: Sqs
         wait_for(lambda: depth(sqs, ingress) == (0, 0), "the gateway has taken everything")
     assert sorted(message.body for message in mqtt.messages) == [b"ours 1", b"ours 2", b"theirs"]
     # What came from the topic was published under a rule for that topic, and did not go there again.
-    assert sorted(bodies(sqs, url, 3)) == ["ours 1", "ours 2", "theirs"]
+    assert sorted(take_bodies(sqs, url, 3)) == ["ours 1", "ours 2", "theirs"]
     assert depth(sqs, url) == (0, 0)
 
 
-def test_sns_filters_where_it_is_asked_to(gateway: Gateway, sns: Any) -> None:
+def test_sns_filters_where_it_is_asked_to(gateway: Gateway, sns: SnsClient) -> None:
     arn = topic_arn(sns, "e2e-filtered")
     subscriptions = sns.list_subscriptions_by_topic(TopicArn=arn)["Subscriptions"]
     (attributes,) = [
@@ -182,7 +149,7 @@ def test_sns_filters_where_it_is_asked_to(gateway: Gateway, sns: Any) -> None:
     assert sorted(message.body for message in mqtt.messages) == [b"native", b"of another"]
 
 
-def test_a_topic_feeds_a_queue_of_the_gateway(gateway: Gateway, sns: Any) -> None:
+def test_a_topic_feeds_a_queue_of_the_gateway(gateway: Gateway, sns: SnsClient) -> None:
     kind = {"kind": {"DataType": "String", "StringValue": "urgent"}}
     with StompClient(gateway.port("stomp")) as stomp:
         stomp.subscribe("/queue/e2e-jobs")
@@ -191,7 +158,7 @@ def test_a_topic_feeds_a_queue_of_the_gateway(gateway: Gateway, sns: Any) -> Non
     assert (delivery.body, delivery.headers["kind"]) == ("a job", "urgent")
 
 
-def test_envelopes_are_taken_off(gateway: Gateway, sns: Any) -> None:
+def test_envelopes_are_taken_off(gateway: Gateway, sns: SnsClient) -> None:
     kind = {"kind": {"DataType": "String", "StringValue": "urgent"}}
     with StompClient(gateway.port("stomp")) as stomp:
         stomp.subscribe("/topic/letters.*")
@@ -203,9 +170,9 @@ def test_envelopes_are_taken_off(gateway: Gateway, sns: Any) -> None:
     assert delivery.headers["kind"] == "urgent"
 
 
-def test_an_attached_topic_stays_attached(gateway: Gateway, ministack: Ministack, sns: Any, tmp_path: Any) -> None:
+def test_an_attached_topic_stays_attached(gateway: Gateway, emulator: Emulator, sns: SnsClient, tmp_path: Any) -> None:
     """A second replica finds queue, policy and subscription as it wants them."""
-    config = gateway_config(ministack.url, ingress=INGRESS, receiver={"wait": 1})
+    config = gateway_config(emulator.url, ingress=INGRESS, receiver={"wait": 1})
     replica = Gateway(config, tmp_path)
     with contextlib.ExitStack() as stack:
         stack.callback(finish, replica)

@@ -122,6 +122,54 @@ class TestDurableSubscriptions:
             second.asks("SEND", b"new", destination=f"/topic/{queue_name}.new")
             assert second.gets_bodies(1) == [b"new"]
 
+    def test_what_waited_of_the_first_topic_goes_with_it(
+        self, own: tuple[Gateway, Ports], restart: Callable[[Gateway], None], sqs: SqsClient, queue_name: str
+    ) -> None:
+        gateway, ports = own
+        name = {"activemq.subscriptionName": "n"}
+        old, new = f"/topic/{queue_name}.old", f"/topic/{queue_name}.new"
+        with Peer(ports.activemq, client_id=queue_name) as first, Peer(ports.rabbitmq) as publisher:
+            first.subscribes(old, ack="client", **name)
+            for body in (b"held", b"waits"):
+                publisher.asks("SEND", body, destination=old)
+            first.gets(1)
+            first.leaves()
+        restart(gateway)
+        with Peer(ports.activemq, client_id=queue_name) as second:
+            second.subscribes(new, **name)
+            second.asks("SEND", b"unheard", destination=old)
+            second.asks("SEND", b"heard", destination=new)
+            assert second.gets_bodies(1) == [b"heard"]
+            second.leaves()
+        [url] = [url for url in sqs.list_queues().get("QueueUrls", ()) if f"durable-{queue_name}" in url]
+        restart(gateway)
+        with Peer(ports.activemq, client_id=queue_name) as third:
+            third.asks("SEND", b"waits", destination=new)
+            third.subscribes(new, **name)
+            assert third.gets_bodies(1) == [b"waits"]
+            third.asks("UNSUBSCRIBE", id="0")
+            third.asks("UNSUBSCRIBE", **name)
+        assert url not in sqs.list_queues().get("QueueUrls", ())
+
+    def test_there_is_one_subscriber_of_a_name(self, ports: Ports, queue_name: str) -> None:
+        name = {"activemq.subscriptionName": "n"}
+        with Peer(ports.activemq, client_id=queue_name) as peer:
+            peer.subscribes(f"/topic/{queue_name}", **name)
+            peer.sends("SUBSCRIBE", id="1", destination=f"/topic/{queue_name}", receipt="again", **name)
+            assert peer.gets_error().header("receipt-id") == "again"
+
+    def test_a_client_id_is_one_connections(self, ports: Ports, queue_name: str) -> None:
+        for end in (Peer.leaves, Peer.cut):
+            first = Peer(ports.activemq, client_id=queue_name)
+            with pytest.raises(AssertionError, match="already connected"):
+                Peer(ports.activemq, client_id=queue_name)
+            first.asks("SEND", destination=f"/topic/{queue_name}")  # it lives on
+            end(first)
+        # What was cut off is noticed at once, and somebody else's end ends no claim.
+        Peer(ports.activemq, client_id=queue_name).leaves()
+        with Peer(ports.rabbitmq, client_id=queue_name), Peer(ports.rabbitmq, client_id=queue_name):
+            pass
+
 
 class TestActiveMQ:
     def test_composites(self, ports: Ports, queue_name: str) -> None:

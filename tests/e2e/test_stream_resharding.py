@@ -9,8 +9,8 @@ import pytest
 from tests.conftest import finish
 from tests.rig.clients import StompClient
 from tests.rig.fan_out import FanOutEndpoint
-from tests.rig.kinesis_local import KinesisLocal, install
-from tests.rig.needs import need_commands
+from tests.rig.kinesis_local import PACKAGE, KinesisLocal
+from tests.rig.npm import install_package
 from tests.rig.processes import Gateway
 from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
@@ -23,10 +23,9 @@ ROUTES: list[object] = [
 
 @pytest.fixture(scope="module")
 def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisLocal]:
-    """The only emulator that can split and merge. Skips the tests on a machine that has no Node."""
-    need_commands("node", "npm")
-    script = install(request.config.cache.mkdir("kinesis-local"))
-    running = KinesisLocal(script, tmp_path_factory.mktemp("kinesis-local"))
+    """The only emulator that can split and merge."""
+    package = install_package(PACKAGE, request.config.cache.mkdir("kinesis-local"))
+    running = KinesisLocal(package, tmp_path_factory.mktemp("kinesis-local"))
     running.start()
     yield running
     running.kill9()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +17,6 @@ from gateway.core.message import Address, Message
 from gateway.core.outcome import Outcome, Result
 from tests.adapters.sns.scripted_sns import ScriptedSns, entries
 from tests.conftest import finish
-from tests.e2e.test_sns import aws_client, subscribed_queue
 from tests.faults.conftest import quick_config
 from tests.rig.clients import MqttPublisher, StompClient
 from tests.rig.clock import on_clock
@@ -27,6 +25,8 @@ from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.faults import BAD_GATEWAY, SERVICE_UNAVAILABLE, CutAnswer, Fault, Reset, Slow
 from tests.rig.processes import Gateway, Ministack
 from tests.rig.query_faults import SNS_INTERNAL, SNS_THROTTLED, PublishFailures, StorageFault, batch_of
+from tests.rig.streams import aws_client
+from tests.rig.topics import SnsClient, new_topic, subscribed_queue
 from tests.rig.waiting import wait_for
 
 BUCKET = "mqlift-faults"
@@ -45,8 +45,8 @@ NOT_APPLIED: Sequence[Fault] = (
 
 
 @pytest.fixture(scope="module")
-def sns(ministack: Ministack) -> Iterator[Any]:
-    client = aws_client("sns", ministack)
+def sns(ministack: Ministack) -> Iterator[SnsClient]:
+    client = aws_client("sns", ministack.url)
     yield client
     client.close()
 
@@ -73,10 +73,9 @@ def topic_gateway(faults: FaultEndpoint, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def topic_queue(sns: Any, sqs: SqsClient, queue_name: str) -> str:
+def topic_queue(sns: SnsClient, sqs: SqsClient, queue_name: str) -> str:
     """The URL of a queue that gets what is published to the topic of the same name."""
-    arn = sns.create_topic(Name=queue_name, Tags=[{"Key": "mqlift:name", "Value": queue_name}])["TopicArn"]
-    return subscribed_queue(sns, sqs, arn, queue_name)
+    return subscribed_queue(sns, sqs, new_topic(sns, queue_name), queue_name)
 
 
 def test_faults_that_have_no_effect_lose_and_double_nothing(
@@ -130,7 +129,7 @@ def test_nothing_is_acknowledged_while_s3_fails(
     topic_queue: str,
     queue_name: str,
 ) -> None:
-    s3 = aws_client("s3", ministack)
+    s3 = aws_client("s3", ministack.url)
     s3.create_bucket(Bucket=BUCKET)
     gateway = topic_gateway(**{service: {"large_payloads": {"bucket": BUCKET, "threshold": 1000}}})
     before = s3.list_objects_v2(Bucket=BUCKET)["KeyCount"]
@@ -157,7 +156,7 @@ def test_a_body_that_cannot_be_fetched_comes_later(
     topic_queue: str,
     queue_name: str,
 ) -> None:
-    s3 = aws_client("s3", ministack)
+    s3 = aws_client("s3", ministack.url)
     s3.create_bucket(Bucket=BUCKET)
     gateway = topic_gateway(sqs={"large_payloads": {"bucket": BUCKET, "threshold": 1000}})
     faults.inject(StorageFault(SERVICE_UNAVAILABLE, BUCKET, "GET"), times=None)

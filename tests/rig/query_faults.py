@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlencode
 
+from tests.rig.fault_endpoint import FaultEndpoint, Stored
 from tests.rig.faults import Answer, Call, Connection, Fault, Forward
 
 XML = {"Content-Type": "text/xml"}
@@ -33,17 +34,23 @@ SNS_INTERNAL = QueryError(500, "InternalError")
 
 @dataclass(frozen=True, slots=True)
 class PublishFailures:
-    """Some entries of a `PublishBatch` fail, the others are forwarded. Positions count from 0."""
+    """Some entries of a `PublishBatch` fail, the others are forwarded.
+
+    `positions` count from 0; those beyond the batch mean nothing. With `applied`, the failing entries are forwarded
+    too: the service did the work and says that it failed. Without a `code`, nothing is said of them.
+    """
 
     positions: Collection[int]
     code: str = "InternalError"
+    applied: bool = False
 
     async def serve(self, call: Call, forward: Forward, connection: Connection) -> Answer:
         fields, entries = batch_of(call)
         passing = [entry for position, entry in enumerate(entries) if position not in self.positions]
-        failing = [entry["Id"] for position, entry in enumerate(entries) if position in self.positions]
-        if passing:
-            upstream = await forward(replace(call, body=_form(fields, passing)))
+        failing = [entry["Id"] for position, entry in enumerate(entries) if position in self.positions and self.code]
+        forwarded = entries if self.applied else passing
+        if forwarded:
+            upstream = await forward(replace(call, body=_form(fields, forwarded)))
             if not upstream.ok:
                 return upstream
         done = "".join(f"<member><Id>{entry['Id']}</Id><MessageId>m</MessageId></member>" for entry in passing)
@@ -53,6 +60,17 @@ class PublishFailures:
         result = f"<Successful>{done}</Successful><Failed>{failed}</Failed>"
         body = f"<PublishBatchResponse><PublishBatchResult>{result}</PublishBatchResult></PublishBatchResponse>"
         return Answer(HTTPStatus.OK, body.encode(), XML)
+
+
+def published(endpoint: FaultEndpoint, topic: str) -> list[Stored]:
+    """Every message that a topic has taken through the endpoint, whatever the gateway was told."""
+    return [
+        Stored(topic, entry["Message"], at)
+        for exchange in endpoint.calls("PublishBatch")
+        for call, answer, at in exchange.forwarded
+        if answer.ok and batch_of(call)[0]["TopicArn"].endswith(f":{topic}")
+        for entry in batch_of(call)[1]
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
+from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
 from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, TOPIC_EXCHANGE, Address, Headers, Message
+from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.activemq_headers import message_headers, to_message
 from gateway.protocols.stomp.dialect import (
     DURABLE,
@@ -67,6 +69,7 @@ class ActiveMQ:
     early_receipts = True
     message_id_prefix = "ID:"
     redelivered_lines = ("", "redelivered:true\n")
+    claims_client_ids = True
     dead_letter_queue: str | None = "ActiveMQ.DLQ"
 
     # SEND
@@ -101,7 +104,7 @@ class ActiveMQ:
         if durable is not None:
             if len(patterns) != len(places):
                 raise InvalidDestination(f"{shown(destination)}: only a topic has durable subscriptions")
-            return (Source(durable, DURABLE, patterns, exact=True),)
+            return (Source(durable, _subscribed_to(patterns), patterns, exact=True),)
         sources = [
             _queue_source(place, owner, destination) for place in places if place.kind.removeprefix("temp-") != "topic"
         ]
@@ -150,6 +153,13 @@ class ActiveMQ:
 def durable_subscriber_queue(client_id: str, name: str) -> str:
     """The queue of a durable subscriber. Both parts are escaped, so that no two subscribers share one."""
     return bounded(f"durable:{quote(client_id, safe='')}:{quote(name, safe='')}", name)
+
+
+def _subscribed_to(patterns: Sequence[Address]) -> QueueSpec:
+    """In JMS, changing what a durable subscription is to "is equivalent to unsubscribing the old one and creating a new
+    one" (JMS 1.1, §6.11.1): the queues are different ones.
+    """
+    return QueueSpec(arguments={SUBSCRIPTION: ",".join(sorted({pattern.routing_key for pattern in patterns}))})
 
 
 def _durable_queue(headers: Mapping[str, str], owner: Owner) -> str | None:

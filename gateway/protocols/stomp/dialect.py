@@ -38,7 +38,8 @@ NOBODY = Owner("")
 class Source:
     """A queue that is needed. `spec` is None for one that somebody else has declared; bindings are (exchange, key).
 
-    `exact`: it is to have these bindings and no others, whatever an earlier subscription has asked for.
+    `exact`: it is to be just this, for one consumer; what an earlier subscription of its name has asked for goes, with
+    the messages that came by it.
     """
 
     queue: str
@@ -93,6 +94,8 @@ class Dialect(Protocol):
     message_id_prefix: str
     redelivered_lines: tuple[str, str]
     """What a MESSAGE says about itself when it is delivered for the first time, and when perhaps not."""
+    claims_client_ids: bool
+    """Whether a `client-id` belongs to one connection at a time."""
     dead_letter_queue: str | None
     """Where a NACK moves its message, and no other, to. None: a NACK gives back, and is cumulative as an ACK is."""
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, TypeAlias
 
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import NO_COMMANDS, Authenticate, Close, Command, Delivery, SessionContext
+from gateway.core.session import NO_COMMANDS, Authenticate, ClaimClientId, Close, Command, Delivery, SessionContext
 from gateway.protocols.stomp.acknowledging import Acknowledging
 from gateway.protocols.stomp.client import Client, Step, Together, error_of
 from gateway.protocols.stomp.codec import Frame, FrameLimits, FrameParser, encode_frame
@@ -39,14 +39,16 @@ from gateway.protocols.stomp.versions import OFFERED, UNESCAPED
 MAX_HELD_BEFORE_LOGIN = 256 * 1024
 """Bytes that may follow a CONNECT before it was answered: what one read of the connection can bring."""
 
-MAX_SHOWN_USER: Final = 100
-"""Characters of a user's name that are repeated when it is refused."""
+MAX_SHOWN: Final = 100
+"""Characters of a name of user or client that are repeated when it is refused."""
 
 _SESSION_ID_BYTES = 9
 """Random bytes of a session's id: enough that no client meets an id twice, and short in each message id."""
 
 _LOGIN: Final = object()
 """The token of the Authenticate command."""
+_CLAIM: Final = object()
+"""That of the ClaimClientId command."""
 
 
 class StompSession:
@@ -128,7 +130,10 @@ class StompSession:
             self._step_done(token, result)
         else:
             self._now = now
-            self._login_decided(result)
+            if token is _LOGIN:
+                self._login_decided(result)
+            else:
+                self._client_id_decided(result)
         if self._farewell is not None and not client.unanswered and not self._closed:
             self._depart(self._farewell)
         return client.take_commands()
@@ -295,8 +300,25 @@ class StompSession:
         if result.outcome is not Outcome.ACCEPTED:
             error = result.error or NotAuthorized("access refused")
             user = self._client.sender.origin.user
-            self._end_with_error(error, "Bad CONNECT", f"Access refused for user '{user[:MAX_SHOWN_USER]}'\n", None)
+            self._end_with_error(error, "Bad CONNECT", f"Access refused for user '{user[:MAX_SHOWN]}'\n", None)
             return
+        client_id = self._client.owner.client_id
+        if client_id and self._client.dialect.claims_client_ids:
+            self._client.ask(ClaimClientId(client_id, _CLAIM))
+        else:
+            self._greet()
+
+    def _client_id_decided(self, result: Result) -> None:
+        if self._farewell is not None:
+            return
+        if result.outcome is Outcome.ACCEPTED:
+            self._greet()
+            return
+        error = error_of(result)
+        title = f"Client: {self._client.owner.client_id[:MAX_SHOWN]} already connected"  # ActiveMQ's words
+        self._end_with_error(error, title, str(error), None)
+
+    def _greet(self) -> None:
         self.established = True
         self._handlers = self._ESTABLISHED
         headers = (

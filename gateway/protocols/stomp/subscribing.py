@@ -10,7 +10,7 @@ from gateway.core.errors import Refused
 from gateway.core.message import NO_HEADERS, Headers
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Rebind
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Presence, Rebind
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import Source
@@ -124,7 +124,8 @@ class Subscribing:
         for tag, source in subscription.sources.items():
             self._by_tag[tag] = subscription
             if source.spec is not None:
-                client.ask(DeclareQueue(source.queue, source.spec, step))
+                presence = Presence.RENEWED if source.exact else Presence.ANY
+                client.ask(DeclareQueue(source.queue, source.spec, step, presence))
             if source.exact:
                 client.ask(Rebind(source.queue, source.bindings, step))
                 continue
@@ -139,6 +140,7 @@ class Subscribing:
                     source.queue,
                     prefetch,
                     token,
+                    exclusive=source.exact,
                     priority=priority,
                     cancellable=True,
                     arguments=arguments,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
 from gateway.core.message import NO_HEADERS, NO_PROPERTIES, Address, Message, Origin, Properties
+from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.activemq import MAX_COMPOSITE, ActiveMQ, durable_subscriber_queue
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
 from gateway.protocols.stomp.dialect import DURABLE, LIVE, PRIVATE, Owner, ReplyTo, Sender, Source, Target
@@ -175,9 +176,19 @@ class TestSources:
     def test_durable(self, name):
         queue = durable_subscriber_queue("client", "mine")
         got = list(ACTIVEMQ.sources({"destination": "/topic/t", name: "mine"}, OWNER, "live"))
-        assert got == [Source(queue, DURABLE, (Address("amq.topic", "t"),), exact=True)]
+        spec = QueueSpec(arguments={SUBSCRIPTION: "t"})
+        assert got == [Source(queue, spec, (Address("amq.topic", "t"),), exact=True)]
         assert ACTIVEMQ.forgotten({name: "mine"}, OWNER, ()) == (queue,)
         assert ACTIVEMQ.forgotten({"id": "0"}, OWNER, got) == ()
+
+    def test_a_durable_subscription_is_another_when_its_topics_are(self):
+        def spec(destination):
+            headers = {"destination": destination, "activemq.subscriptionName": "n"}
+            (source,) = ACTIVEMQ.sources(headers, OWNER, "live")
+            return source.spec
+
+        assert spec("/topic/a,/topic/b") == spec("/topic/b,a,b")
+        assert len({spec(each).arguments[SUBSCRIPTION] for each in ("/topic/a", "/topic/a.>", "/topic/a,b")}) == 3
 
     def test_durable_subscribers_have_queues_of_their_own(self):
         names = {durable_subscriber_queue(*pair) for pair in (("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("a", "b"))}

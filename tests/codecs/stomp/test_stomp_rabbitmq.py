@@ -187,8 +187,7 @@ def source(**headers: str) -> Source:
 DESTINATIONS = {
     "/queue/q": Address("", "q"),
     "/queue/a.b-c d": Address("", "a.b-c d"),
-    "/queue/a%2Fb%25": Address("", "a/b%"),
-    "/queue/%C3%A9": Address("", "é"),
+    "/queue/a%2Fb": Address("", "a/b"),
     "/topic/a.*.#": Address("amq.topic", "a.*.#"),
     "/exchange/x": Address("x", ""),
     "/exchange/x/k.l": Address("x", "k.l"),
@@ -210,6 +209,8 @@ class TestDestinations:
             ("/exchange/x/", Address("x", "")),
             ("/queue/é", Address("", "é")),
             ("/queue/100%", Address("", "100%")),
+            # The plugin reads back the slash alone of what it escapes.
+            ("/queue/a%20b%2f%C3%A9%252F", Address("", "a%20b%2f%C3%A9%252F")),
         ],
     )
     def test_read(self, text, address):
@@ -241,7 +242,6 @@ class TestDestinations:
             "/exchange/x/k/l",
             "/temp-queue/x",
             "/dsub/x",
-            "/queue/%ff",
             "/queue/" + "é" * 128,
         ],
     )
@@ -249,7 +249,14 @@ class TestDestinations:
         with pytest.raises(BadDestination):
             target(text)
 
-    @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=60))
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [("a b", "/queue/a b"), ("a%", "/queue/a%25"), ("é", "/queue/%C3%A9"), ("\x01\t~\x7f", "/queue/%01%09~\x7f")],
+    )
+    def test_written(self, name, text):
+        assert RABBITMQ.format(Address("", name)) == text
+
+    @given(st.text(st.characters(codec="ascii", min_codepoint=32, exclude_characters="%"), min_size=1, max_size=60))
     def test_round_trip(self, name):
         assert target(RABBITMQ.format(Address("", name))).address == Address("", name)
         assert target(RABBITMQ.format(Address("x" + name, name))).address == Address("x" + name, name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.interop.amqp.client import PASSWORD, TIMEOUT, USER, Client, Message, Refused, until
+from tests.rig.npm import NODE
 from tests.rig.processes import HOST
 
 SOURCES = Path(__file__).parent / "amqplib"
@@ -103,7 +104,7 @@ class AmqplibClient(LineClient):
     """`folder` is where `install` has put it."""
 
     def __init__(self, port: int, folder: Path) -> None:
-        super().__init__(port, ("node", "client.js"), folder)
+        super().__init__(port, (str(NODE), "client.js"), folder)
 
 
 class PhpAmqplibClient(LineClient):

@@ -21,6 +21,7 @@ from tests.interop.mqtt.client import (
     Version,
     until,
 )
+from tests.rig.npm import NODE
 
 SOURCES = Path(__file__).parent / "mqttjs"
 _STOP_TIMEOUT = 10.0
@@ -35,7 +36,7 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            ["node", "clients.js"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [str(NODE), "clients.js"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._numbers = itertools.count(1)
         self._clients: dict[int, MqttJsClient] = {}

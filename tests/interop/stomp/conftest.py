@@ -20,7 +20,7 @@ from tests.interop.stomp.variants import Variant
 from tests.rig import activemq as activemq_rig
 from tests.rig.activemq import ActiveMQ
 from tests.rig.needs import missing, need_commands
-from tests.rig.npm import npm_install
+from tests.rig.npm import NODE, npm_install
 from tests.rig.processes import Ministack
 
 ServerName = Literal["mqlift-rabbitmq", "mqlift-activemq", "rabbitmq", "activemq"]
@@ -71,10 +71,9 @@ def gateway_listeners(
 @pytest.fixture(scope="session")
 def node(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """The process that stompjs and stompit live in."""
-    need_commands("node", "npm")
     folder = request.config.cache.mkdir("stompjs")
     npm_install(DRIVERS, folder)
-    driver = Driver(["node", "clients.js"], folder)
+    driver = Driver([str(NODE), "clients.js"], folder)
     yield driver
     driver.close()
 

@@ -13,6 +13,7 @@ from gateway.core.session import (
     Authenticate,
     Bind,
     Cancel,
+    ClaimClientId,
     Close,
     Consume,
     DeclareQueue,
@@ -27,7 +28,7 @@ from gateway.protocols.stomp.session import open_session
 from gateway.protocols.stomp.settings import Settings
 from gateway.protocols.stomp.versions import OFFERED, UNESCAPED
 
-CONTROL = (Authenticate, DeclareQueue, DeleteQueue, Bind, Rebind, Consume, Cancel)
+CONTROL = (Authenticate, ClaimClientId, DeclareQueue, DeleteQueue, Bind, Rebind, Consume, Cancel)
 
 
 class Queue:

@@ -8,7 +8,8 @@ from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused, Unavailable
 from gateway.core.message import Address, Message
 from gateway.core.outcome import Outcome
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Publish, Rebind, Settle
+from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Publish, Rebind, Settle
+from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.dialect import PRIVATE
 from gateway.protocols.stomp.errors import BadSelector, BadTransaction, MissingHeader, SubscriptionCancelled
 
@@ -173,10 +174,11 @@ class TestDurableSubscribers:
     def test_it_lasts(self, active):
         name = {"activemq.subscriptionName": "n"}
         active.frame("SUBSCRIBE", id="0", destination="/topic/t.>", **name)
-        declare, bind, _ = active.done
-        assert declare.spec == QueueSpec(durable=True)
-        # A subscriber that comes back with another topic is rid of the one it had.
+        declare, bind, consume = active.done
+        # A subscriber that comes back with another topic is rid of the one it had, and of what came by it.
+        assert (declare.spec, declare.presence) == (QueueSpec(arguments={SUBSCRIPTION: "t.#"}), Presence.RENEWED)
         assert (type(bind), bind.queue, bind.bindings) == (Rebind, declare.queue, (("amq.topic", "t.#"),))
+        assert consume.exclusive  # there is one subscriber of a name
         active.done.clear()
         active.frame("UNSUBSCRIBE", id="0")
         assert kinds(active) == ["Cancel"]

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from gateway.core.errors import NotAuthorized
+from gateway.core.errors import InUse, NotAuthorized
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, Close, Publish
+from gateway.core.session import Authenticate, ClaimClientId, Close, Publish
 from gateway.protocols.stomp.errors import BadCommand, BadHeader, FrameTooLarge, Silence, VersionMismatch
 from gateway.protocols.stomp.session import MAX_HELD_BEFORE_LOGIN
 
@@ -46,6 +46,33 @@ class TestConnect:
         line.connect()
         (authenticate,) = line.take(Authenticate)
         assert (authenticate.credentials.username, authenticate.credentials.password) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("dialect", "headers", "claimed"),
+        [("activemq", {"client_id": "c"}, ["c"]), ("activemq", {}, []), ("rabbitmq", {"client_id": "c"}, [])],
+    )
+    def test_client_ids(self, open_line, dialect, headers, claimed):
+        line = open_line(dialect=dialect)
+        line.connect(**headers)
+        assert [claim.client_id for claim in line.take(ClaimClientId)] == claimed
+
+    def test_a_client_id_that_is_in_use(self, open_line):
+        line = open_line(dialect="activemq")
+        line.refuse = {ClaimClientId: Result(Outcome.REJECTED, InUse("another has it"))}
+        line.send(CONNECT.replace(b"host:h", b"client-id:c"))
+        error = line.only("ERROR")
+        assert (error.headers["message"], error.body) == ("Client: c already connected", b"another has it")
+        assert isinstance(line.closed.error, InUse)
+        assert not line.session.established
+
+    def test_nothing_is_done_before_the_client_id_is_claimed(self, open_line):
+        line = open_line(dialect="activemq")
+        line.hold = ClaimClientId
+        line.send(CONNECT.replace(b"host:h", b"client-id:c") + b"SEND\ndestination:/topic/t\n\n\0")
+        assert (line.take(Publish), line.frames()) == ([], [])
+        line.release()
+        assert len(line.take(Publish)) == 1
+        line.only("CONNECTED")
 
     def test_refused(self, open_line):
         line = open_line()

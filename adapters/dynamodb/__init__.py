@@ -1,0 +1,1 @@
+"""A state store in one DynamoDB table, for gateways that share it."""
