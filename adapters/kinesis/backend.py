@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, cast
@@ -59,7 +60,7 @@ OWN_TRANSFORM: Final = Transform(envelope=True)
 
 def open_backend(aws: AwsClient, *, prefix: str, provision: Provision) -> KinesisBackend:
     """How this folder offers itself."""
-    return KinesisBackend(aws, prefix=prefix, provision=provision)
+    return KinesisBackend(aws, prefix=prefix, provision=provision, hostname=socket.gethostname())
 
 
 class KinesisBackend(SendOnly):
@@ -76,11 +77,13 @@ class KinesisBackend(SendOnly):
     """`entry_bytes` without the option `max_record_bytes`."""
     read_limits = READ_LIMITS
 
-    def __init__(self, aws: AwsClient, *, prefix: str = "", provision: Provision = "auto") -> None:
+    def __init__(
+        self, aws: AwsClient, *, prefix: str = "", provision: Provision = "auto", hostname: str = "localhost"
+    ) -> None:
         self._aws = aws
         self._prefix = prefix
         self._streams = StreamDirectory(aws, provision)
-        self._consumers = ConsumerDirectory(aws, self._streams, provision)
+        self._consumers = ConsumerDirectory(aws, self._streams, provision, hostname)
 
     def home(self, queue: str, spec: QueueSpec) -> Target:  # noqa: ARG002 - all streams are alike
         name = stream_name(self._prefix + queue)

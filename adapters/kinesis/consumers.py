@@ -12,6 +12,7 @@ import structlog
 from adapters.aws.api import AwsClient
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference
+from adapters.kinesis.settings import HOSTNAME
 from adapters.kinesis.streams import Provision, Stream, StreamDirectory
 from gateway.core.errors import BackendError, NotFound, Unavailable
 
@@ -26,22 +27,26 @@ _log = structlog.get_logger("mqlift.kinesis")
 class ConsumerDirectory:
     """All consumers that this gateway has used. Shards that need the same one at the same time share the requests."""
 
-    def __init__(self, aws: AwsClient, streams: StreamDirectory, provision: Provision) -> None:
+    def __init__(self, aws: AwsClient, streams: StreamDirectory, provision: Provision, hostname: str) -> None:
         self._aws = aws
         self._streams = streams
         self._provision = provision
+        self._hostname = hostname
         self._arns: dict[tuple[StreamReference, str], str] = {}
         self._asking = asyncio.Lock()
 
     async def find(self, stream: Stream, consumer: str) -> str:
-        """The consumer's ARN. Raises `NotFound` with what would help, and `Unavailable` until it is active."""
+        """The ARN of a consumer, as the rule names it.
+
+        Raises `NotFound` with what would help, and `Unavailable` until it is active.
+        """
         key = (stream.reference, consumer)
         known = self._arns.get(key)
         if known is not None:
             return known
         async with self._asking:
             if key not in self._arns:
-                arn = await self._find_or_register(stream, consumer)
+                arn = await self._find_or_register(stream, consumer.replace(HOSTNAME, self._hostname))
                 if len(self._arns) >= CONSUMER_LIMIT:
                     del self._arns[next(iter(self._arns))]
                 self._arns[key] = arn

@@ -7,6 +7,7 @@ from typing import Final
 
 from adapters.aws.permissions import ANY, Grant, Scope, Use
 from adapters.kinesis.naming import parse_reference
+from adapters.kinesis.settings import HOSTNAME
 
 _SEND: Final = frozenset({"kinesis:DescribeStreamSummary", "kinesis:PutRecords"})
 _CREATE: Final = frozenset({"kinesis:CreateStream"})
@@ -27,7 +28,7 @@ def permissions(name: str, use: Use, scope: Scope, *, create: bool) -> Iterator[
 
 
 def push_permissions(name: str, consumers: Sequence[str], scope: Scope, *, create: bool) -> Iterator[Grant]:
-    """For enhanced fan-out consumers of a stream. Their ARNs end in when they were registered."""
+    """For enhanced fan-out consumers of a stream, as the rule names them."""
     reference = parse_reference(name.replace(ANY, "0"))
     stream = scope.arn("kinesis", f"stream/{name}") if reference.ours else name
     actions = _PUSH | _REGISTER if create and reference.ours else _PUSH
@@ -35,4 +36,6 @@ def push_permissions(name: str, consumers: Sequence[str], scope: Scope, *, creat
     # Data Streams").
     yield Grant(stream, actions)
     for consumer in consumers:
-        yield Grant(f"{stream}/consumer/{consumer}:{ANY}", actions)
+        # The ARN of a consumer ends in when it was registered, NAME:SECONDS. A host may have any name.
+        head, host, _ = consumer.partition(HOSTNAME)
+        yield Grant(f"{stream}/consumer/{head}{ANY if host else f':{ANY}'}", actions)

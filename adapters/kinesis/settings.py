@@ -26,6 +26,9 @@ CONSUMERS: Final = 50
 """Enhanced fan-out consumers of one stream: 20, and 50 with On-demand Advantage (API reference,
 RegisterStreamConsumer)."""
 
+HOSTNAME: Final = "{hostname}"
+"""In the name of what feeds a tail: the name of the host, as each gateway needs a consumer of its own."""
+
 _CONSUMER: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")  # service model 2013-12-02, ConsumerName
 
 TAIL_KEY: Final = "{partition_key}"
@@ -117,12 +120,12 @@ def _consumers(value: object, *, tail: bool) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
         raise ConfigError(key, "not a list of names", "name consumers, such as [billing]; each costs")
     for name in value:
-        if not _CONSUMER.fullmatch(name):
+        if not _CONSUMER.fullmatch(name.replace(HOSTNAME, "h") if tail else name):
             raise ConfigError(key, f"{name!r} cannot be registered", "A-Z a-z 0-9 _ . - and 128 characters at most")
     if len(value) > CONSUMERS or len(set(value)) < len(value):
         raise ConfigError(key, "too many names, or one twice", f"{CONSUMERS} different ones at most")
     if tail and len(value) > 1:
-        raise ConfigError(key, "live subscribers are fed by one consumer", "one name, another for each gateway")
+        raise ConfigError(key, "live subscribers are fed by one consumer", f"one name, with {HOSTNAME} in it")
     return tuple(value)
 
 

@@ -157,6 +157,18 @@ def test_consumers_of_a_stream_that_is_named_by_its_arn_are_not_made(tmp_path: P
     assert not allows(policy, "kinesis:RegisterStreamConsumer", stream)
 
 
+def test_a_host_may_have_any_name(tmp_path: Path) -> None:
+    rule = {
+        "match": {"topic": "t/#"},
+        "to": [{"kinesis": "measured", "tail": "t", "enhanced_fan_out": ["live-{hostname}"]}],
+    }
+    policy = document(tmp_path, routes=[rule])
+    stream = "arn:aws:kinesis:eu-west-1:111122223333:stream/measured"
+    for host in ("gateway-0", "ip-10-0-0-1.internal"):
+        assert allows(policy, "kinesis:SubscribeToShard", f"{stream}/consumer/live-{host}:1700000000")
+    assert not allows(policy, "kinesis:SubscribeToShard", f"{stream}/consumer/other:1700000000")
+
+
 def test_a_queue_lives_in_its_first_target_and_is_copied_to_the_others(tmp_path: Path) -> None:
     rule = {"match": {"queue": "orders"}, "to": [{"sqs": "new-orders"}, {"sqs": "copies"}]}
     policy = document(tmp_path, prefix="plant-", routes=[rule])

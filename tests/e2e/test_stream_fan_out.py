@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,16 @@ def put(kinesis: Client, stream: str, *bodies: str) -> None:
     assert kinesis.put_records(StreamName=stream, Records=records)["FailedRecordCount"] == 0
 
 
+def consumers_of(kinesis: Client, stream: str) -> list[str]:
+    """Those that are registered."""
+    arn = kinesis.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamARN"]
+    return [each["ConsumerName"] for each in kinesis.list_stream_consumers(StreamARN=arn)["Consumers"]]
+
+
+def bodies(*clients: StompClient) -> set[str]:
+    return {each.body for client in clients for each in list(client.deliveries)}
+
+
 def texts(begin: int, end: int) -> list[str]:
     return [f"record {number}" for number in range(begin, end)]
 
@@ -59,9 +70,7 @@ def test_from_the_first_and_what_comes(
         assert sorted(each.body for each in client.deliveries) == sorted(texts(0, 200))
         calls = [each for each in gateway.metrics().items() if "_total{" in each[0] and "SubscribeToShard" in each[0]]
         assert [count for name, count in calls if 'outcome="accepted"' in name] == [SHARDS]
-    arn = kinesis.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamARN"]
-    consumers = kinesis.list_stream_consumers(StreamARN=arn)["Consumers"]
-    assert [each["ConsumerName"] for each in consumers] == ["billing"]
+    assert consumers_of(kinesis, stream) == ["billing"]
 
 
 def test_replay_gives_the_same_again(gateway_factory: Callable[..., Gateway], kinesis: Client, stream: str) -> None:
@@ -148,15 +157,32 @@ def test_kill_9_goes_on_behind_what_was_acknowledged(
         wait_for(lambda: {each.body for each in client.deliveries} >= expected - acknowledged, "the rest")
         again = {each.body for each in client.deliveries} & acknowledged
         assert len(again) < len(acknowledged), "what was acknowledged without a gap does not come again"
-        bodies = [each.body for each in client.deliveries]
-        assert len(bodies) == len(set(bodies))
+        assert len(client.deliveries) == len(bodies(client))
     finish(gateway)
+
+
+def test_gateways_with_one_state_share_the_shards_and_take_them_over(
+    gateway_factory: Callable[..., Gateway], kinesis: Client, stream: str
+) -> None:
+    state = f"dynamodb://{stream}"
+    one, other = (gateway_factory(routes=ROUTES, state=state) for _ in range(2))
+    with StompClient(one.port("stomp")) as first, StompClient(other.port("stomp")) as second:
+        first.subscribe(f"/queue/stream-{stream}", **BILLING)
+        second.subscribe(f"/queue/stream-{stream}", **BILLING)
+        wait_for(lambda: "shard_taken" in one.log and "shard_taken" in other.log, "both have shards")
+        put(kinesis, stream, *texts(0, 100))
+        wait_for(lambda: bodies(first, second) == set(texts(0, 100)), "everything has come")
+        before = len(second.deliveries)
+        one.kill9()
+        put(kinesis, stream, *texts(100, 200))
+        wait_for(lambda: bodies(first, second) == set(texts(0, 200)), "the other one has taken over")
+        assert len(second.deliveries) > before
 
 
 def test_a_tail_reaches_live_subscribers_at_once(
     gateway_factory: Callable[..., Gateway], kinesis: Client, stream: str
 ) -> None:
-    rule = {"kinesis": stream, "tail": "t/{partition_key}", "enhanced_fan_out": ["live"]}
+    rule = {"kinesis": stream, "tail": "t/{partition_key}", "enhanced_fan_out": ["live-{hostname}"]}
     gateway = gateway_factory(routes=[{"match": {"topic": "t/#"}, "to": [rule]}])
     with (
         MqttSubscriber(gateway.port("mqtt"), "subscriber") as subscriber,
@@ -168,6 +194,7 @@ def test_a_tail_reaches_live_subscribers_at_once(
         messages = subscriber.wait_messages(2)
         assert {each.body for each in messages} == {b"native", b"own"}
         assert "t/native" in {each.topic for each in messages}
+    assert consumers_of(kinesis, stream) == [f"live-{socket.gethostname()}"]
 
 
 def test_a_consumer_that_is_not_registered_is_named(gateway_factory: Callable[..., Gateway], stream: str) -> None:

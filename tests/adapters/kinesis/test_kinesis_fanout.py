@@ -62,6 +62,12 @@ async def test_one_that_is_missing_is_registered(aws: ScriptedAws) -> None:
     assert aws.calls[2].request == {"StreamARN": STREAM, "ConsumerName": "billing"}
 
 
+async def test_each_host_has_its_own(aws: ScriptedAws) -> None:
+    tail = Target(kind=KIND, name="trucks", tail="t", pushed=("live-{hostname}",))
+    await KinesisBackend(aws, hostname="gateway-0").enroll(tail, "live-{hostname}")
+    assert aws.calls[1].request["ConsumerName"] == "live-gateway-0"
+
+
 async def test_it_is_waited_for_until_it_is_active(aws: ScriptedAws) -> None:
     aws.answers["DescribeStreamConsumer"] = one_after_the_other(MISSING, described("CREATING"), described())
     backend = KinesisBackend(aws)
