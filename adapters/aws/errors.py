@@ -11,6 +11,10 @@ Sources: the exception shapes of the service models that botocore ships, botocor
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import cast
+
+import orjson
 
 from gateway.core.errors import (
     AccessDenied,
@@ -130,6 +134,20 @@ def classify(
 def code_of(error: BackendError) -> str:
     """Return the service's own code of an error from `classify`, as `short_code` gives it."""
     return error.problem.partition(": ")[0]
+
+
+def read_fault(body: bytes) -> Mapping[str, object]:
+    """What the JSON of a fault says; empty for what is none."""
+    try:
+        fault = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return cast("dict[str, object]", fault) if isinstance(fault, dict) else {}
+
+
+def fault_text(fault: Mapping[str, object]) -> str:
+    """Its message, which services spell in two ways."""
+    return str(fault.get("message") or fault.get("Message") or "")
 
 
 def short_code(code: str) -> str:

@@ -7,10 +7,11 @@ goes on telling: events, and one exception at most, which is the end.
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
-import orjson
 from botocore.eventstream import EventStreamBuffer, ParserError
+
+from adapters.aws.errors import fault_text, read_fault
 
 INITIAL: Final = "initial-response"
 """The event that says that the call was accepted; it comes first."""
@@ -70,13 +71,4 @@ class EventBuffer:
 def _fault(kind: str, headers: dict[str, str], payload: bytes) -> EventFault:
     if kind == "error":  # one that the service model does not have
         return EventFault(headers.get(":error-code", ""), headers.get(":error-message", ""))
-    return EventFault(headers.get(":exception-type", ""), _message(payload))
-
-
-def _message(payload: bytes) -> str:
-    try:
-        fault = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return ""
-    said = cast("dict[str, object]", fault) if isinstance(fault, dict) else {}
-    return str(said.get("message") or said.get("Message") or "")
+    return EventFault(headers.get(":exception-type", ""), fault_text(read_fault(payload)))

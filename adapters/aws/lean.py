@@ -14,15 +14,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias
 
-import orjson
 import structlog
 
 from adapters.aws import query
 from adapters.aws.api import ObjectStore, Observer
 from adapters.aws.endpoint import Endpoint
-from adapters.aws.errors import classify, short_code
+from adapters.aws.errors import classify, fault_text, read_fault, short_code
 from adapters.aws.http import Answer, ExchangeFailed
 from adapters.aws.leanevents import LeanEvents
 from adapters.aws.observed import observed
@@ -313,15 +312,11 @@ def _read(route: Route, answer: Answer, service: str, action: str, resource: str
 
 
 def _json_fault(answer: Answer) -> tuple[str, str]:
-    try:
-        fault = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        fault = None
-    said = cast("dict[str, object]", fault) if isinstance(fault, dict) else {}
+    fault = read_fault(answer.body)
     # x-amzn-query-error: `AWS.SimpleQueueService.NonExistentQueue;Sender`, from services that spoke another protocol.
     query_code = answer.header("x-amzn-query-error").partition(";")[0]
-    code = said.get("__type") or query_code or answer.header("x-amzn-errortype")
-    return str(code), str(said.get("message") or said.get("Message") or "")
+    code = fault.get("__type") or query_code or answer.header("x-amzn-errortype")
+    return str(code), fault_text(fault)
 
 
 def _date(answer: Answer) -> float | None:

@@ -26,11 +26,17 @@ class LeanEvents:
         self._silence = silence
         self._buffer = EventBuffer()
         self._connection: StreamingConnection | None = None
+        self._closed = False
 
     async def exchange(self, pool: Pool, request: bytes) -> Answer:
-        """Send the request, on a connection of its own. That of a refused one is whole. Raises `ExchangeFailed`."""
-        self.close()
+        """Send the request, on a connection of its own, and wait until its answer begins; a refusal is whole.
+
+        Raises `ExchangeFailed`.
+        """
+        self._hang_up()
         connection = self._connection = await pool.dial(StreamingConnection)
+        if self._closed:
+            self._hang_up()
         answer = await connection.begin(request, self._timeout)
         if answer.status < 300:
             return answer
@@ -38,6 +44,10 @@ class LeanEvents:
 
     def close(self) -> None:
         """Idempotent."""
+        self._closed = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._connection is not None:
             self._connection.close()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import orjson
 import structlog
@@ -18,6 +18,8 @@ from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
 
 Provision: TypeAlias = Literal["auto", "never"]
 
+T = TypeVar("T")
+
 STREAM_LIMIT: Final = 10_000
 """Streams that are remembered; there is little to remember of one."""
 
@@ -30,25 +32,51 @@ _USABLE: Final = frozenset({"ACTIVE", "UPDATING"})
 _log = structlog.get_logger("mqlift.kinesis")
 
 
-class Stream:
-    """One stream. `failure` is what was last found out, while that may still be so."""
+class Finding:
+    """Something in AWS that is looked for when it is missed. Who misses it at the same time shares the requests."""
 
-    __slots__ = ("failed_until", "failure", "lock", "reference", "region", "resource", "send_head")
+    __slots__ = ("_failed_until", "_failure", "_lock")
 
-    def __init__(self, reference: StreamReference) -> None:
-        self.reference = reference
-        self.region = reference.region or None
-        self.resource = f"kinesis stream {reference.name}"
-        self.lock = asyncio.Lock()
-        self.failure: BackendError | None = None
-        self.failed_until = 0.0
-        member, value = reference.member
-        self.send_head = b'{"%b":%b,"Records":[' % (member.encode(), orjson.dumps(value))
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._failure: BackendError | None = None
+        self._failed_until = 0.0
 
     def raise_recent(self) -> None:
         """Raise what was found out a moment ago, instead of asking again."""
-        if self.failure is not None and _now() < self.failed_until:
-            raise self.failure.with_traceback(None)
+        if self._failure is not None and _now() < self._failed_until:
+            raise self._failure.with_traceback(None)
+
+    async def look(self, find: Callable[[], Awaitable[T]]) -> T:
+        """Find it, one at a time. Raises what `find` raises, also when that was a moment ago."""
+        async with self._lock:
+            # Whoever held the lock before may have found out.
+            self.raise_recent()
+            try:
+                found = await find()
+            except BackendError as error:
+                self._failure, self._failed_until = error, _now() + NEGATIVE_SECONDS
+                raise
+            self._failure = None
+            return found
+
+    def forget_failure(self) -> None:
+        self._failure = None
+
+
+class Stream(Finding):
+    """One stream. `arn` is empty until it is known."""
+
+    __slots__ = ("arn", "reference", "region", "resource", "send_head")
+
+    def __init__(self, reference: StreamReference) -> None:
+        super().__init__()
+        self.reference = reference
+        self.arn = reference.arn
+        self.region = reference.region or None
+        self.resource = f"kinesis stream {reference.name}"
+        member, value = reference.member
+        self.send_head = b'{"%b":%b,"Records":[' % (member.encode(), orjson.dumps(value))
 
 
 class StreamDirectory:
@@ -74,15 +102,7 @@ class StreamDirectory:
 
     async def ready(self, stream: Stream, target: Target) -> None:
         """Find the stream, or create it where that is allowed. Raises `Unavailable` until it can be written to."""
-        async with stream.lock:
-            # Whoever held the lock before may have found out.
-            stream.raise_recent()
-            try:
-                await self._find_or_create(stream, target)
-            except BackendError as error:
-                stream.failure, stream.failed_until = error, _now() + NEGATIVE_SECONDS
-                raise
-            stream.failure = None
+        await stream.look(lambda: self._find_or_create(stream, target))
 
     async def _find_or_create(self, stream: Stream, target: Target) -> None:
         try:
@@ -95,25 +115,23 @@ class StreamDirectory:
 
     async def look_up(self, stream: Stream) -> None:
         """Ask for the stream. Raises `NotFound` with what would help, and `Unavailable` for one that is not ready."""
-        await self._summary(stream)
-
-    async def arn(self, stream: Stream) -> str:
-        """Its ARN, asked for where it is known by its name. Raises as `look_up`."""
-        return stream.reference.arn or (await self._summary(stream))["StreamARN"]
-
-    async def _summary(self, stream: Stream) -> Mapping[str, str]:
         member, value = stream.reference.member
         try:
             answer = await self._call(stream, "DescribeStreamSummary", {member: value})
         except NotFound:
             raise self._missing(stream) from None
-        summary = _summary(answer)
-        status = summary["StreamStatus"]
+        status, arn = _summary(answer)
         if status not in _USABLE:
             raise Unavailable(
                 f"the stream is {status.lower()}", resource=stream.resource, action="kinesis:DescribeStreamSummary"
             )
-        return summary
+        stream.arn = arn
+
+    async def arn(self, stream: Stream) -> str:
+        """Its ARN, asked for once. Raises as `look_up`."""
+        if not stream.arn:
+            await self.look_up(stream)
+        return stream.arn
 
     async def _create(self, stream: Stream, target: Target) -> None:
         request: dict[str, object] = {
@@ -138,7 +156,7 @@ class StreamDirectory:
         except NotFound:
             return
         finally:
-            stream.failure = None
+            stream.forget_failure()
 
     def _missing(self, stream: Stream) -> NotFound:
         region = stream.region or self._aws.region
@@ -152,10 +170,11 @@ class StreamDirectory:
         return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
 
 
-def _summary(answer: bytes) -> Mapping[str, str]:
+def _summary(answer: bytes) -> tuple[str, str]:
+    """Status and ARN."""
     try:
         summary = orjson.loads(answer)["StreamDescriptionSummary"]
-        return {member: str(summary[member]) for member in ("StreamARN", "StreamStatus")}
+        return str(summary["StreamStatus"]), str(summary["StreamARN"])
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None
 

@@ -220,6 +220,14 @@ class StreamConsumer:
                 break
         self._wake_up()
 
+    def gone(self) -> None:
+        """Tell who consumes, where it can be told."""
+        subscription = self.subscription
+        if subscription.cancelled or not subscription.cancellable:
+            return
+        subscription.cancel()
+        subscription.consumer.cancelled(subscription)
+
     # Handing out
 
     def credited(self, subscription: Subscription) -> None:  # noqa: ARG002 - there is one

@@ -39,18 +39,18 @@ class ShardSubscriber:
         shard: str,
         *,
         health: Health,
-        gone: Callable[[], None],
         ended: Callable[[ShardSubscriber], None],
     ) -> None:
-        """`gone`: called when the stream is not there any more; `ended`: when this one has done with the network."""
+        """`ended`: called when it has done with the network."""
         self._backend = backend
         self._target = target
         self._consumer = consumer
         self._shard = shard
         self._resource = f"{target.kind} {target.name} (shard {shard}, enhanced fan-out consumer {consumer})"
-        self._trouble = Trouble(self._resource, health, gone)
+        self._trouble = Trouble(self._resource, health, self._gone)
         self._ended = ended
         self._loop = asyncio.get_running_loop()
+        self._cursor: Cursor | None = None
         self._wanted = asyncio.Event()
         self._started = 0.0
         """When the last subscription began."""
@@ -71,6 +71,7 @@ class ShardSubscriber:
 
     def join(self, cursor: Cursor) -> None:
         if self._task is None:
+            self._cursor = cursor
             self._task = self._loop.create_task(self._run(cursor))
             self._task.add_done_callback(self._done)
 
@@ -93,6 +94,11 @@ class ShardSubscriber:
         self.stop()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _gone(self) -> None:
+        """The stream, or what the service knows the consumer by; others may well go on reading."""
+        if self._cursor is not None:
+            self._cursor.owner.gone()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -117,15 +123,17 @@ class ShardSubscriber:
         except Contended as error:
             # Who has lost the shard to another gateway learns so meanwhile, instead of taking it back.
             log.info("subscription_taken_over", stream=self._target.name, shard=self._shard, consumer=self._consumer)
-            self._answer(error)
-            return max(self._trouble.met(error), self._backend.read_limits.subscription_seconds)
+            return max(self._failed(error), self._backend.read_limits.subscription_seconds)
         except BackendError as error:
-            self._answer(error)
-            return self._trouble.met(error)
+            return self._failed(error)
         except Exception:
             log.exception("read_failed_unexpectedly", stream=self._target.name, shard=self._shard)
-            return self._trouble.met_bug()
+            return self._failed(self._trouble.bug())
         return 0.0
+
+    def _failed(self, error: BackendError) -> float:
+        self._answer(error)
+        return self._trouble.met(error)
 
     async def _follow(self, cursor: Cursor, pages: AsyncIterator[Page]) -> None:
         async for page in pages:

@@ -42,6 +42,9 @@ class Wants(Protocol):
     def arrived(self, cursor: Cursor) -> None:
         """Records have come, or the end of the shard."""
 
+    def gone(self) -> None:
+        """What it reads is not there any more."""
+
 
 class Reader(Protocol):
     """Fills cursors with what a shard has; `ShardReader`, or `streampush.ShardSubscriber`."""
@@ -140,9 +143,9 @@ class Trouble:
             self._gone()
         return BACKOFF.backoff(self._failures)
 
-    def met_bug(self) -> float:
-        """As `met`, where it is the backend's own fault: that must not stop the stream for good."""
-        return self.met(Unavailable("internal error, see the gateway's log", resource=self._resource))
+    def bug(self) -> BackendError:
+        """The error of a backend that raised what it should not: that must not stop the stream for good."""
+        return Unavailable("internal error, see the gateway's log", resource=self._resource)
 
 
 class ShardReader:
@@ -258,7 +261,7 @@ class ShardReader:
             return
         except Exception:
             log.exception("read_failed_unexpectedly", stream=self._target.name, shard=self._shard)
-            self._wait(self._trouble.met_bug())
+            self._wait(self._trouble.met(self._trouble.bug()))
             return
         self._trouble.over()
         self._pace(page)

@@ -142,13 +142,7 @@ class StreamQueue:
 
     def _subscriber(self, consumer: str, shard: str) -> ShardSubscriber:
         subscriber = ShardSubscriber(
-            self._backend,
-            self.target,
-            consumer,
-            shard,
-            health=self._health,
-            gone=self.cancel_consumers,
-            ended=self._subscribers.discard,
+            self._backend, self.target, consumer, shard, health=self._health, ended=self._subscribers.discard
         )
         self._subscribers.add(subscriber)
         return subscriber
@@ -157,7 +151,7 @@ class StreamQueue:
         consumer = self._consumers.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("consumer_failed_unexpectedly", stream=self.name, exc_info=error)
-            self._tell_cancelled(consumer)
+            consumer.gone()
         self.used_at = asyncio.get_running_loop().time()
 
     async def get(self) -> Delivery | None:
@@ -233,14 +227,7 @@ class StreamQueue:
     def cancel_consumers(self) -> None:
         """It has been deleted: tell those who consume it."""
         for consumer in list(self._consumers.values()):
-            self._tell_cancelled(consumer)
-
-    def _tell_cancelled(self, consumer: StreamConsumer) -> None:
-        subscription = consumer.subscription
-        if subscription.cancelled or not subscription.cancellable:
-            return
-        subscription.cancel()
-        subscription.consumer.cancelled(subscription)
+            consumer.gone()
 
     def stop_polling(self) -> None:
         """No new reads; what consumers hold can still be acknowledged."""

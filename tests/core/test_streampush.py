@@ -359,6 +359,29 @@ async def test_consumers_of_a_stream_that_is_gone_are_told() -> None:
 
 
 @on_clock
+async def test_only_those_are_told_whose_consumer_is_gone() -> None:
+    log = StreamLog("0")
+    rig = Rig(log)
+    reading = await rig.consume({})
+    pushed = await rig.consume()
+    await until(lambda: log.live, "subscribed")
+    log.refusals = [NotFound("no consumer billing")] * 3
+    log.cut("billing", "0", NotFound("no consumer billing"))
+    await until(lambda: pushed.gone, "told")
+    log.write("0", "a")
+    await given(reading, "a")
+    assert not reading.gone
+
+
+@on_clock
+async def test_a_bug_at_the_beginning_is_told() -> None:
+    log = StreamLog("0")
+    log.refusals = [RuntimeError("a bug")] * 1_000
+    with pytest.raises(BackendError, match="internal error"):
+        await Rig(log, target=TAIL).consume({})
+
+
+@on_clock
 async def test_a_bug_in_a_backend_does_not_end_the_stream() -> None:
     log = StreamLog("0")
     consumer = await Rig(log).consume()

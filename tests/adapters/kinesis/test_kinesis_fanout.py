@@ -9,9 +9,11 @@ import pytest
 
 from adapters.kinesis.backend import SILENCE_SECONDS, KinesisBackend
 from adapters.kinesis.settings import KIND
+from adapters.kinesis.streams import NEGATIVE_SECONDS
 from gateway.core.backend import Target
 from gateway.core.errors import AccessDenied, BackendError, Contended, NotFound, Throttled, Unavailable
 from gateway.core.stream import FIRST, NEXT, Page, Position, Whence
+from tests.rig.clock import on_clock
 from tests.rig.scripted_aws import ScriptedAws
 
 STREAM = "arn:aws:kinesis:us-east-1:111122223333:stream/trucks"
@@ -31,16 +33,21 @@ def one_after_the_other(*answers: object) -> Callable[[dict[str, object]], objec
     return lambda _: left.pop(0)
 
 
-@pytest.fixture
-def aws() -> ScriptedAws:
-    scripted = ScriptedAws("kinesis")
-    scripted.answers = {
+def scripted() -> ScriptedAws:
+    """All is well."""
+    aws = ScriptedAws("kinesis")
+    aws.answers = {
         "DescribeStreamSummary": {"StreamDescriptionSummary": {"StreamARN": STREAM, "StreamStatus": "ACTIVE"}},
         "DescribeStreamConsumer": described(),
         "RegisterStreamConsumer": {"Consumer": {}},
         "SubscribeToShard": [EVENT],
     }
-    return scripted
+    return aws
+
+
+@pytest.fixture
+def aws() -> ScriptedAws:
+    return scripted()
 
 
 async def pages(backend: KinesisBackend, target: Target = TARGET, position: Position = FIRST) -> list[Page]:
@@ -68,13 +75,32 @@ async def test_each_host_has_its_own(aws: ScriptedAws) -> None:
     assert aws.calls[1].request["ConsumerName"] == "live-gateway-0"
 
 
-async def test_it_is_waited_for_until_it_is_active(aws: ScriptedAws) -> None:
+@on_clock
+async def test_it_is_waited_for_until_it_is_active() -> None:
+    aws = scripted()
     aws.answers["DescribeStreamConsumer"] = one_after_the_other(MISSING, described("CREATING"), described())
     backend = KinesisBackend(aws)
     with pytest.raises(Unavailable, match="billing is creating"):
         await backend.enroll(TARGET, "billing")
+    await asyncio.sleep(NEGATIVE_SECONDS)
     await backend.enroll(TARGET, "billing")
     assert aws.actions().count("RegisterStreamConsumer") == 1
+
+
+@on_clock
+async def test_what_is_missing_is_not_asked_for_again_and_again() -> None:
+    """Each shard of a stream misses its consumer at the same time."""
+    aws = scripted()
+    aws.answers["DescribeStreamConsumer"] = MISSING
+    backend = KinesisBackend(aws, provision="never")
+    for _ in range(3):
+        refused = await asyncio.gather(*(pages(backend) for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(each, NotFound) for each in refused)
+    assert aws.actions() == ["DescribeStreamSummary", "DescribeStreamConsumer"]
+    await asyncio.sleep(NEGATIVE_SECONDS)
+    with pytest.raises(NotFound):
+        await pages(backend)
+    assert aws.actions()[2:] == ["DescribeStreamConsumer"]
 
 
 async def test_somebody_else_registers_it_at_the_same_time(aws: ScriptedAws) -> None:
