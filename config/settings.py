@@ -217,12 +217,28 @@ class MatchSettings(Section):
         return self
 
 
+class SelectorSettings(Section):
+    """That the consumers of a queue may have selectors, and what becomes of a message that none of them takes."""
+
+    pass_over: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """It is hidden for so long, then looked at again. Short, it costs more; long, consumers that come later wait."""
+
+
 class RouteSettings(Section):
     """A rule: what matches goes to the targets; the first rule that matches wins."""
 
     match: MatchSettings
     to: tuple[dict[str, object], ...]
     """Each has one key that names the kind (`sqs`, `queue`, …), and that kind's options."""
+    selectors: SelectorSettings | None = None
+    """None: consumers of the queue cannot have selectors."""
+
+    @model_validator(mode="after")
+    def _selects_from_a_queue(self) -> Self:
+        if self.selectors is not None and self.match.queue is None:
+            problem = "subscriptions to topics have selectors without a rule, and exchanges have no consumers"
+            raise mistake(problem, "leave it out, or match a queue", "selectors")
+        return self
 
     @field_validator("to")
     @classmethod

@@ -114,6 +114,7 @@ class Gateway:
         self._broker.client_ids_shared = _client_ids_shared(settings)
         self._tracer = self._broker.tracer = open_tracer(settings)
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
+        self._ingress_queues = [part.rule.queue for part in assembly.ingress if part.rule.queue is not None]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
         self._quotas = Quotas(_quota_limits(settings))
         self._kinds = set(assembly.kinds)
@@ -133,6 +134,8 @@ class Gateway:
             undo.push_async_callback(self.stop, 0.0)
             await self._start_admin()
             await self._broker.restore()
+            for name in self._ingress_queues:
+                self._broker.adopt(name)
             for listener in self._listeners:
                 await listener.start()
             self._tasks = [asyncio.create_task(self._broker.watch()), asyncio.create_task(self._status.run())]

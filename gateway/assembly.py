@@ -56,6 +56,7 @@ from gateway.core.routes import (
     RuleTarget,
     TopicMatch,
 )
+from gateway.core.selecting import FIFO_SUFFIX
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
 from gateway.core.templates import Template
@@ -494,7 +495,23 @@ def _rule(
             targets.append(_target(given, match, parsers, first=not position))
         except ConfigError as error:
             mistakes.append(under(f"{key}.to.{position}", error))
+    if settings.selectors is not None and len(mistakes) == found:
+        try:
+            targets[0] = _selective(targets[0], settings.selectors.pass_over)
+        except ConfigError as error:
+            mistakes.append(under(key, error))
     return Rule(key, match, tuple(targets)) if len(mistakes) == found else None
+
+
+def _selective(home: RuleTarget, pass_over: float) -> RuleTarget:
+    """Where a queue lives whose consumers may have selectors. Raises `ConfigError` with a key relative to the rule."""
+    kind, name = home.target.kind, home.target.name
+    if kind == STREAM_KIND:
+        raise ConfigError("selectors", "a stream is not filtered", "leave it out, or name sqs: first")
+    if name.endswith(FIFO_SUFFIX):
+        problem = "of a FIFO queue, a message that nobody takes would hold up its group"
+        raise ConfigError("selectors", problem, "leave it out, or name a standard queue first")
+    return replace(home, target=replace(home.target, pass_over=pass_over))
 
 
 def _match(settings: MatchSettings) -> Match:

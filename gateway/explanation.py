@@ -1,4 +1,4 @@
-"""What `mqlift check --explain` says of fan-out: which way a message goes to each reader, and what that costs."""
+"""What `mqlift check --explain` says of prices: the ways of fan-out to queues and readers, and what selectors cost."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ BATCH: Final = 10
 """Messages of one request, at most."""
 
 EXAMPLE_QUEUES: Final = 10
+EXAMPLE_UNWANTED: Final = 1_000
+MONTH: Final = 30 * 86_400
+"""Seconds."""
 
 # US dollars in us-east-1 (https://aws.amazon.com/kinesis/data-streams/pricing/): for each shard and registered consumer
 # in provisioned streams; for each GB that is brought, or read.
@@ -72,10 +75,28 @@ def queue_lines(home: Target, assembly: Assembly, subscribers: Mapping[str, Subs
             objection = subscribers[topic.kind].objection(topic, home)
             way = f"the gateway sends to it: {objection}" if objection else f"{topic.kind} {topic.name} brings messages"
             yield f"  fan-out of {rule.key}, if bound to {rule.match}: {way}"
+            if home.kind != "sqs":
+                continue
             price = SQS_FIFO_PRICE if home.name.endswith(".fifo") else SQS_PRICE
             yield f"    a million messages: {_prices(price)} by the gateway" + (
                 "" if objection else ", $0.00 by fan-out"
             )
+
+
+def selector_lines(home: Target) -> Iterator[str]:
+    """For a queue whose consumers may have selectors."""
+    if home.pass_over is None:
+        return
+    # A pass takes a part of a receive, and of a change of visibility.
+    price = 2 * SQS_PRICE
+    passes = EXAMPLE_UNWANTED * MONTH / home.pass_over
+    yield f"  selectors: what no consumer takes is passed over: hidden for {home.pass_over:g} s, then looked at again"
+    yield "    a pass is a receive and a change of visibility, and counts as a delivery: no redrive policy and no"
+    yield "    x-delivery-limit may bury messages; they come as redelivered. What is taken at once costs nothing more"
+    yield f"    a million passes: {_prices(price)}"
+    yield f"    {EXAMPLE_UNWANTED:,} messages that nobody takes, {passes / 1e6:.1f} million passes a month: " + _prices(
+        price * passes / 1e6
+    )
 
 
 def _prices(price: float) -> str:

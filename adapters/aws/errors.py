@@ -136,6 +136,11 @@ def code_of(error: BackendError) -> str:
     return error.problem.partition(": ")[0]
 
 
+def is_of_key(error: BackendError) -> bool:
+    """Whether an error is about the KMS key that encrypts a resource, and not about the resource."""
+    return code_of(error).upper().startswith("KMS")
+
+
 def read_fault(body: bytes) -> Mapping[str, object]:
     """What the JSON of a fault says; empty for what is none."""
     try:

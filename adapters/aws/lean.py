@@ -49,15 +49,19 @@ log = structlog.get_logger(__name__)
 
 
 class Protocol(NamedTuple):
-    """How a service speaks: AWS's JSON protocol, or the query protocol where there is a `version`."""
+    """How a service speaks: AWS's JSON protocol, or the query protocol where there is a `version`.
+
+    `repeats`: whether a request may be sent twice without who makes the call being told (`Pool`).
+    """
 
     content_type: str
     target_prefix: str = ""
     version: str = ""
+    repeats: bool = True
 
 
 PROTOCOLS = {
-    "dynamodb": Protocol("application/x-amz-json-1.0", "DynamoDB_20120810"),
+    "dynamodb": Protocol("application/x-amz-json-1.0", "DynamoDB_20120810", repeats=False),
     "firehose": Protocol("application/x-amz-json-1.1", "Firehose_20150804"),
     "kinesis": Protocol("application/x-amz-json-1.1", "Kinesis_20131202"),
     "sns": Protocol(query.CONTENT_TYPE, version="2010-03-31"),
@@ -278,9 +282,9 @@ class LeanClient:
             content_type=protocol.content_type,
             targeted=not protocol.version,
         )
-        return Route(protocol, signer, self._pool(endpoint), self._pool(endpoint))
+        return Route(protocol, signer, self._pool(endpoint, protocol), self._pool(endpoint, protocol))
 
-    def _pool(self, endpoint: Endpoint) -> Pool:
+    def _pool(self, endpoint: Endpoint, protocol: Protocol) -> Pool:
         if endpoint.tls and self._tls is None:
             self._tls = tls_context(Path(self._session.ca_bundle))
         settings = self._session.settings
@@ -290,6 +294,7 @@ class LeanClient:
             self._tls if endpoint.tls else None,
             max_connections=settings.max_connections,
             connect_timeout=settings.connect_timeout,
+            repeats=protocol.repeats,
         )
 
 

@@ -25,13 +25,22 @@ class Pool:
     """
 
     def __init__(
-        self, host: str, port: int, tls: ssl.SSLContext | None, *, max_connections: int, connect_timeout: float
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        *,
+        max_connections: int,
+        connect_timeout: float,
+        repeats: bool = True,
     ) -> None:
+        """`repeats`: whether a request that met a connection closed meanwhile is sent once more by itself."""
         self._host = host
         self._port = port
         self._tls = tls
         self._max_connections = max_connections
         self._connect_timeout = connect_timeout
+        self._repeats = repeats
         self._open = 0  # slots taken: connections, and those being made
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
@@ -43,14 +52,14 @@ class Pool:
         """Send a request and wait `read_timeout` seconds at most for its answer. Raises `ExchangeFailed`.
 
         A connection that has been idle may be gone without our knowing. When it turns out so, before any byte of an
-        answer, the request is sent once more on a new one (RFC 9112 §9.3.1). The server may have got the first one: a
-        call can be carried out twice, as with any client that repeats a call which got no answer.
+        answer, a pool that repeats sends the request once more on a new one (RFC 9112 §9.3.1). The server may have got
+        the first one: a call can be carried out twice, as with any client that repeats a call which got no answer.
         """
         connection = self._idle.pop() if self._idle else await self._next_connection(read_timeout)
         try:
             return await self._exchange_on(connection, request, read_timeout)
         except ExchangeFailed as error:
-            if not error.stale:
+            if not (error.stale and self._repeats):
                 raise
         connection = await self._new_connection(read_timeout)
         return await self._exchange_on(connection, request, read_timeout)

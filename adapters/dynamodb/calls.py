@@ -8,7 +8,7 @@ from typing import Final
 
 from adapters.aws.api import AwsClient
 from adapters.aws.errors import code_of
-from gateway.core.errors import BackendError
+from gateway.core.errors import BackendError, Unavailable
 from gateway.core.store import StoreError
 
 PATIENCE: Final = 10.0
@@ -29,7 +29,14 @@ QUEUED: Final = 10_000
 
 
 class ConditionFailed(Exception):
-    """The item was not what the request said that it must be."""
+    """The item was not what the request said that it must be.
+
+    `unsure`: there was an attempt before this one whose answer did not come, and which may have changed the item.
+    """
+
+    def __init__(self, *, unsure: bool) -> None:
+        super().__init__("the item has changed")
+        self.unsure = unsure
 
 
 class Calls:
@@ -50,14 +57,12 @@ class Calls:
     async def call(self, action: str, request: bytes) -> bytes:
         """The answer. Raises `ConditionFailed`, and `StoreError` when retries are useless, or their time is over."""
         try:
-            return await self.attempt(action, request)
+            return await self.call_aws(action, request)
         except BackendError as error:
-            if code_of(error) == "ConditionalCheckFailedException":
-                raise ConditionFailed from None
             raise StoreError(str(error)) from error
 
-    async def attempt(self, action: str, request: bytes) -> bytes:
-        """As `call`, with the errors of AWS: raises `BackendError`, and `StoreError` once it is closed."""
+    async def call_aws(self, action: str, request: bytes) -> bytes:
+        """As `call`, with the errors of AWS as they are (`BackendError`)."""
         if self._closed:
             raise StoreError("the state store is closed")
         if self._begun >= QUEUED:
@@ -80,10 +85,14 @@ class Calls:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE
         delay_limit = BACKOFF_BASE
+        unsure = False
         while True:
             try:
                 return await self._once(action, request)
             except BackendError as error:
+                if code_of(error) == "ConditionalCheckFailedException":
+                    raise ConditionFailed(unsure=unsure) from None
+                unsure |= isinstance(error, Unavailable)
                 delay = random.uniform(0.0, delay_limit)  # noqa: S311 - spreads retries
                 if not error.retriable or loop.time() + delay >= deadline:
                     raise

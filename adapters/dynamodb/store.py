@@ -80,21 +80,22 @@ class DynamoStore:
         while version is None:
             try:
                 version = read_version(await self._calls.call("UpdateItem", request))
-            except ConditionFailed:
+            except ConditionFailed as failed:
                 written = await self._read(kind, key)
                 version = _version_of(stamp, written) if expected is None else _version_by(stamp, written)
                 if version is None and expected is not None:
-                    raise Conflict(kind, key) from None
+                    raise _conflict(kind, key, stamp, written, failed) from None
         return Record(kind=kind, key=key, value=value, version=version, expires_at=expires_at)
 
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
-        request = delete_request(self._place, kind, key, stamp=self._stamp(), expected=expected)
+        stamp = self._stamp()
+        request = delete_request(self._place, kind, key, stamp=stamp, expected=expected)
         try:
             return read_existed(await self._calls.call("DeleteItem", request))
-        except ConditionFailed:
-            if expected is not None:
-                raise Conflict(kind, key) from None
-            return True  # and this process has written it anew since
+        except ConditionFailed as failed:
+            if expected is None:
+                return True  # and this process has written it anew since
+            raise _conflict(kind, key, stamp, await self._read(kind, key), failed) from None
 
     async def scan(self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1_000) -> Sequence[Record]:
         if not after.startswith(prefix):
@@ -130,6 +131,16 @@ class DynamoStore:
     def _stamp(self) -> Stamp:
         self._last_stamp = max(self._last_stamp + 1, int(self._clock() * 1_000_000))
         return Stamp(self._writer, self._last_stamp)
+
+
+def _conflict(kind: str, key: str, stamp: Stamp, written: Written | None, failed: ConditionFailed) -> Conflict:
+    """What to raise for a write that was refused, and of which the record shows nothing."""
+    return Conflict(kind, key, unsure=failed.unsure and not _is_older(written, stamp))
+
+
+def _is_older(written: Written | None, stamp: Stamp) -> bool:
+    """Whether this process has written the record before it began another write: nothing has changed it since."""
+    return written is not None and written.stamp.writer == stamp.writer and written.stamp.number < stamp.number
 
 
 def _version_by(stamp: Stamp, written: Written | None) -> int | None:

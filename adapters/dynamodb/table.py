@@ -57,7 +57,7 @@ async def find_or_create(calls: Calls, provision: Provision) -> None:
 
 async def _describe(calls: Calls) -> _Description | None:
     try:
-        answer = await calls.attempt("DescribeTable", orjson.dumps({"TableName": calls.table}))
+        answer = await calls.call_aws("DescribeTable", orjson.dumps({"TableName": calls.table}))
     except NotFound:
         return None
     except BackendError as error:
@@ -83,7 +83,7 @@ def _check(table: str, description: _Description) -> None:
 async def _create(calls: Calls) -> _Description | None:
     """None when another gateway has created it in this moment."""
     try:
-        answer = await calls.attempt("CreateTable", table_request(calls.table))
+        answer = await calls.call_aws("CreateTable", table_request(calls.table))
     except BackendError as error:
         if code_of(error) == "ResourceInUseException":
             return None

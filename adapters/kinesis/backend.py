@@ -11,7 +11,7 @@ import orjson
 
 from adapters.aws.api import AwsClient
 from adapters.aws.delays import refuse_delay
-from adapters.aws.errors import classify, code_of
+from adapters.aws.errors import classify, code_of, is_of_key
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
 from adapters.kinesis.consumers import ConsumerDirectory
@@ -28,10 +28,10 @@ from adapters.kinesis.reading import (
 from adapters.kinesis.settings import DEFAULT_OPTIONS, KIND, OWN_OPTIONS, RECORD_BYTES, KinesisOptions
 from adapters.kinesis.streams import Provision, StreamDirectory
 from gateway.core.backend import Entry, Limits, QueueSpec, Target
-from gateway.core.errors import BackendError, NotFound, Unavailable
+from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
 from gateway.core.message import Message
 from gateway.core.outcome import Result
-from gateway.core.stream import Page, Position, PositionLost, ReadLimits, Shard
+from gateway.core.stream import NEXT, Page, Position, PositionLost, ReadLimits, Shard, Whence
 from gateway.core.transform import Transform
 
 # "Each PutRecords request can support up to 500 records. Each record in the request can be as large as 10 MiB, up to a
@@ -53,6 +53,9 @@ SILENCE_SECONDS: Final = 30.0
 
 SHARD_PAGES: Final = 20
 """Answers of `ListShards` that are put together at most: each has 1,000 shards, which is more than an account has."""
+
+# "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
+_IN_THE_FUTURE: Final = "timestampInMillis"
 
 OWN_TRANSFORM: Final = Transform(envelope=True)
 """Streams that clients declare carry whole messages, with their properties and headers."""
@@ -101,8 +104,8 @@ class KinesisBackend(SendOnly):
         try:
             answer = await self._aws.call("kinesis", "PutRecords", body, resource=stream.resource, region=stream.region)
         except NotFound as error:
-            if code_of(error).upper().startswith("KMS"):
-                raise  # the stream is there, its encryption key is not
+            if is_of_key(error):
+                raise  # the stream is there
             await self._streams.ready(stream, target)
             # It is there by now; Kinesis may need a moment to know it everywhere.
             raise Unavailable("the stream was missed and is there again", resource=stream.resource) from None
@@ -148,7 +151,14 @@ class KinesisBackend(SendOnly):
         """As `StreamBackend.seek`."""
         member, value = self._streams.find(target).reference.member
         request = iterator_request(shard, position) | {member: value}
-        return read_iterator(await self._call(target, "GetShardIterator", request))
+        try:
+            answer = await self._call(target, "GetShardIterator", request)
+        except Invalid as error:
+            if position.whence is not Whence.TIME or _IN_THE_FUTURE not in error.problem:
+                raise
+            # The gateway's clock is ahead of Kinesis's; nothing that is there by now is meant.
+            return await self.seek(target, shard, NEXT)
+        return read_iterator(answer)
 
     async def read(self, target: Target, shard: str, iterator: str, limit: int) -> Page:  # noqa: ARG002 - the iterator's
         """As `StreamBackend.read`."""

@@ -9,10 +9,11 @@ import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
+from adapters.aws.directory import Resource
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference
 from adapters.kinesis.settings import HOSTNAME
-from adapters.kinesis.streams import Finding, Provision, Stream, StreamDirectory
+from adapters.kinesis.streams import Provision, Stream, StreamDirectory
 from gateway.core.errors import BackendError, NotFound, Unavailable
 
 CONSUMER_LIMIT: Final = 1_000
@@ -23,13 +24,13 @@ _ACTIVE: Final = "ACTIVE"
 _log = structlog.get_logger("mqlift.kinesis")
 
 
-class Consumer(Finding):
+class Consumer(Resource):
     """One consumer. `arn` is empty until it is known to be active."""
 
     __slots__ = ("arn", "name")
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
+    def __init__(self, stream: Stream, name: str) -> None:
+        super().__init__(stream.resource, stream.reference.region)
         self.name = name
         self.arn = ""
 
@@ -62,7 +63,7 @@ class ConsumerDirectory:
         if consumer is None:
             if len(self._consumers) >= CONSUMER_LIMIT:
                 del self._consumers[next(iter(self._consumers))]
-            consumer = self._consumers[key] = Consumer(named.replace(HOSTNAME, self._hostname))
+            consumer = self._consumers[key] = Consumer(stream, named.replace(HOSTNAME, self._hostname))
         return consumer
 
     async def _find_or_register(self, stream: Stream, consumer: Consumer) -> str:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
 
 import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
+from adapters.aws.directory import Remembered, Resource, now
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference, parse_reference
 from adapters.kinesis.settings import RECORD_BYTES, KinesisOptions
 from gateway.core.backend import Target
-from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
+from gateway.core.errors import BackendError, NotFound, Unavailable
 
 Provision: TypeAlias = Literal["auto", "never"]
-
-T = TypeVar("T")
-
-STREAM_LIMIT: Final = 10_000
-"""Streams that are remembered; there is little to remember of one."""
 
 NEGATIVE_SECONDS: Final = 1.0
 """How long a stream that is missing or not ready is not asked for again: DescribeStreamSummary may be called 20 times
@@ -32,51 +27,20 @@ _USABLE: Final = frozenset({"ACTIVE", "UPDATING"})
 _log = structlog.get_logger("mqlift.kinesis")
 
 
-class Finding:
-    """Something in AWS that is looked for when it is missed. Who misses it at the same time shares the requests."""
+class Stream(Resource):
+    """What is known of one stream, and how requests that write to it begin. `arn` is empty until it is known."""
 
-    __slots__ = ("_failed_until", "_failure", "_lock")
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._failure: BackendError | None = None
-        self._failed_until = 0.0
-
-    def raise_recent(self) -> None:
-        """Raise what was found out a moment ago, instead of asking again."""
-        if self._failure is not None and _now() < self._failed_until:
-            raise self._failure.with_traceback(None)
-
-    async def look(self, find: Callable[[], Awaitable[T]]) -> T:
-        """Find it, one at a time. Raises what `find` raises, also when that was a moment ago."""
-        async with self._lock:
-            # Whoever held the lock before may have found out.
-            self.raise_recent()
-            try:
-                found = await find()
-            except BackendError as error:
-                self._failure, self._failed_until = error, _now() + NEGATIVE_SECONDS
-                raise
-            self._failure = None
-            return found
-
-    def forget_failure(self) -> None:
-        self._failure = None
-
-
-class Stream(Finding):
-    """One stream. `arn` is empty until it is known."""
-
-    __slots__ = ("arn", "reference", "region", "resource", "send_head")
+    __slots__ = ("arn", "reference", "send_head")
 
     def __init__(self, reference: StreamReference) -> None:
-        super().__init__()
+        super().__init__(f"kinesis stream {reference.name}", reference.region)
         self.reference = reference
         self.arn = reference.arn
-        self.region = reference.region or None
-        self.resource = f"kinesis stream {reference.name}"
         member, value = reference.member
         self.send_head = b'{"%b":%b,"Records":[' % (member.encode(), orjson.dumps(value))
+
+    def fail(self, error: BackendError) -> None:
+        self.failure, self.failed_until = error, now() + NEGATIVE_SECONDS
 
 
 class StreamDirectory:
@@ -85,20 +49,8 @@ class StreamDirectory:
     def __init__(self, aws: AwsClient, provision: Provision) -> None:
         self._aws = aws
         self._provision = provision
-        self._streams: dict[str, Stream] = {}
-
-    def find(self, target: Target) -> Stream:
-        """Raises `Invalid` for a name that cannot be a stream's."""
-        stream = self._streams.get(target.name)
-        if stream is None:
-            try:
-                stream = Stream(parse_reference(target.name))
-            except ValueError as error:
-                raise Invalid(str(error), resource="kinesis stream") from None
-            if len(self._streams) >= STREAM_LIMIT:
-                del self._streams[next(iter(self._streams))]
-            self._streams[target.name] = stream
-        return stream
+        self._streams = Remembered("kinesis stream", lambda name: Stream(parse_reference(name)))
+        self.find = self._streams.find
 
     async def ready(self, stream: Stream, target: Target) -> None:
         """Find the stream, or create it where that is allowed. Raises `Unavailable` until it can be written to."""
@@ -156,7 +108,7 @@ class StreamDirectory:
         except NotFound:
             return
         finally:
-            stream.forget_failure()
+            stream.failure = None
 
     def _missing(self, stream: Stream) -> NotFound:
         region = stream.region or self._aws.region
@@ -177,7 +129,3 @@ def _summary(answer: bytes) -> tuple[str, str]:
         return str(summary["StreamStatus"]), str(summary["StreamARN"])
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -9,7 +9,7 @@ from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
 from adapters.aws.delays import refuse_delay
 from adapters.aws.directory import Provision
-from adapters.aws.errors import classify, code_of
+from adapters.aws.errors import classify, is_of_key
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
 from adapters.aws.payloads import MAX_PAYLOAD, LargeEntry, LargePayload, LargePayloads, send_rest
@@ -19,9 +19,9 @@ from adapters.sns.encoding import Encoder, legal_subject
 from adapters.sns.settings import DEFAULT_OPTIONS, DEFAULT_SETTINGS, Settings, SnsOptions
 from adapters.sns.topics import Topic, TopicDirectory
 from gateway.core.backend import Entry, Limits, QueueSpec, Target
-from gateway.core.errors import Invalid, NotFound, TooLarge
+from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import Message
-from gateway.core.outcome import ACCEPTED, Result
+from gateway.core.outcome import ACCEPTED, Result, failed
 from gateway.core.transform import transformed
 
 # "up to ten messages to the specified topic in a single batch […] The maximum allowed individual message size and the
@@ -56,6 +56,18 @@ class CameFromTopic:
 
     def __init__(self, arn: str, payload: object) -> None:
         self.arn = arn
+        self.payload = payload
+
+
+class ForQueues:
+    """The `Entry.payload` of a message that names queues: for the topic that has their subscriptions, and no later one
+    of its name.
+    """
+
+    __slots__ = ("life", "payload")
+
+    def __init__(self, life: int, payload: object) -> None:
+        self.life = life
         self.payload = payload
 
 
@@ -141,17 +153,26 @@ class SnsBackend(SendOnly):
         payload: object = fields if large is None else LargeEntry(fields, large)
         if message.origin.protocol == FROM_TOPIC:
             payload = CameFromTopic(message.origin.client_id, payload)
+        elif target.fanout:
+            payload = ForQueues(self._topics.find(target).life, payload)
         return Entry(payload, size, key)
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
         topic = self._topics.find(target)
         arn = topic.arn or await self._topics.arn(topic)
-        payloads = [entry.payload for entry in entries]
-        results: Sequence[Result | None] = [_already_there(payload, arn) for payload in payloads]
-        payloads = [payload.payload if isinstance(payload, CameFromTopic) else payload for payload in payloads]
+        life = topic.life
+        results: Sequence[Result | None] = [_known_result(entry.payload, topic, arn) for entry in entries]
+        payloads = [_unwrapped(entry.payload) for entry in entries]
         if self._payloads is not None:
             results = await self._payloads.store(payloads, results)
-        return await send_rest(payloads, results, lambda rest: self._publish(topic, rest))
+        try:
+            return await send_rest(payloads, results, lambda rest: self._publish(topic, rest))
+        except BackendError as error:
+            known = [_known_result(entry.payload, topic, arn) for entry in entries]
+            if topic.life == life or not any(known):
+                raise
+            # Told at once: what is published from now on must not name its queues to the topic that comes next.
+            return [result or failed(error) for result in known]
 
     async def _publish(self, topic: Topic, payloads: Sequence[bytes]) -> Sequence[Result]:
         parts = [topic.batch_head]
@@ -168,8 +189,8 @@ class SnsBackend(SendOnly):
         try:
             return await self._aws.call("sns", action, body, resource=topic.resource, region=topic.region)
         except NotFound as error:
-            if code_of(error).upper().startswith("KMS"):
-                raise  # the topic is there, its encryption key is not
+            if is_of_key(error):
+                raise  # the topic is there
             raise self._topics.gone(topic, error.action) from None
 
     async def ensure(self, target: Target, spec: QueueSpec) -> None:  # noqa: ARG002 - the name says standard or FIFO
@@ -186,6 +207,17 @@ class SnsBackend(SendOnly):
         """Nothing here is open but the client, which others share."""
 
 
-def _already_there(payload: object, arn: str) -> Result | None:
-    """A message that came from this very topic is not published to it again: its subscribers have it."""
-    return ACCEPTED if isinstance(payload, CameFromTopic) and payload.arn == arn else None
+def _known_result(payload: object, topic: Topic, arn: str) -> Result | None:
+    """The result of what is not sent: a message that came from this very topic, whose subscribers have it, and one for
+    queues that were subscribed to a topic which is gone.
+    """
+    if isinstance(payload, CameFromTopic) and payload.arn == arn:
+        return ACCEPTED
+    if isinstance(payload, ForQueues) and payload.life != topic.life:
+        problem = "the topic was deleted, and the subscriptions of its queues with it"
+        return failed(NotFound(problem, resource=topic.resource, action="sns:Publish"))
+    return None
+
+
+def _unwrapped(payload: object) -> object:
+    return payload.payload if isinstance(payload, (CameFromTopic, ForQueues)) else payload

@@ -27,14 +27,18 @@ _log = structlog.get_logger("mqlift.sns")
 
 
 class Topic(Resource):
-    """What is known of one topic. `arn` is None until it was found, and after SNS said that it is gone."""
+    """What is known of one topic. `arn` is None until it was found, and after SNS said that it is gone.
 
-    __slots__ = ("arn", "batch_head", "reference")
+    `life` counts how often that was: another topic of the same name does not have the subscriptions of the one before.
+    """
+
+    __slots__ = ("arn", "batch_head", "life", "reference")
 
     def __init__(self, reference: TopicReference) -> None:
         super().__init__(f"sns topic {reference.name}", reference.region)
         self.reference = reference
         self.arn: str | None = None
+        self.life = 0
         self.batch_head = b""
         if reference.arn:
             self.locate(reference.arn)
@@ -47,6 +51,7 @@ class Topic(Resource):
     def forget(self) -> None:
         # The ARN that a configuration gave is all that will ever be known of that topic.
         self.arn = self.reference.arn or None
+        self.life += 1
 
 
 class TopicDirectory:

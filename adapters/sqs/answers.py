@@ -16,6 +16,7 @@ COUNTS: Final = (
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
+REDRIVE: Final = ("RedrivePolicy",)
 
 Decode: TypeAlias = Callable[[str | bytes, Mapping[str, Mapping[str, str]], Mapping[str, str], str], Message]
 
@@ -63,6 +64,15 @@ def received(messages: Sequence[Unread], decode: Decode, queue: str) -> list[Rec
             )
             for body, attributes, system, handle, uid in messages
         ]
+    except SHAPE_ERRORS as error:
+        raise unreadable(error) from None
+
+
+def redriven_after(answer: bytes) -> int | None:
+    """The `maxReceiveCount` in the answer of `GetQueueAttributes`; None for a queue without a redrive policy."""
+    try:
+        policy = (orjson.loads(answer).get("Attributes") or _NOTHING).get("RedrivePolicy")
+        return int(orjson.loads(policy)["maxReceiveCount"]) if policy else None
     except SHAPE_ERRORS as error:
         raise unreadable(error) from None
 

@@ -19,7 +19,7 @@ from adapters.aws.errors import classify, code_of
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
 from adapters.aws.payloads import MAX_PAYLOAD, LargeEntry, LargePayloads, fields_of, send_rest
-from adapters.sqs.answers import COUNTS, Unread, depth, received, unread
+from adapters.sqs.answers import COUNTS, REDRIVE, Unread, depth, received, redriven_after, unread
 from adapters.sqs.encoding import TRACE_HEADER, Decoder, Encoder, encode_pointer
 from adapters.sqs.naming import queue_name
 from adapters.sqs.offloaded import fetch, handle_of, pointer_of
@@ -65,7 +65,7 @@ def open_backend(
 
 
 class SqsBackend:
-    """Implements `gateway.core.backend.Backend`. The client is shared, and closed by who opened it."""
+    """Implements `gateway.core.backend.Backend` and `Redriving`. The client is shared, and closed by who opened it."""
 
     limits = Limits(
         batch_entries=BATCH_ENTRIES,
@@ -256,6 +256,12 @@ class SqsBackend:
     async def depth(self, target: Target) -> Depth:
         queue = self._queues.find(target)
         return depth(await self._attributes(queue, await self._queues.url(queue, target, create=False), COUNTS))
+
+    async def redriven_after(self, target: Target) -> int | None:
+        """As `gateway.core.backend.Redriving`."""
+        queue = self._queues.find(target)
+        url = await self._queues.url(queue, target, create=False)
+        return redriven_after(await self._attributes(queue, url, REDRIVE))
 
     async def _attributes(self, queue: Queue, url: str, names: Sequence[str]) -> bytes:
         return await self._call(queue, "GetQueueAttributes", orjson.dumps({"QueueUrl": url, "AttributeNames": names}))

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
-from urllib.parse import quote
 
 import stomp
 from stomp.exception import StompException
@@ -189,8 +188,8 @@ class StompSubscriber(StompConnection):
 
 
 def _destination(name: str) -> str:
-    """With what is no letter, digit or `-._~` escaped, as the rules of RabbitMQ have it."""
-    return f"/queue/{quote(name, safe='')}"
+    """With slashes escaped, and nothing else, as the rules of RabbitMQ have it."""
+    return f"/queue/{name.replace('/', '%2F')}"
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
@@ -60,6 +60,8 @@ class Target:
     pushed: tuple[str, ...] = ()
     """Of a stream that is read here: consumers to which the service brings records, by the names that it knows them by.
     They are for consumers of the same names; what feeds a `tail` is the one that is named here."""
+    pass_over: float | None = None
+    """Of a queue whose consumers may have selectors: the seconds that a message is hidden which none of them takes."""
     fanout: tuple[str, ...] | None = None
     """The resources of the queues that the service itself is to hand a message to; None where no rule asks for that."""
 
@@ -75,7 +77,7 @@ class QueueSpec:
     lossy: bool = False
     """When a virtual queue is full: whether it drops what comes (a live subscription), or gives it back."""
     accepts: Callable[[Message], bool] | None = field(default=None, compare=False)
-    """Of a virtual queue: which of the messages that are routed to it are wanted (a JMS selector)."""
+    """Of a virtual queue: which of the messages that are routed to it are wanted, besides what its arguments say."""
 
     @property
     def virtual(self) -> bool:
@@ -143,6 +145,14 @@ class Received:
         self.attempt = attempt
         self.uid = uid
         self.stored_at = stored_at
+
+
+@runtime_checkable
+class Redriving(Protocol):
+    """What a `Backend` offers besides, where the service itself takes messages away that were received too often."""
+
+    async def redriven_after(self, target: Target) -> int | None:
+        """The receives that a message of this queue survives; None for any number. Raises `BackendError`."""
 
 
 class Backend(Protocol):

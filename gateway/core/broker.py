@@ -462,14 +462,15 @@ class Broker:
         self._routing.forget()
         moved = [found for queue in self._queues.all_durable() if (found := self._follow(queue)) is not None]
         for name in routes.named_queues():
-            self._adopt_named(name)
+            self.adopt(name)
         return moved
 
-    def _adopt_named(self, name: str) -> None:
+    def adopt(self, name: str) -> None:
+        """Know a queue that the configuration names, before anybody declares it."""
         if self._topology.has_queue(name):
             return
         try:
-            self._queues.adopt(name, {})
+            self._queues.adopt(name, {}, declared=False)
         except MqliftError as error:
             log.error("queue_not_adopted", queue=name, problem=str(error))  # noqa: TRY400 - no bug
 

@@ -12,17 +12,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import orjson
 import structlog
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.backend import Answerable, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.errors import MqliftError
+from gateway.core.errors import MqliftError, NotFound
 from gateway.core.exchanges import Destination, ToExchange
 from gateway.core.merge import Merge
 from gateway.core.message import DEFAULT_EXCHANGE, Message
+from gateway.core.outcome import Result
 from gateway.core.queues import BackendQueue
 from gateway.core.sender import Publisher, Sender
 from gateway.core.shared import SESSION, SHARED
@@ -76,6 +78,8 @@ def objection(queue: QueueSpec, *, bounded: bool, priorities: bool) -> str:
     """Why the gateway has to send to a queue itself, whatever the service can; empty if it need not."""
     if priorities:
         return "a queue with priorities, which is several queues in AWS"
+    if SELECTOR in queue.arguments:
+        return "a queue with a selector, which the gateway evaluates"
     if bounded:
         return "a queue with x-max-length, whose publishers may have to be refused"
     if queue.arguments.get(SESSION) or queue.arguments.get(SHARED):
@@ -86,9 +90,10 @@ def objection(queue: QueueSpec, *, bounded: bool, priorities: bool) -> str:
 class FannedOut:
     """A sink for a topic and the queues that it hands a message to."""
 
-    __slots__ = ("_plain", "_queues", "_sender", "_target")
+    __slots__ = ("_fanout", "_plain", "_queues", "_sender", "_target")
 
-    def __init__(self, sender: Sender, target: Target, queues: Sequence[BackendQueue]) -> None:
+    def __init__(self, fanout: FanOut, sender: Sender, target: Target, queues: Sequence[BackendQueue]) -> None:
+        self._fanout = fanout
         self._sender = sender
         self._plain = target
         self._target = replace(target, fanout=tuple(queue.target.name for queue in queues))
@@ -100,7 +105,14 @@ class FannedOut:
             return
         for queue in self._queues:
             queue.expect(message)
-        self._sender.put(self._target, message, publisher, waiter, token)
+        self._sender.put(self._target, message, publisher, self, (waiter, token))
+
+    def answer(self, token: object, result: Result) -> None:
+        """The sender's result. A topic that is gone has taken its subscriptions with it."""
+        if isinstance(result.error, NotFound):
+            self._fanout.lose(self._plain)
+        waiter, own = cast("tuple[Answerable, object]", token)
+        waiter.answer(own, result)
 
     def _put_apart(self, message: Message, publisher: Publisher, merge: Merge) -> None:
         """What came from a topic is not published to that topic again, so nobody else would bring it to the queues."""
@@ -182,6 +194,10 @@ class FanOut:
 
     def _brings(self, topic: Target, source: str, queue: BackendQueue) -> bool:
         pair = self._pairs.get((topic.kind, topic.name, queue.name))
+        if queue.policy.accepts is not None:
+            if pair is not None and not pair.ended_at:
+                self._end(pair)  # it has been given a selector since
+            return False
         if pair is None:
             if self._may_begin(topic, queue):
                 pair = self._add(_Pair(_bare(topic), _bare(queue.target)))
@@ -196,6 +212,19 @@ class FanOut:
             pair.sources.add(source)
             pair.unwritten = True
         return pair.ready
+
+    def lose(self, topic: Target) -> None:
+        """The subscriptions of a topic are gone: the gateway sends to its queues until they are made again."""
+        place = (topic.kind, topic.name)
+        lost = [
+            pair for pair in self._pairs.values() if pair.subscription and place == (pair.topic.kind, pair.topic.name)
+        ]
+        for pair in lost:
+            pair.start_over()
+            pair.due = 0.0
+        if lost:
+            log.warning("fanout_topic_lost", topic=topic.name, queues=len(lost))
+            self._changed()
 
     def _may_begin(self, topic: Target, queue: BackendQueue) -> bool:
         subscriber = self._subscribers.get(topic.kind)

@@ -153,6 +153,9 @@ class Metrics:
 
         self.deliveries = counter("deliveries", "Messages handed to consumers", "queue")
         self.redeliveries = counter("redeliveries", "Messages handed out that had been received before", "queue")
+        self.passed_over = counter(
+            "messages_passed_over", "Messages that no consumer's selector took, hidden for a while", "queue"
+        )
         self.settlements = counter("settlements", "Deliveries ended by consumers", "queue", "outcome")
         self.settle_failures = counter("settle_failures", "Settlements that the backend refused", "queue")
         self.unreadable = counter(

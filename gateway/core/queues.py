@@ -17,8 +17,9 @@ from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
 from gateway.core.deadletter import Bury, Reason
 from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import GET_WAIT, Keeper, Receiver
+from gateway.core.selecting import Later, Redrive, check_selectors
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription
@@ -102,8 +103,9 @@ class BackendQueue:
         self.full = False
         """Over its `x-max-length`, when that was last looked at; publishers are refused where they asked for that."""
         self.published = 0
-        """Messages that were routed here by this gateway."""
+        """Messages that were routed here by this gateway, and that its selector accepts, if it has one."""
         self._backend = backend
+        self._redrive: Redrive | None = None
         self._open_sender = open_sender
         self._open_receiver = open_receiver
         self._bury = bury
@@ -122,6 +124,10 @@ class BackendQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        accepts = self.policy.accepts
+        if accepts is not None and not accepts(message):
+            waiter.answer(token, ACCEPTED)
+            return
         self.published += 1
         if self.full:
             if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
@@ -163,14 +169,38 @@ class BackendQueue:
         return 0 if self._receiver is None else self._receiver.delivered
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
-        """Raises `InUse`, and `NotSupported` for a destination that nothing can be received from."""
+        """Raises `InUse`, `NotSupported` for a destination that nothing can be received from and for a selector that
+        cannot be had here, `SelectorError`. With a selector, it consumes when `Subscription.begun` is done.
+        """
         receiver = self._receiving()
         if self._waiting is None:
             receiver.check(exclusive=command.exclusive)
+        if command.selector:
+            check_selectors(self.target, self.policy)
         subscription = Subscription(command, receiver, consumer)
+        if subscription.accepts is None:
+            self._begin(subscription, receiver)
+        else:
+            subscription.begun = Later(lambda: self._begin_selecting(subscription, receiver))
+        return subscription
+
+    def _begin(self, subscription: Subscription, receiver: Receiver) -> None:
         receiver.subscribe(subscription)
         self._stop_waiting()
-        return subscription
+
+    async def _begin_selecting(self, subscription: Subscription, receiver: Receiver) -> None:
+        """Raises as `consume`, and `BackendError`."""
+        if self._redrive is None:
+            self._redrive = Redrive(self._backend, self.target)
+        await self._redrive.check()
+        check_selectors(self.target, self.policy)  # a rule or a declaration may have come meanwhile
+        if subscription.cancelled:
+            return
+        if self._waiting is None:
+            receiver.check(exclusive=subscription.exclusive)
+        assert self.target.pass_over is not None
+        receiver.pass_over(self.target.pass_over)
+        self._begin(subscription, receiver)
 
     async def get(self) -> Delivery | None:
         """Take one message, if there is one. Raises `BackendError`."""
@@ -378,7 +408,10 @@ class BackendQueue:
 
     def redefine(self, spec: QueueSpec) -> None:
         """Be as the first declaration asks for; until then nobody has. Raises `InvalidArgument`, `NotSupported`."""
-        self.policy = read_policy(spec)
+        policy = read_policy(spec)
+        if self._receiver is not None and self._receiver.selective:
+            check_selectors(self.target, policy)
+        self.policy = policy
         self.spec = spec
         self._expiring = self._expiring or self.policy.message_ttl is not None
         if self._receiver is not None:

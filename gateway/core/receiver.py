@@ -15,6 +15,7 @@ from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
+from gateway.core.passing import Passing
 from gateway.core.renewer import Renewer
 from gateway.core.session import Delivery
 from gateway.core.settler import Settler
@@ -101,6 +102,8 @@ class Receiver:
         self._blocked_until = 0.0
         self._wake: asyncio.Handle | None = None
         self._closed = False
+        self._passing: Passing | None = None
+        self._metrics = metrics
         self._renewer = Renewer(backend, target, visibility=policy.visibility, metrics=metrics)
         label = target.label or target.queue
         self._deliveries = metrics.deliveries.labels(label)
@@ -130,12 +133,36 @@ class Receiver:
         """Whether one more consumer may come. Raises `InUse`."""
         self._turns.check(exclusive=exclusive)
 
+    @property
+    def selective(self) -> bool:
+        """Whether consumers have selectors."""
+        return bool(self._turns.selective)
+
+    def pass_over(self, seconds: float) -> None:
+        """Consumers may have selectors from now on; what nobody takes is hidden for so long."""
+        if self._passing is None:
+            self._passing = Passing(
+                self._backend,
+                self._target,
+                self._turns,
+                self,
+                self.settler,
+                seconds=seconds,
+                policy=BatchPolicy(timeout=self._policy.visibility),
+                metrics=self._metrics,
+            )
+        self._passing.seconds = seconds
+
     def subscribe(self, subscription: Subscription) -> None:
         self._turns.add(subscription)
+        if self._passing is not None:
+            self._passing.came(subscription)
         self.wake()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._turns.remove(subscription)
+        if self._passing is not None:
+            self._passing.left()
         if not self._turns and self._failures:
             # Nobody polls it any more, so nothing would tell that it works again.
             self._failures = 0
@@ -147,6 +174,8 @@ class Receiver:
 
     def credited(self, subscription: Subscription) -> None:
         self._turns.offer(subscription)
+        if self._passing is not None:
+            self._passing.credited()
         if self._wake is None:
             self.wake()
 
@@ -154,6 +183,13 @@ class Receiver:
         """Poll if there is credit; at the end of this turn of the loop, once."""
         if self._wake is None and not self._closed:
             self._wake = self._loop.call_soon(self._start_polls)
+
+    def look_again(self) -> None:
+        """See anew whether to poll, at the end of this turn, whatever was waited for."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self.wake()
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """End a delivery, once; later calls for it do nothing, as after a disconnect."""
@@ -214,11 +250,15 @@ class Receiver:
         self._closed = True
         if self._wake is not None:
             self._wake.cancel()
+        if self._passing is not None:
+            self._passing.stop()
 
     async def finish(self) -> None:
         """Wait for the polls under way, after `stop`."""
         if self._polls:
             await asyncio.wait(self._polls)
+        if self._passing is not None:
+            await self._passing.drain()
 
     async def aclose(self) -> None:
         """Abandon polls under way: what the service takes for their answers comes back after its visibility timeout."""
@@ -227,13 +267,18 @@ class Receiver:
         for poll in polls:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
+        if self._passing is not None:
+            await self._passing.aclose()
         await self._renewer.aclose()
 
     def _start_polls(self) -> None:
         self._wake = None
         now = self._loop.time()
-        if now < self._blocked_until:
-            self._wake = self._loop.call_at(self._blocked_until, self._start_polls)
+        blocked_until = self._blocked_until
+        if self._passing is not None:
+            blocked_until = max(blocked_until, self._passing.full_until(now))
+        if now < blocked_until:
+            self._wake = self._loop.call_at(blocked_until, self._start_polls)
             return
         full = self._backend.limits.receive_entries
         while len(self._polls) < self._wanted_polls:
@@ -318,11 +363,23 @@ class Receiver:
             if self._turns.hand(delivery):
                 handed += 1
                 redelivered += delivery.redelivered
+            elif self._passing is not None and self._turns.selective:
+                self._passing.leave(delivery)
             else:
                 # Its consumer left, or stopped reading, while the poll was under way.
                 self.release(delivery)
         self._deliveries.inc(handed)
         self._redeliveries.inc(redelivered)
+
+    def hand(self, delivery: Delivery) -> bool:
+        """Deliver what had to wait. False when nobody takes it now."""
+        if self._keeper.screen(delivery):
+            return True
+        if not self._turns.hand(delivery):
+            return False
+        self._deliveries.inc()
+        self._redeliveries.inc(delivery.redelivered)
+        return True
 
     def _hold(self, received: Received, now: float) -> Delivery:
         delivery = Delivery(received, self)

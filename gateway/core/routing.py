@@ -166,7 +166,7 @@ class Routing:
         queues = [queue for name in names if (queue := self.filled_queue(name)) is not None]
         brought = self.fanout.brought(topic, exchange, queues)
         if brought:
-            sinks[topic.kind, topic.name] = FannedOut(self._resources.sender(topic), topic, brought)
+            sinks[topic.kind, topic.name] = FannedOut(self.fanout, self._resources.sender(topic), topic, brought)
         return [name for name in names if not any(queue.name == name for queue in brought)]
 
     def _destination(self, target: Target) -> Sink:

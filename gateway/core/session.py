@@ -357,13 +357,16 @@ class Prefetch:
 class Consume:
     """Deliver a queue's messages to this session as `deliver(tag, …)`, with at most `prefetch` unsettled at a time.
 
-    `exclusive`: nobody else may consume the queue meanwhile. Among consumers with room, those of higher `priority` come
-    first. `shared` is a limit over several consumers of this connection. A consumer that is `cancellable` is told by
-    `cancelled(tag)` when its queue is gone; others stay, and go on when the queue is back.
+    `exclusive`: nobody else may consume the queue meanwhile. `sole`: others may, and get nothing while this consumer,
+    or one that asked for the same before it, is there (ActiveMQ's exclusive consumer). Among consumers with room, those
+    of higher `priority` come first. `shared` is a limit over several consumers of this connection. A consumer that is
+    `cancellable` is told by `cancelled(tag)` when its queue is gone; others stay, and go on when the queue is back.
 
     Of a stream, `arguments` say where to begin and under what name (`core/streamoffset.py`); other queues refuse
     `x-stream-offset`. `acknowledges`: whether the peer does; False when `deliver` never leaves a delivery with the
-    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own.
+    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own. `selector`: the consumer wants
+    what that matches, and leaves the rest (`core/selector.py`; empty: it wants all). Only queues that a rule lets pass
+    messages over have such consumers; others refuse them with `NotSupported`.
     Answered ACCEPTED, or with `UnknownQueue`, `Locked`, `InUse` (an exclusive consumer is, or would be, in the way),
     `InvalidArgument`, `NotSupported`, `Refused` for what a stream cannot do; a stream's backend's own error.
     """
@@ -378,7 +381,9 @@ class Consume:
     cancellable: bool = False
     arguments: Headers = field(default_factory=lambda: NO_HEADERS)
     acknowledges: bool = True
+    sole: bool = False
     unlimited: bool = False
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,17 @@ class StoreError(MqliftError):
 
 
 class Conflict(StoreError):
-    """Somebody else has changed the record since it was read."""
+    """Somebody else has changed the record since it was read.
 
-    def __init__(self, kind: str, key: str) -> None:
+    `unsure`: an answer of the store was lost, and this write may have taken effect before that change. What is to be
+    done once only has to be looked for in the record.
+    """
+
+    def __init__(self, kind: str, key: str, *, unsure: bool = False) -> None:
         super().__init__(f"the {kind} record of '{key}' was changed by somebody else")
         self.kind = kind
         self.key = key
+        self.unsure = unsure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +69,7 @@ class StateStore(Protocol):
         """
 
     async def delete(self, kind: str, key: str, *, expected: int | None = None) -> bool:
-        """Remove one record, as durably as `put` writes it; False when there was none.
+        """Remove one record, as durably as `put` writes it; False when there was none, or none any more.
 
         `expected`: the version that must be there, if there is any; raises `Conflict` for another one.
         """

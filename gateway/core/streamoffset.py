@@ -66,7 +66,7 @@ def read_start(arguments: Headers, now: float) -> Start:
     if value is None:
         return Start()
     if isinstance(value, datetime):
-        return Start(Position(Whence.TIME, time=value.timestamp()))
+        return _from_time(value.timestamp(), now)
     if isinstance(value, str):
         return _read_text(value, now)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -92,14 +92,19 @@ def _read_text(value: str, now: float) -> Start:
     if value == "next":
         return Start(NEXT)
     if value == "last":
-        return Start(Position(Whence.TIME, time=now - LAST_SECONDS))
+        return _from_time(now - LAST_SECONDS, now)
     if age := _AGE.fullmatch(value):
-        return Start(Position(Whence.TIME, time=max(0.0, now - int(age[1]) * _SECONDS[age[2]])))
+        return _from_time(now - int(age[1]) * _SECONDS[age[2]], now)
     if number := _NUMBER.fullmatch(value):  # as STOMP writes them
         if number[1] == "offset":
             return _read_number(int(number[2]))
-        return Start(Position(Whence.TIME, time=float(number[2])))
+        return _from_time(float(number[2]), now)
     return Start(FIRST, parse_offset(value.removeprefix("offset=")))
+
+
+def _from_time(time: float, now: float) -> Start:
+    """A time out of the stream's range means its beginning or its end, as in RabbitMQ."""
+    return Start(NEXT) if time > now else Start(Position(Whence.TIME, time=max(0.0, time)))
 
 
 def _read_number(value: int) -> Start:

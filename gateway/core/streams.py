@@ -103,6 +103,8 @@ class StreamQueue:
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
         """Raises `InUse`, `InvalidArgument`, and `NotSupported` for what RabbitMQ's streams do not have either."""
+        if command.selector:
+            raise NotSupported(f"selector: queue '{self.name}' is a stream, which is not filtered")
         active = [other.subscription for other in self._consumers.values() if not other.left]
         if active and (command.exclusive or active[0].exclusive):
             raise InUse(f"queue '{self.name}' has an exclusive consumer, or would get one")
@@ -110,6 +112,8 @@ class StreamQueue:
             raise NotSupported(
                 f"queue '{self.name}' is a stream: automatic acknowledgement is not supported by streams"
             )
+        if command.sole:
+            raise NotSupported(f"queue '{self.name}' is a stream: each of its consumers gets everything")
         if command.unlimited:
             raise Refused(f"consumer prefetch count is not set for stream queue '{self.name}'")
         guide = self._guide(command)

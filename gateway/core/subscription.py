@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Protocol
 
 from gateway.core.errors import InUse
+from gateway.core.message import Message
+from gateway.core.selector import compile_selector
 from gateway.core.session import Consume, Delivery, Prefetch
 
 
@@ -36,6 +38,7 @@ class Subscription:
     """One consumer of one queue. `held` deliveries are not settled yet, of `prefetch` at most."""
 
     __slots__ = (
+        "accepts",
         "begun",
         "blocked",
         "cancellable",
@@ -48,15 +51,20 @@ class Subscription:
         "priority",
         "queue",
         "shared",
+        "sole",
         "tag",
     )
 
     def __init__(self, command: Consume, queue: ConsumedQueue, consumer: Consumer) -> None:
+        """Raises `SelectorError`."""
+        self.accepts = compile_selector(command.selector) if command.selector else None
+        """Which messages of the queue it wants; None for all."""
         self.tag = command.tag
         self.queue = queue
         self.consumer = consumer
         self.prefetch = command.prefetch
         self.exclusive = command.exclusive
+        self.sole = command.sole
         self.priority = command.priority
         self.cancellable = command.cancellable
         self.shared = command.shared
@@ -80,6 +88,10 @@ class Subscription:
         if self.shared is None or not self.shared.limit:
             return own
         return min(own, self.shared.limit - self.shared.held)
+
+    def wants(self, message: Message) -> bool:
+        """Whether its selector matches, if it has one."""
+        return self.accepts is None or self.accepts(message)
 
     def taken(self) -> None:
         """It has been given one more delivery."""
@@ -121,16 +133,20 @@ class Turns:
     """The consumers of one queue, taking turns, so that each with credit gets its share.
 
     Only those that have credit stand in a line: what one delivery costs does not grow with the number of consumers.
-    There is a line for each priority; those of a lower one get what the higher ones have no credit for.
+    There is a line for each priority; those of a lower one get what the higher ones have no credit for. Where one gets
+    everything, no other stands in a line.
     """
 
-    __slots__ = ("_all", "_lines", "_single", "handed")
+    __slots__ = ("_all", "_lines", "_single", "_sole", "handed", "selective")
 
     def __init__(self, *, single: bool = False) -> None:
         """`single`: only the consumer that came first gets deliveries, until it leaves (single active consumer)."""
         self._single = single
+        self._sole: Subscription | None = None
         self.handed = 0
         """Deliveries that consumers were given, ever."""
+        self.selective = 0
+        """Consumers that have a selector."""
         self._all: dict[Subscription, None] = {}
         self._lines: list[tuple[int, deque[Subscription]]] = [(0, deque())]
 
@@ -143,11 +159,7 @@ class Turns:
     def be_single(self, single: bool) -> None:
         """Who holds deliveries keeps them."""
         self._single = single
-        self._lines = [(0, deque())]
-        for subscription in self._all:
-            subscription.in_turn = False
-        for subscription in self._all:
-            self.offer(subscription)
+        self._choose()
 
     def check(self, *, exclusive: bool) -> None:
         """Whether one more may come. Raises `InUse` when it, or one that is here, wants to be alone."""
@@ -156,30 +168,54 @@ class Turns:
 
     def add(self, subscription: Subscription) -> None:
         self._all[subscription] = None
+        self.selective += subscription.accepts is not None
+        if self._single or subscription.sole:
+            self._choose()
         self.offer(subscription)
 
     def remove(self, subscription: Subscription) -> None:
+        if subscription not in self._all:
+            return  # it has left before it came
         del self._all[subscription]
+        self.selective -= subscription.accepts is not None
         if subscription.in_turn:
             subscription.in_turn = False
             self._line(subscription.priority).remove(subscription)
         if subscription.priority and all(other.priority != subscription.priority for other in self._all):
             self._lines = [ranked for ranked in self._lines if ranked[0] != subscription.priority]
-        if self._single and self._all:
-            self.offer(next(iter(self._all)))
+        if subscription is self._sole:
+            self._choose()
 
     def offer(self, subscription: Subscription) -> None:
         """Give a turn to a consumer that may have credit again."""
         if subscription.in_turn or subscription.credit <= 0:
             return
-        if self._single and subscription is not next(iter(self._all), None):
+        if self._sole is not None and subscription is not self._sole:
             return
         subscription.in_turn = True
         self._line(subscription.priority).append(subscription)
 
+    def _choose(self) -> None:
+        """Who gets everything, if anybody does: the first that came, of those that want that the first with the highest
+        priority.
+        """
+        if self._single:
+            sole = next(iter(self._all), None)
+        else:
+            sole = max((each for each in self._all if each.sole), key=lambda each: each.priority, default=None)
+        if sole is self._sole:
+            return
+        self._sole = sole
+        self._lines = [(0, deque())]
+        for subscription in self._all:
+            subscription.in_turn = False
+        for subscription in self._all:
+            self.offer(subscription)
+
     def hand(self, delivery: Delivery) -> bool:
-        """Deliver to whose turn it is, against credit. False when nobody has any."""
-        for _, line in self._lines:
+        """Deliver to whose turn it is, against credit. False when nobody has any, or wants what it is."""
+        lines = self._lines if not self.selective else self._led_by_one_who_wants(delivery.message)
+        for _, line in lines:
             while line:
                 subscription = line.popleft()
                 credit = subscription.credit
@@ -194,6 +230,31 @@ class Turns:
                     subscription.consumer.deliver(subscription, delivery)
                     return True
         return False
+
+    def _led_by_one_who_wants(self, message: Message) -> Sequence[tuple[int, deque[Subscription]]]:
+        """The first line in which somebody has credit and wants a message, with that one at its head; empty for none.
+
+        What this costs grows with the number of consumers, up to the first that wants it.
+        """
+        for ranked in self._lines:
+            _, line = ranked
+            for subscription in line:
+                if subscription.credit > 0 and subscription.wants(message):
+                    line.remove(subscription)
+                    line.appendleft(subscription)
+                    return (ranked,)
+        return ()
+
+    @property
+    def takes_anything(self) -> bool:
+        """Whether somebody has credit, and no selector."""
+        return any(each.accepts is None and each.credit > 0 for _, line in self._lines for each in line)
+
+    def wanted(self, message: Message) -> bool:
+        """Whether somebody would take a message if it had credit."""
+        if self._sole is not None:
+            return self._sole.wants(message)
+        return any(subscription.wants(message) for subscription in self._all)
 
     def credit(self, enough: int) -> int:
         """What all take together; counting stops at `enough`."""

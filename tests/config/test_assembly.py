@@ -50,6 +50,25 @@ def test_a_listener_gets_its_protocol(read: Read) -> None:
     assert second.open_session.__module__ == "gateway.protocols.stomp.session"
 
 
+def test_a_rule_may_let_consumers_have_selectors(read: Read) -> None:
+    rules = "routes:\n" + "".join(
+        f"- {{match: {{queue: '{name}'}}, to: [{{sqs: '{name}'}}, {{sns: copies}}]{selectors}}}\n"
+        for name, selectors in (
+            ("none", ""),
+            ("usual", ", selectors: {}"),
+            ("jobs-{site}", ", selectors: {pass_over: 5}"),
+        )
+    )
+    routes = assemble(read(LISTENER + rules)).routes
+    homes = {name: routes.home(name) for name in ("none", "usual", "jobs-hall")}
+    assert {name: home and home.pass_over for name, home in homes.items()} == {
+        "none": None,
+        "usual": 30.0,
+        "jobs-hall": 5.0,
+    }
+    assert [copy.pass_over for copy in routes.copies("usual")] == [None]
+
+
 def test_topics_are_listened_to(read: Read) -> None:
     assembly = assemble(
         read(
@@ -203,6 +222,18 @@ def test_aws_is_checked(read: Read) -> None:
         (
             "routes: [{match: {queue: a}, to: [{sqs: a}, {sns: b, fanout: true}]}]",
             "routes.0.to.1.fanout: nothing is bound to a queue; give it where a topic or an exchange is matched",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{kinesis: s}], selectors: {}}]",
+            "routes.0.selectors: a stream is not filtered; leave it out, or name sqs: first",
+        ),
+        (
+            "routes: [{match: {queue: 'a{b}'}, to: [{sqs: 'a{b}.fifo'}], selectors: {pass_over: 5}}]",
+            "routes.0.selectors: of a FIFO queue, a message that nobody takes would hold up its group; leave it out",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sns: b}], selectors: {}}]",
+            "routes.0.to.0.sns: a queue cannot live here; name what keeps it first, such as sqs:",
         ),
         (
             "routes: [{match: {topic: a}, to: [{sns: b, fanout: true, best_effort: true}]}]",

@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.memory.store import MemoryStore
+from gateway.core.arguments import SELECTOR
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
-from gateway.core.errors import BackendError, Unavailable
+from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
 from gateway.core.fanout import KIND, LEAVING, SWEEP, VERIFY, FanOut
 from gateway.core.health import Health
 from gateway.core.message import Address, Message, Origin
-from gateway.core.outcome import ACCEPTED, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.queues import BackendQueue
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import ExchangeMatch, Pattern, Routes, Rule, RuleTarget
@@ -97,11 +98,16 @@ class _Topic(ScriptedBackend):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
+        self.gone = False
+        """Whether the next request finds the topic deleted; then it is made again."""
 
     def encode(self, target: Target, message: Message) -> Entry:
         return Entry((message.body, target.fanout or ()), len(message.body))
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:
+        if self.gone:
+            self.gone = False
+            return [Result(Outcome.RELEASED, NotFound("the topic was deleted"))] * len(entries)
         for entry in entries:
             body, queues = cast("tuple[bytes, tuple[str, ...]]", entry.payload)
             self._world.arrived[f"topic {target.name}"].append(body)
@@ -186,6 +192,29 @@ async def test_one_call_for_all_queues_once_they_are_subscribed() -> None:
 
 
 @on_clock
+async def test_a_topic_that_is_gone_has_taken_its_subscriptions_with_it() -> None:
+    """What is told so was given back; from then on the gateway sends, until they are made again."""
+    rig = Rig()
+    await rig.start()
+    await rig.queue("a")
+    await rig.queue("b")
+    await rig.publish()
+    await time_passes()
+    rig.service.subscribed.clear()
+    rig.world.topic.gone = True
+    refused = await rig.publish()
+    assert rig.client.answers[-1][1].outcome is Outcome.RELEASED
+    after = await rig.publish()
+    await time_passes()
+    sent = rig.world.queues.sent.copy()
+    by_service = await rig.publish()
+    assert rig.world.queues.sent == sent
+    for queue in ("a", "b"):
+        assert refused not in rig.world.arrived[queue]
+        assert rig.world.arrived[queue][-2:] == [after, by_service]
+
+
+@on_clock
 async def test_what_came_from_a_topic_is_brought_by_the_gateway() -> None:
     rig = Rig()
     await rig.start()
@@ -204,6 +233,7 @@ async def test_what_came_from_a_topic_is_brought_by_the_gateway() -> None:
         ("a", {"x-max-priority": 3}),
         ("a", {"x-max-length": 10}),
         ("a", {SESSION: True}),
+        ("a", {SELECTOR: "a = 1"}),
     ],
 )
 @on_clock
@@ -214,6 +244,25 @@ async def test_queues_that_need_the_gateway(name: str, arguments: Mapping[str, o
     await rig.publish()
     await time_passes()
     assert rig.service.calls == []
+
+
+@on_clock
+async def test_a_queue_that_is_given_a_selector_is_sent_to_by_the_gateway_from_then_on() -> None:
+    rig = Rig()
+    await rig.start()
+    await rig.queue("a")
+    await rig.publish()
+    await time_passes()
+    sent = rig.world.queues.sent.copy()
+    before = await rig.publish()
+    assert rig.world.queues.sent == sent, "the service brought it"
+    next(rig.broker.queues()).redefine(QueueSpec(arguments={SELECTOR: "a = 1"}))
+    rig.broker.bind("a", "events.more", "")  # so that the way is planned anew
+    await rig.publish()
+    assert rig.world.arrived["a"][-1] == before, "it does not match"
+    await time_passes()
+    await rig.publish()
+    assert rig.world.arrived["a"][-1] == before
 
 
 @on_clock

@@ -385,6 +385,7 @@ async def test_what_streams_do_not_have_is_refused() -> None:
     for command, error in (
         (Consume("t", "s", 1, None, acknowledges=False), NotSupported),
         (Consume("t", "s", 1, None, unlimited=True), Refused),
+        (Consume("t", "s", 1, None, sole=True), NotSupported),
         (Consume("t", "s", 1, None, arguments={"x-stream-offset": 17}), InvalidArgument),
         (Consume("t", "s", 1, None, arguments={"name": ""}), InvalidArgument),
     ):

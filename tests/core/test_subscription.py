@@ -35,9 +35,10 @@ class Queue:
         assert isinstance(delivery.subscription, Subscription)
         delivery.subscription.settled()
 
-    def subscribe(self, prefetch: int) -> tuple[Subscription, Consumer]:
+    def subscribe(self, prefetch: int, *, sole: bool = False, priority: int = 0) -> tuple[Subscription, Consumer]:
         consumer = Consumer()
-        subscription = Subscription(Consume("tag", self.name, prefetch, None), self, consumer)
+        command = Consume("tag", self.name, prefetch, None, sole=sole, priority=priority)
+        subscription = Subscription(command, self, consumer)
         self.turns.add(subscription)
         return subscription, consumer
 
@@ -98,6 +99,62 @@ def test_a_cancelled_consumer_without_credit_is_no_surprise() -> None:
     subscription.cancel()
     consumer.settle()
     assert queue.hand() == 0
+
+
+def test_a_sole_consumer_gets_everything_while_it_is_there() -> None:
+    queue = Queue()
+    _, first = queue.subscribe(10)
+    queue.hand(1)
+    sole, everything = queue.subscribe(3, sole=True)
+    _, next_one = queue.subscribe(10, sole=True)
+    assert queue.turns.credit(100) == 3
+    assert queue.hand(5) == 3
+    first.settle()  # who is passed over has credit, and gets nothing by that
+    assert queue.hand() == 0
+    assert (len(first.deliveries), len(everything.deliveries), len(next_one.deliveries)) == (0, 3, 0)
+    sole.cancel()
+    assert queue.hand(2) == 2
+    assert len(next_one.deliveries) == 2
+
+
+def test_a_sole_consumer_of_higher_priority_takes_over() -> None:
+    queue = Queue()
+    _, low = queue.subscribe(10, sole=True)
+    subscription, high = queue.subscribe(10, sole=True, priority=5)
+    _, equal = queue.subscribe(10, sole=True, priority=5)
+    queue.hand(2)
+    subscription.cancel()
+    queue.hand(1)
+    assert [len(each.deliveries) for each in (low, high, equal)] == [0, 2, 1]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "cancel", "hand", "settle"]), st.booleans(), st.integers(0, 2)), max_size=40
+    )
+)
+def test_who_is_sole_is_who_would_be_chosen_anew(steps: list[tuple[str, bool, int]]) -> None:
+    queue = Queue()
+    pairs: list[tuple[Subscription, Consumer]] = []
+    for step, sole, number in steps:
+        there = [pair for pair in pairs if not pair[0].cancelled]
+        if step == "add":
+            pairs.append(queue.subscribe(2, sole=sole, priority=number))
+        elif step == "cancel" and there:
+            there[number % len(there)][0].cancel()
+        elif step == "settle" and pairs:
+            pairs[number % len(pairs)][1].settle()
+        elif step == "hand":
+            wanting = [subscription for subscription, _ in there if subscription.sole]
+            chosen = max(wanting, key=lambda each: each.priority, default=None)
+            takers = [subscription for subscription, _ in there] if chosen is None else [chosen]
+            before = {subscription: subscription.held for subscription, _ in pairs}
+            assert queue.turns.credit(1_000) == sum(subscription.credit for subscription in takers)
+            queue.hand()
+            grown = [subscription for subscription, _ in pairs if subscription.held > before[subscription]]
+            with_credit = [subscription for subscription in takers if before[subscription] < 2]
+            assert len(grown) == bool(with_credit)
+            assert set(grown) <= set(with_credit)
 
 
 def test_counting_credit_stops_when_there_is_enough() -> None:

@@ -52,8 +52,9 @@ class Peer:
         accept = {} if version == "1.0" else {"accept-version": version}
         self.sends("CONNECT", **accept, host="/", **headers)
         self.greeting = self._next()
-        assert self.greeting.command == "CONNECTED", self.greeting
-        assert self.greeting.header("version") == version
+        if (self.greeting.command, self.greeting.header("version")) != ("CONNECTED", version):
+            self.cut()
+            raise AssertionError(self.greeting)
 
     def __enter__(self) -> Self:
         return self

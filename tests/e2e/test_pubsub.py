@@ -136,7 +136,7 @@ def test_pub_to_a_queue_waits_for_the_receipt() -> None:
     assert sorted(head.split("\n")[1:]) == [
         "color:dark\\cblue",
         "content-length:5",
-        "destination:/queue/a%20b%2Fc",
+        "destination:/queue/a b%2Fc",
         "receipt:1",
     ]
     assert body == "hello"

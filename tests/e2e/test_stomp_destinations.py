@@ -216,6 +216,30 @@ class TestActiveMQ:
             peer.sends("SUBSCRIBE", id="1", destination=f"/queue/{queue_name}", selector="a = 1")
             assert b"selector" in peer.gets_error().body
 
+    def test_an_exclusive_consumer_gets_everything(self, ports: Ports, queue_name: str) -> None:
+        queue = f"/queue/{queue_name}"
+        with Peer(ports.activemq) as other, Peer(ports.activemq) as first, Peer(ports.activemq) as second:
+            other.subscribes(queue)
+            for peer in (first, second):
+                peer.subscribes(queue, ack="client", **{"activemq.exclusive": "true"})
+            for body in (b"1", b"2", b"3"):
+                other.asks("SEND", body, destination=queue)
+            assert first.gets_bodies(3) == [b"1", b"2", b"3"]
+            first.leaves()
+            assert second.gets_bodies(3) == [b"1", b"2", b"3"]
+            second.leaves()
+            assert other.gets_bodies(3) == [b"1", b"2", b"3"]
+
+    def test_a_subscription_without_what_its_connection_sends(self, ports: Ports, queue_name: str) -> None:
+        topic = f"/topic/{queue_name}"
+        with Peer(ports.activemq) as peer, Peer(ports.activemq) as other:
+            peer.subscribes(topic, **{"activemq.noLocal": "true"})
+            other.subscribes(topic)
+            peer.asks("SEND", b"own", destination=topic)
+            other.asks("SEND", b"another's", destination=topic)
+            assert peer.gets_bodies(1) == [b"another's"]
+            assert other.gets_bodies(2) == [b"another's", b"own"]
+
     @pytest.mark.parametrize("kind", ["queue", "topic"])
     def test_scheduled_delivery(self, ports: Ports, queue_name: str, kind: str) -> None:
         with Peer(ports.activemq) as peer:

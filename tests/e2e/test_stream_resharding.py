@@ -9,8 +9,7 @@ import pytest
 from tests.conftest import finish
 from tests.rig.clients import StompClient
 from tests.rig.fan_out import FanOutEndpoint
-from tests.rig.kinesis_local import PACKAGE, KinesisLocal
-from tests.rig.npm import install_package
+from tests.rig.kinesis_local import KinesisLocal
 from tests.rig.processes import Gateway
 from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
@@ -21,19 +20,9 @@ ROUTES: list[object] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisLocal]:
-    """The only emulator that can split and merge."""
-    package = install_package(PACKAGE, request.config.cache.mkdir("kinesis-local"))
-    running = KinesisLocal(package, tmp_path_factory.mktemp("kinesis-local"))
-    running.start()
-    yield running
-    running.kill9()
-
-
 @pytest.fixture
-def kinesis(emulator: KinesisLocal) -> Client:
-    return aws_client("kinesis", emulator.url)
+def kinesis(kinesis_local: KinesisLocal) -> Client:
+    return aws_client("kinesis", kinesis_local.url)
 
 
 class Stream:
@@ -76,9 +65,9 @@ class Stream:
 
 
 @pytest.fixture
-def pushing(emulator: KinesisLocal) -> Iterator[FanOutEndpoint]:
+def pushing(kinesis_local: KinesisLocal) -> Iterator[FanOutEndpoint]:
     """The emulator with the subscriptions that it has not."""
-    with FanOutEndpoint(emulator.url) as endpoint:
+    with FanOutEndpoint(kinesis_local.url) as endpoint:
         yield endpoint
 
 

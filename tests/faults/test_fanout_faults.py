@@ -33,8 +33,10 @@ from tests.rig.faults import (
     Reset,
     Slow,
 )
-from tests.rig.processes import HOST, Gateway, free_port
+from tests.rig.processes import HOST, Gateway, Ministack, free_port
 from tests.rig.query_faults import SNS_INTERNAL, SNS_THROTTLED, PublishFailures, QueryError, batch_of, published
+from tests.rig.streams import aws_client
+from tests.rig.topics import topic_arn
 from tests.rig.waiting import wait_for
 
 EXCHANGE = "amq.topic"
@@ -157,7 +159,8 @@ class Site:
 def fanout_gateway(endpoint: FaultEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Its state outlives it; and as the emulator's filters are in force at once, nothing is waited for."""
     directory = tmp_path_factory.mktemp("fanout")
-    config = quick_config(endpoint.url) | {
+    # What the emulator only takes long for is not sent again.
+    config = quick_config(endpoint.url, aws={"read_timeout": 2}) | {
         "listeners": [{"protocol": name, "host": HOST, "port": free_port()} for name in ("mqtt", "amqp091")],
         "state": f"sqlite://{directory / 'state.db'}",
         "routes": [{"match": {"topic": "fan/{name}/#"}, "to": [{"sns": "{name}", "fanout": True}]}],
@@ -247,6 +250,21 @@ def test_until_a_queue_is_subscribed_the_gateway_sends_to_it(
         publisher.wait_acknowledged(site.total)
         assert not publisher.disconnects
     site.assert_each(assert_exactly)
+
+
+def test_a_topic_that_somebody_deletes(brought: Site, ministack: Ministack, endpoint: FaultEndpoint) -> None:
+    """It is made again, without subscriptions; what names queues is given back until the gateway has made those."""
+    sns = aws_client("sns", ministack.url)
+    with MqttPublisher(brought.gateway.port("mqtt"), brought.name) as publisher:
+        brought.publish(publisher, BURST)
+        wait_for(lambda: publisher.acknowledged, "some is acknowledged")
+        sns.delete_topic(TopicArn=topic_arn(sns, brought.name))
+        brought.publish(publisher, BURST)
+        publisher.wait_acknowledged(4 * BURST, PATIENCE)
+        brought.wait_brought(2)
+        brought.publish(publisher, BURST)
+        publisher.wait_acknowledged(6 * BURST, PATIENCE)
+    brought.assert_each(assert_nothing_lost)
 
 
 def test_kill_9_in_the_stream(brought: Site, endpoint: FaultEndpoint) -> None:

@@ -34,7 +34,7 @@ SNS_INTERNAL = QueryError(500, "InternalError")
 
 @dataclass(frozen=True, slots=True)
 class PublishFailures:
-    """Some entries of a `PublishBatch` fail, the others are forwarded.
+    """Some entries of a `PublishBatch` fail, the others are forwarded. Other calls pass untouched.
 
     `positions` count from 0; those beyond the batch mean nothing. With `applied`, the failing entries are forwarded
     too: the service did the work and says that it failed. Without a `code`, nothing is said of them.
@@ -45,6 +45,8 @@ class PublishFailures:
     applied: bool = False
 
     async def serve(self, call: Call, forward: Forward, connection: Connection) -> Answer:
+        if call.action != "PublishBatch":
+            return await forward(call)
         fields, entries = batch_of(call)
         passing = [entry for position, entry in enumerate(entries) if position not in self.positions]
         failing = [entry["Id"] for position, entry in enumerate(entries) if position in self.positions and self.code]

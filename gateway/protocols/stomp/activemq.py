@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, TOPIC_EXCHANGE, Address, Headers, Message
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
+from gateway.core.selector import CONVERTING
 from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.activemq_headers import message_headers, to_message
 from gateway.protocols.stomp.dialect import (
@@ -27,11 +28,12 @@ from gateway.protocols.stomp.dialect import (
     Sender,
     Source,
     Target,
+    Wishes,
     bounded,
     temporary_name,
 )
 from gateway.protocols.stomp.errors import BadDestination, InvalidDestination, MissingHeader, shown
-from gateway.protocols.stomp.headers import parse_integer
+from gateway.protocols.stomp.headers import optional_integer
 from gateway.protocols.stomp.versions import Version
 
 MAX_COMPOSITE = 32
@@ -43,15 +45,14 @@ _WRITTEN_AS_URLS = ("queue://", "topic://")
 
 _SUBSCRIPTION_NAMES = ("activemq.subscriptionName", "durable-subscription-name", "durable-subscriber-name")
 
-_REFUSED_WHEN_TRUE = ("browser", "activemq.exclusive", "activemq.noLocal", "activemq.retroactive")
-"""Headers of a SUBSCRIBE that ask for what there is nothing here for."""
-
 _VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.(VirtualTopic\..+)")
 """ActiveMQ's default: `Consumer.*.` before the name of any topic below `VirtualTopic`."""
 
+_REPLY_QUEUES = ("amq.gen-", "amq.rabbitmq.reply-to")
+"""Begin the names that AMQP's clients get from the server, for answers mostly: such queues are there, or are gone."""
+
 _TEMPORARY_TOPIC = f"/topic/{TEMPORARY}"
 
-_CONVERT = "convert_string_expressions:"
 _DO_NOT_CONVERT = "no_convert_string_expressions:"
 
 
@@ -92,9 +93,8 @@ class ActiveMQ:
     # SUBSCRIBE
 
     def sources(self, headers: Mapping[str, str], owner: Owner, live_queue: str) -> Sequence[Source]:
-        for name in _REFUSED_WHEN_TRUE:
-            if headers.get(name) == "true":
-                raise Refused(f"{name} is not available here")
+        if _is_true(headers.get("browser")):
+            raise Refused("browser: nothing here shows messages without taking them")
         destination = headers["destination"]
         places = _parse(destination)
         patterns = tuple(
@@ -112,24 +112,25 @@ class ActiveMQ:
             sources.append(Source(live_queue, LIVE, patterns))
         return sources
 
-    def prefetch(self, headers: Mapping[str, str]) -> str | None:
-        return headers.get("activemq.prefetchSize", headers.get("prefetch-count"))
-
-    def priority(self, headers: Mapping[str, str]) -> int:
-        name = "activemq.priority"
-        return parse_integer(name, headers[name]) if name in headers else 0
-
-    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:  # noqa: ARG002 - ActiveMQ has no streams
-        return NO_HEADERS
+    def wishes(self, headers: Mapping[str, str]) -> Wishes:
+        prefetch = optional_integer("activemq.prefetchSize", headers)
+        return Wishes(
+            prefetch=optional_integer("prefetch-count", headers) if prefetch is None else prefetch,
+            priority=optional_integer("activemq.priority", headers) or 0,
+            sole=_is_true(headers.get("activemq.exclusive")),
+            others_only=_is_true(headers.get("activemq.noLocal")),
+        )
 
     def forgotten(self, headers: Mapping[str, str], owner: Owner, sources: Sequence[Source]) -> Sequence[str]:  # noqa: ARG002
         durable = _durable_queue(headers, owner)
         return () if durable is None else (durable,)
 
-    def selector(self, selector: str) -> tuple[str, bool]:
+    def selector(self, selector: str) -> str:
         # As ActiveMQ's STOMP connector, which puts the first of these before every selector.
-        selector = selector.removeprefix(_CONVERT)
-        return selector.removeprefix(_DO_NOT_CONVERT), not selector.startswith(_DO_NOT_CONVERT)
+        selector = selector.removeprefix(CONVERTING)
+        if selector.startswith(_DO_NOT_CONVERT):
+            return selector.removeprefix(_DO_NOT_CONVERT)
+        return CONVERTING + selector
 
     # MESSAGE
 
@@ -160,6 +161,11 @@ def _subscribed_to(patterns: Sequence[Address]) -> QueueSpec:
     one" (JMS 1.1, §6.11.1): the queues are different ones.
     """
     return QueueSpec(arguments={SUBSCRIPTION: ",".join(sorted({pattern.routing_key for pattern in patterns}))})
+
+
+def _is_true(text: str | None) -> bool:
+    """As Java reads it."""
+    return text is not None and text.lower() == "true"
 
 
 def _durable_queue(headers: Mapping[str, str], owner: Owner) -> str | None:
@@ -221,6 +227,8 @@ def _target(place: _Place, owner: Owner, destination: str) -> Target:
         return Target(Address(TOPIC_EXCHANGE, name))
     if kind == "temp-topic":
         return Target(Address(TOPIC_EXCHANGE, _temporary(place, owner)))
+    if name.startswith(_REPLY_QUEUES):
+        return Target(Address(DEFAULT_EXCHANGE, name))
     source = _queue_source(place, owner, destination)
     return Target(Address(DEFAULT_EXCHANGE, source.queue), source)
 

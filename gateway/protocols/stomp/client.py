@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gateway.core.errors import MqliftError, Refused
+from gateway.core.errors import Locked, MqliftError, Refused
 from gateway.core.message import Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result, worse
 from gateway.core.session import NO_COMMANDS, Command, Delivery, Settle
@@ -19,12 +19,20 @@ PROTOCOL: Final = "stomp"
 class Step:
     """The token of a control command: one of those that a frame needs. The last one answers the frame."""
 
-    __slots__ = ("last", "receipt", "title")
+    __slots__ = ("last", "may_be_locked", "receipt", "title")
 
-    def __init__(self, title: str, receipt: str | None, *, last: bool) -> None:
+    def __init__(self, title: str, receipt: str | None, *, last: bool, may_be_locked: bool = False) -> None:
+        """`may_be_locked`: whether a queue will do that is another connection's own."""
         self.title = title
         self.receipt = receipt
         self.last = last
+        self.may_be_locked = may_be_locked
+
+    def failed(self, result: Result) -> bool:
+        """Whether the frame has failed with this command."""
+        if result.outcome is Outcome.ACCEPTED:
+            return False
+        return not (self.may_be_locked and isinstance(result.error, Locked))
 
 
 class Together:

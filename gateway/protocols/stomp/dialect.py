@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from gateway.core.backend import QueueSpec
-from gateway.core.message import Address, Headers, Message, Origin
+from gateway.core.message import NO_HEADERS, Address, Headers, Message, Origin
 from gateway.protocols.stomp.errors import BadDestination, shown
 from gateway.protocols.stomp.versions import Version
 
@@ -39,13 +39,30 @@ class Source:
     """A queue that is needed. `spec` is None for one that somebody else has declared; bindings are (exchange, key).
 
     `exact`: it is to be just this, for one consumer; what an earlier subscription of its name has asked for goes, with
-    the messages that came by it.
+    the messages that came by it. `selector`: of what is in the queue, the consumer wants what that matches.
     """
 
     queue: str
     spec: QueueSpec | None
     bindings: tuple[Address, ...] = ()
     exact: bool = False
+    selector: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a SUBSCRIBE says about how it is to be delivered to."""
+
+    prefetch: int | None = None
+    """Messages that it may hold; below 1 any number, None for not said."""
+    priority: int = 0
+    """Of the consumer among others."""
+    sole: bool = False
+    """Whether it wants everything, and others nothing, while it is there."""
+    others_only: bool = False
+    """Whether what its own connection sends is not for it."""
+    arguments: Headers = field(default_factory=lambda: NO_HEADERS)
+    """For a stream: where to begin, and the consumer's name."""
 
 
 class Target(NamedTuple):
@@ -108,14 +125,8 @@ class Dialect(Protocol):
         Raises `StompError`, or `Refused` for what is not offered.
         """
 
-    def prefetch(self, headers: Mapping[str, str]) -> str | None:
-        """What a SUBSCRIBE says about how many messages it may hold."""
-
-    def priority(self, headers: Mapping[str, str]) -> int:
-        """Of the consumer among others. Raises `BadHeader`."""
-
-    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:
-        """What a SUBSCRIBE says to a stream: where to begin, and the consumer's name."""
+    def wishes(self, headers: Mapping[str, str]) -> Wishes:
+        """How a SUBSCRIBE wants to be delivered to. Raises `BadHeader`."""
 
     def forgotten(self, headers: Mapping[str, str], owner: Owner, sources: Sequence[Source]) -> Sequence[str]:
         """Durable queues that an UNSUBSCRIBE gives up. `sources` are its subscription's, if it names one."""
@@ -123,8 +134,8 @@ class Dialect(Protocol):
     def reply_to(self, reply_to: str, owner: Owner) -> ReplyTo | None:
         """What the `reply-to` of a SEND stands for, unless it is published as it is. Raises `BadDestination`."""
 
-    def selector(self, selector: str) -> tuple[str, bool]:
-        """The selector proper, and whether texts count as numbers in it."""
+    def selector(self, selector: str) -> str:
+        """What the hub understands by a selector of this dialect, see `core.selector.CONVERTING`."""
 
     def format(self, address: Address, owner: Owner) -> str:
         """The destination header of a message that was published to `address`."""

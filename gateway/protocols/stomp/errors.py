@@ -118,6 +118,15 @@ class InvalidDestination(BadDestination):
     title = "Invalid destination"
 
 
+class ReservedName(BadDestination):
+    """A queue that would have to be declared under a name that is not for clients (AMQP 0-9-1, queue.declare)."""
+
+    title = "access_refused"
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"ACCESS_REFUSED - queue name '{queue}' contains reserved prefix 'amq.*'")
+
+
 class DuplicateSubscription(BadHeader):
     """A SUBSCRIBE with an id that is in use."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.errors import BadHeader, MissingDestination, MissingHeader
 
@@ -25,6 +27,11 @@ def parse_number(name: str, text: str, most: int) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS or int(text) > most:
         raise BadHeader(f"{name} is not a whole number from 0 to {most}")
     return int(text)
+
+
+def optional_integer(name: str, headers: Mapping[str, str]) -> int | None:
+    """A header that may be missing, and is a 32-bit number, perhaps negative. Raises `BadHeader`."""
+    return parse_integer(name, headers[name]) if name in headers else None
 
 
 def parse_integer(name: str, text: str) -> int:

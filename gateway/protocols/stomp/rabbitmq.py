@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Headers, Message
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
 from gateway.protocols.stomp.dialect import (
     LIVE,
     NOBODY,
@@ -19,15 +19,18 @@ from gateway.protocols.stomp.dialect import (
     Sender,
     Source,
     Target,
+    Wishes,
     bounded,
     temporary_name,
 )
-from gateway.protocols.stomp.errors import BadDestination, InvalidDestination, MissingHeader, shown
-from gateway.protocols.stomp.headers import parse_integer, parse_number
+from gateway.protocols.stomp.errors import BadDestination, InvalidDestination, MissingHeader, ReservedName, shown
+from gateway.protocols.stomp.headers import optional_integer, parse_number
 from gateway.protocols.stomp.rabbitmq_headers import message_headers, to_message
 from gateway.protocols.stomp.versions import Version
 
 _TEMPORARY = "/temp-queue"
+_RESERVED = "amq."
+"""Begins the names that a server gives; such a queue can be used (`/amq/queue/`, `/reply-queue/`), and not declared."""
 
 _MAX_ARGUMENT = 2**63 - 1  # AMQP's `long`, which the plugin makes of these
 _TEXT_ARGUMENTS = frozenset({"x-dead-letter-exchange", "x-dead-letter-routing-key", "x-queue-type", "x-max-age"})
@@ -78,8 +81,7 @@ class RabbitMQ:
         kind, address = _parse(destination, "SEND")
         if kind is not _Kind.QUEUE:
             return (Target(address),)
-        spec = _queue_spec(headers, persistent=None)
-        return (Target(address, Source(address.routing_key, spec)),)
+        return (Target(address, _queue_source(address.routing_key, headers, persistent=None)),)
 
     def reply_to(self, reply_to: str, owner: Owner) -> ReplyTo | None:
         if not reply_to.startswith(f"{_TEMPORARY}/"):
@@ -104,19 +106,17 @@ class RabbitMQ:
         kind, address = _parse(headers["destination"], "SUBSCRIBE")
         persistent = headers.get("persistent")
         if kind is _Kind.QUEUE:
-            return (Source(address.routing_key, _queue_spec(headers, persistent)),)
+            return (_queue_source(address.routing_key, headers, persistent),)
         if kind is _Kind.EXISTING_QUEUE:
             return (Source(address.routing_key, None),)
         return (_subscription_source(headers, address, durable, live_queue),)
 
-    def prefetch(self, headers: Mapping[str, str]) -> str | None:
-        return headers.get("prefetch-count")
-
-    def stream_arguments(self, headers: Mapping[str, str]) -> Headers:
-        return {name: headers[name] for name in _STREAM_HEADERS if name in headers}
-
-    def priority(self, headers: Mapping[str, str]) -> int:
-        return parse_integer("x-priority", headers["x-priority"]) if "x-priority" in headers else 0
+    def wishes(self, headers: Mapping[str, str]) -> Wishes:
+        return Wishes(
+            prefetch=optional_integer("prefetch-count", headers),
+            priority=optional_integer("x-priority", headers) or 0,
+            arguments={name: headers[name] for name in _STREAM_HEADERS if name in headers},
+        )
 
     def forgotten(self, headers: Mapping[str, str], owner: Owner, sources: Sequence[Source]) -> Sequence[str]:  # noqa: ARG002
         # As the plugin: an UNSUBSCRIBE that says durable ends a durable subscription to a topic for good.
@@ -130,8 +130,8 @@ class RabbitMQ:
             and source.spec.durable
         ]
 
-    def selector(self, selector: str) -> tuple[str, bool]:
-        return selector, False
+    def selector(self, selector: str) -> str:
+        return selector
 
     # MESSAGE
 
@@ -173,6 +173,8 @@ def _subscription_source(headers: Mapping[str, str], address: Address, durable: 
     arguments = _arguments(headers)
     if not durable and not named and not arguments and headers.keys().isdisjoint(("auto-delete", "exclusive")):
         return Source(live_queue, LIVE, (address,))
+    if named and named.startswith(_RESERVED):
+        raise ReservedName(named)
     queue = named or (durable_subscription_queue(address.routing_key, headers["id"]) if durable else live_queue)
     spec = QueueSpec(
         durable=durable,
@@ -185,14 +187,17 @@ def _subscription_source(headers: Mapping[str, str], address: Address, durable: 
     return Source(bounded(queue, queue), spec, (address,))
 
 
-def _queue_spec(headers: Mapping[str, str], persistent: str | None) -> QueueSpec:
+def _queue_source(queue: str, headers: Mapping[str, str], persistent: str | None) -> Source:
     """Of a /queue: durable unless the client says otherwise. `persistent` of a SUBSCRIBE means the same."""
-    return QueueSpec(
+    if queue.startswith(_RESERVED):
+        raise ReservedName(queue)
+    spec = QueueSpec(
         durable=_is_true(headers.get("durable", persistent or "true")),
         auto_delete=_is_true(headers.get("auto-delete")),
         exclusive=_is_true(headers.get("exclusive")),
         arguments=_arguments(headers),
     )
+    return Source(queue, spec)
 
 
 def _arguments(headers: Mapping[str, str]) -> dict[str, object]:

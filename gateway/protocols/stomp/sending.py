@@ -122,7 +122,8 @@ class Sending:
                 self._declare(target.queue, receipt)
 
     def _declare(self, source: Source, receipt: str | None) -> None:
-        step = Step(_TITLE, receipt, last=False)
+        # A client of another protocol that is asked to answer may have named its exclusive queue.
+        step = Step(_TITLE, receipt, last=False, may_be_locked=True)
         if source.spec is not None:
             self._client.ask(DeclareQueue(source.queue, source.spec, step))
         for exchange, key in source.bindings:

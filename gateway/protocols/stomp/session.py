@@ -337,7 +337,7 @@ class StompSession:
 
     def _step_done(self, step: Step, result: Result) -> None:
         self._subscribing.return_late()
-        if result.outcome is not Outcome.ACCEPTED:
+        if step.failed(result):
             error = error_of(result)
             self._end_with_error(error, *(from_amqp(error) or (step.title, str(error))), step.receipt)
         elif step.last and step.receipt is not None:

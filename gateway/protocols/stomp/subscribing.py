@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.errors import Refused
-from gateway.core.message import NO_HEADERS, Headers
+from gateway.core.message import Message
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
 from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Presence, Rebind
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
-from gateway.protocols.stomp.dialect import Source
+from gateway.protocols.stomp.dialect import Source, Wishes
 from gateway.protocols.stomp.errors import (
     BadSelector,
     DuplicateSubscription,
@@ -22,7 +23,7 @@ from gateway.protocols.stomp.errors import (
     quoted,
     shown,
 )
-from gateway.protocols.stomp.headers import parse_integer, required
+from gateway.protocols.stomp.headers import required
 from gateway.protocols.stomp.subscription import ACK_SEPARATOR, AckMode, Subscription, ack_mode
 from gateway.protocols.stomp.versions import V1_0
 
@@ -58,19 +59,19 @@ class Subscribing:
         live_queue = f"stomp-subscription-{client.owner.session_id}-{self._made + 1}"
         sources = client.dialect.sources(headers, client.owner, live_queue)
         if headers.get("selector"):
-            sources = self._filtered(sources, headers["selector"])
+            sources = _filtered(sources, self._selector(headers["selector"]), live_queue)
+        wishes = client.dialect.wishes(headers)
+        if wishes.others_only:
+            sources = [self._of_others(source) for source in sources]
         subscription = self._make(subscription_id, sources, ack_mode(frame))
-        prefetch = self._prefetch(headers)
-        priority = client.dialect.priority(headers)
-        arguments = client.dialect.stream_arguments(headers)
-        self._start(key, subscription, prefetch, priority, headers.get("receipt"), arguments)
+        self._start(key, subscription, wishes, headers.get("receipt"))
 
     def receive_replies(self, source: Source, subscription_id: str, receipt: str | None) -> None:
         """Subscribe for the client, once, to a temporary queue that it has named as `reply-to`."""
         key = f"reply-to={subscription_id}"
         if key not in self._active:
             subscription = self._make(subscription_id, [source], AckMode.AUTO)
-            self._start(key, subscription, self._client.settings.default_prefetch, 0, receipt, answers=False)
+            self._start(key, subscription, Wishes(), receipt, answers=False)
 
     def _subscription_id(self, frame: Frame) -> str | None:
         client = self._client
@@ -78,21 +79,26 @@ class Subscribing:
             return frame.headers.get("id") or None
         return required(frame, "id")  # [STOMP 1.1, SUBSCRIBE id Header]
 
-    def _filtered(self, sources: Sequence[Source], selector: str) -> Sequence[Source]:
-        text, converts = self._client.dialect.selector(selector)
+    def _selector(self, text: str) -> str:
+        """As the hub reads it. It is read here too, so that the client is told in words of its protocol."""
+        selector = self._client.dialect.selector(text)
         try:
-            accepts = compile_selector(text, texts_as_numbers=converts)
+            compile_selector(selector)
         except SelectorError as error:
             raise BadSelector(str(error)) from None
-        filtered = []
-        for source in sources:
-            if source.spec is None or not source.spec.virtual or not source.bindings:
-                raise Refused(
-                    f"selector: only a live subscription to a topic can have one; "
-                    f"queue {shown(source.queue)} would keep what does not match for ever, and read it again and again"
-                )
-            filtered.append(replace(source, spec=replace(source.spec, accepts=accepts)))
-        return filtered
+        return selector
+
+    def _of_others(self, source: Source) -> Source:
+        """The source without what this connection publishes."""
+        spec, own = source.spec, self._client.sender.origin
+        if spec is None or not spec.virtual or not source.bindings:
+            raise Refused("noLocal: only a live subscription to a topic can leave out what its own connection sends")
+
+        def of_others(message: Message) -> bool:
+            # Each connection has one origin: two of the same client and user are still two.
+            return message.origin is not own
+
+        return replace(source, spec=replace(spec, accepts=of_others))
 
     def _make(self, subscription_id: str | None, sources: Sequence[Source], mode: AckMode) -> Subscription:
         client = self._client
@@ -111,10 +117,8 @@ class Subscribing:
         self,
         key: str,
         subscription: Subscription,
-        prefetch: int,
-        priority: int,
+        wishes: Wishes,
         receipt: str | None,
-        arguments: Headers = NO_HEADERS,
         *,
         answers: bool = True,
     ) -> None:
@@ -123,14 +127,8 @@ class Subscribing:
         step = Step(_SUBSCRIBE, receipt, last=False)
         for tag, source in subscription.sources.items():
             self._by_tag[tag] = subscription
-            if source.spec is not None:
-                presence = Presence.RENEWED if source.exact else Presence.ANY
-                client.ask(DeclareQueue(source.queue, source.spec, step, presence))
-            if source.exact:
-                client.ask(Rebind(source.queue, source.bindings, step))
-                continue
-            for exchange, pattern in source.bindings:
-                client.ask(Bind(source.queue, exchange, pattern, step))
+            self._open(source, step)
+        prefetch = self._prefetch(wishes.prefetch)
         last = next(reversed(subscription.sources))
         for tag, source in subscription.sources.items():
             token = Step(_SUBSCRIBE, receipt, last=True) if answers and tag == last else step
@@ -141,22 +139,33 @@ class Subscribing:
                     prefetch,
                     token,
                     exclusive=source.exact,
-                    priority=priority,
+                    sole=wishes.sole,
+                    priority=wishes.priority,
                     cancellable=True,
-                    arguments=arguments,
+                    arguments=wishes.arguments,
                     acknowledges=subscription.acknowledges,
+                    selector=source.selector,
                 )
             )
 
-    def _prefetch(self, headers: Mapping[str, str]) -> int:
+    def _open(self, source: Source, step: Step) -> None:
+        """Have the queue, and what leads to it."""
+        ask = self._client.ask
+        if source.spec is not None:
+            presence = Presence.RENEWED if source.exact else Presence.ANY
+            ask(DeclareQueue(source.queue, source.spec, step, presence))
+        if source.exact:
+            ask(Rebind(source.queue, source.bindings, step))
+            return
+        for exchange, pattern in source.bindings:
+            ask(Bind(source.queue, exchange, pattern, step))
+
+    def _prefetch(self, wanted: int | None) -> int:
         settings = self._client.settings
-        text = self._client.dialect.prefetch(headers)
-        if text is None:
+        if wanted is None:
             return settings.default_prefetch
-        most = settings.max_prefetch
         # AMQP's prefetch-count, where 0 is unlimited; clients also write -1 for that.
-        wanted = parse_integer("prefetch-count", text)
-        return min(wanted, most) if wanted > 0 else most
+        return min(wanted, settings.max_prefetch) if wanted > 0 else settings.max_prefetch
 
     # UNSUBSCRIBE
 
@@ -222,6 +231,16 @@ class Subscribing:
     def unsettled(self) -> list[Delivery]:
         held = [delivery for each in set(self._by_tag.values()) for delivery in each.held()]
         return held + self._returned
+
+
+def _filtered(sources: Sequence[Source], selector: str, live_queue: str) -> Sequence[Source]:
+    """A queue of the subscription's own gets nothing else; from any other queue, its consumer does."""
+    return [
+        replace(source, spec=replace(source.spec, arguments={**source.spec.arguments, SELECTOR: selector}))
+        if source.spec is not None and (source.exact or source.queue == live_queue)
+        else replace(source, selector=selector)
+        for source in sources
+    ]
 
 
 def _key(headers: Mapping[str, str]) -> str:

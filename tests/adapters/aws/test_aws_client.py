@@ -573,10 +573,10 @@ async def test_the_table_of_protocols_is_botocores() -> None:
         async with session.client(service, "eu-west-1") as client:
             metadata = client.meta.service_model.metadata  # type: ignore[attr-defined]
         if metadata["protocol"] == "query":
-            assert known == ("application/x-www-form-urlencoded; charset=utf-8", "", metadata["apiVersion"])
+            assert known[:3] == ("application/x-www-form-urlencoded; charset=utf-8", "", metadata["apiVersion"])
         else:
             assert metadata["protocol"] == "json"
-            assert known == (f"application/x-amz-json-{metadata['jsonVersion']}", metadata["targetPrefix"], "")
+            assert known[:3] == (f"application/x-amz-json-{metadata['jsonVersion']}", metadata["targetPrefix"], "")
 
 
 async def test_the_signature_on_the_wire_is_botocores(server: ScriptedServer) -> None:

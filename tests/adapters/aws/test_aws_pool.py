@@ -36,9 +36,15 @@ def request(body: bytes = b"{}") -> bytes:
 
 @contextlib.asynccontextmanager
 async def open_pool(
-    port: int, *, host: str = HOST, tls: ssl.SSLContext | None = None, max_connections: int = 4, connect: float = 5.0
+    port: int,
+    *,
+    host: str = HOST,
+    tls: ssl.SSLContext | None = None,
+    max_connections: int = 4,
+    connect: float = 5.0,
+    repeats: bool = True,
 ) -> AsyncIterator[Pool]:
-    opened = Pool(host, port, tls, max_connections=max_connections, connect_timeout=connect)
+    opened = Pool(host, port, tls, max_connections=max_connections, connect_timeout=connect, repeats=repeats)
     try:
         yield opened
     finally:
@@ -220,6 +226,16 @@ async def test_a_stale_connection_is_replaced_at_once(server: ScriptedServer) ->
         assert (await exchange(opened)).body == b"one"
         assert (await exchange(opened, b"again")).body == b"two"
     assert [(each.connection, each.body) for each in server.requests] == [(0, b"{}"), (0, b"again"), (1, b"again")]
+
+
+async def test_a_pool_that_does_not_repeat_tells_of_a_stale_connection(server: ScriptedServer) -> None:
+    server.steps += [answers(), sends_and_closes()]
+    async with open_pool(server.port, repeats=False) as opened:
+        await exchange(opened)
+        with pytest.raises(ExchangeFailed, match="closed by the server"):
+            await exchange(opened)
+        await exchange(opened)
+    assert len(server.requests) == 3
 
 
 async def test_a_stale_connection_is_replaced_when_all_slots_are_taken(server: ScriptedServer) -> None:

@@ -36,12 +36,11 @@ class Opened:
         self.aws.answers[action] = lambda _: left.pop(0) if len(left) > 1 else left[0]
 
     def holds(self, *, version: int, stamp: int, writer: str | None = None) -> None:
-        """What the table says of every record. No `writer`: that it was this process, whose first request says which."""
+        """What the table says of every record. No `writer`: this process."""
 
         def answer(_: dict[str, object]) -> object:
-            own = self.aws.calls[0].request["ExpressionAttributeValues"][":writer"]["S"]  # type: ignore[index]
             usual = {"key": {"S": "=q"}, "value": {"B": ""}, "version": {"N": str(version)}}
-            return {"Item": usual | {"writer": {"S": writer or own}, "stamp": {"N": str(stamp)}}}
+            return {"Item": usual | {"writer": {"S": writer or self.store._writer}, "stamp": {"N": str(stamp)}}}
 
         self.aws.answers["GetItem"] = answer
 
@@ -117,6 +116,39 @@ async def test_another_process_is_a_conflict(expected: int) -> None:
 
 
 @on_clock
+async def test_a_write_of_which_nobody_knows_whether_it_was_made() -> None:
+    """It may have been, and the other process may have written because of it."""
+    opened = Opened()
+    opened.answers("UpdateItem", [BROKEN, REFUSED])
+    opened.answers("DeleteItem", [BROKEN, REFUSED])
+    opened.holds(version=5, stamp=STAMP, writer="somebody else")
+    for call in (opened.store.put("queue", "q", b"1", expected=4), opened.store.delete("queue", "q", expected=4)):
+        with pytest.raises(Conflict) as conflict:
+            await call
+        assert conflict.value.unsure
+
+
+@on_clock
+async def test_a_write_that_was_throttled_was_not_made() -> None:
+    opened = Opened()
+    opened.answers("UpdateItem", [THROTTLED, REFUSED])
+    opened.holds(version=5, stamp=STAMP, writer="somebody else")
+    with pytest.raises(Conflict) as conflict:
+        await opened.store.put("queue", "q", b"1", expected=4)
+    assert not conflict.value.unsure
+
+
+@on_clock
+async def test_what_this_process_wrote_before_shows_that_nobody_has_since() -> None:
+    opened = Opened()
+    opened.answers("UpdateItem", [BROKEN, REFUSED])
+    opened.holds(version=5, stamp=STAMP - 1)
+    with pytest.raises(Conflict) as conflict:
+        await opened.store.put("queue", "q", b"1", expected=4)
+    assert not conflict.value.unsure
+
+
+@on_clock
 async def test_what_is_gone_is_a_conflict_for_who_expects_it() -> None:
     opened = Opened()
     opened.answers("UpdateItem", [REFUSED])
@@ -146,6 +178,7 @@ async def test_a_write_in_whose_way_something_was_is_made_again() -> None:
 async def test_a_delete_of_another_version_is_a_conflict() -> None:
     opened = Opened()
     opened.answers("DeleteItem", [REFUSED])
+    opened.holds(version=5, stamp=STAMP, writer="somebody else")
     with pytest.raises(Conflict):
         await opened.store.delete("queue", "q", expected=4)
     assert await opened.store.delete("queue", "q"), "it was there, and was written anew"

@@ -17,7 +17,7 @@ from adapters.kinesis.naming import stream_name
 from adapters.kinesis.reading import AnswerBroken, full_shard, read_iterator, read_page, read_shards, short_shard
 from adapters.kinesis.settings import KIND, OWN_OPTIONS
 from gateway.core.backend import QueueSpec, Target
-from gateway.core.errors import BackendError, NotFound, Throttled
+from gateway.core.errors import BackendError, Invalid, NotFound, Throttled
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message, Origin, Properties
 from gateway.core.stream import FIRST, NEXT, Position, PositionLost, Shard, StreamBackend, Whence
 from gateway.core.transform import Compression, Transform
@@ -77,6 +77,25 @@ async def test_seeking(position: Position, asked: Mapping[str, object], name: st
     assert await KinesisBackend(aws).seek(target, "3", position) == "it"
     assert aws.calls[0].request == {member: name, "ShardId": "shardId-000000000003", **asked}
     assert aws.calls[0].region == ("eu-west-1" if name == ARN else None)
+
+
+async def test_a_time_that_kinesis_takes_for_the_future_is_the_end() -> None:
+    """As it is when the gateway's clock is ahead."""
+    aws = ScriptedAws("kinesis")
+
+    def answer(request: dict[str, object]) -> Answer:
+        if "Timestamp" not in request:
+            return {"ShardIterator": "it"}
+        problem = "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
+        return Invalid(f"{problem} timestampInMillis: 1593030726246, currentTimestampInMillis: 1593030724560")
+
+    aws.answers["GetShardIterator"] = answer
+    backend = KinesisBackend(aws)
+    assert await backend.seek(TARGET, "3", Position(Whence.TIME, time=1_593_030_726.246)) == "it"
+    assert aws.calls[1].request["ShardIteratorType"] == "LATEST"
+    aws.answers["GetShardIterator"] = Invalid("no such shard")
+    with pytest.raises(Invalid, match="no such shard"):
+        await backend.seek(TARGET, "3", Position(Whence.TIME, time=5.0))
 
 
 async def test_shards_come_in_pages() -> None:

@@ -14,6 +14,7 @@ from adapters.sqs.encoding import Decoder
 from gateway.core.backend import Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
 from gateway.core.message import Address, Message
+from gateway.core.outcome import ACCEPTED, Outcome
 from gateway.core.packing import pack_meta
 from gateway.core.transform import Transform
 from tests.adapters.sns.scripted_sns import ACCOUNT, ScriptedSns, attributes, entries
@@ -188,6 +189,32 @@ async def test_a_message_names_its_queues(sns: ScriptedSns, backend: SnsBackend)
             assert entry.size == len(sent["Message"]) + sum(
                 len(name) + len(kind) + len(value) for name, (kind, value) in attributes(sent).items()
             )
+
+
+async def test_a_topic_that_is_made_again_has_no_subscriptions(sns: ScriptedSns, backend: SnsBackend) -> None:
+    """What names queues is given back then, and told why; the rest goes to the new topic."""
+    message = Message(Address("events", "k"), b"body")
+    named = [backend.encode(replace(TOPIC, fanout=("p-orders",)), message) for _ in range(2)]
+    plain = backend.encode(TOPIC, message)
+    assert [each.outcome for each in await backend.send(TOPIC, [named[0], plain])] == [Outcome.ACCEPTED] * 2
+
+    accepted, sns.answers["PublishBatch"] = sns.answers["PublishBatch"], NotFound("Topic does not exist")
+    told, retried = await backend.send(TOPIC, [named[0], plain])
+    assert (told.outcome, type(told.error)) == (Outcome.RELEASED, NotFound)
+    assert (retried.outcome, type(retried.error)) == (Outcome.RELEASED, Unavailable)
+
+    sns.answers |= {
+        "PublishBatch": accepted,
+        "GetTopicAttributes": NotFound("no topic"),
+        "CreateTopic": {"TopicArn": ARN},
+    }
+    outdated, sent = await backend.send(TOPIC, [named[1], plain])
+    assert (outdated.outcome, type(outdated.error)) == (Outcome.RELEASED, NotFound)
+    assert sent is ACCEPTED
+    assert len(entries(sns.calls[-1].request)) == 1
+    assert list(await backend.send(TOPIC, [backend.encode(replace(TOPIC, fanout=("p-orders",)), message)])) == [
+        ACCEPTED
+    ]
 
 
 async def test_what_a_rule_makes_of_a_message_is_published(sns: ScriptedSns, backend: SnsBackend) -> None:

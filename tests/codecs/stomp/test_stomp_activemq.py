@@ -12,7 +12,7 @@ from gateway.core.message import NO_HEADERS, NO_PROPERTIES, Address, Message, Or
 from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.activemq import MAX_COMPOSITE, ActiveMQ, durable_subscriber_queue
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
-from gateway.protocols.stomp.dialect import DURABLE, LIVE, PRIVATE, Owner, ReplyTo, Sender, Source, Target
+from gateway.protocols.stomp.dialect import DURABLE, LIVE, PRIVATE, Owner, ReplyTo, Sender, Source, Target, Wishes
 from gateway.protocols.stomp.errors import BadDestination, BadHeader, InvalidDestination, MissingHeader
 from gateway.protocols.stomp.versions import V1_2
 
@@ -190,6 +190,11 @@ class TestSources:
         assert spec("/topic/a,/topic/b") == spec("/topic/b,a,b")
         assert len({spec(each).arguments[SUBSCRIPTION] for each in ("/topic/a", "/topic/a.>", "/topic/a,b")}) == 3
 
+    @pytest.mark.parametrize("name", ["amq.gen-x", "amq.rabbitmq.reply-to.g-x"])
+    def test_a_queue_for_answers_to_amqp_is_not_made(self, name):
+        assert list(ACTIVEMQ.targets(f"/queue/{name}", {}, OWNER)) == [Target(Address("", name))]
+        assert ACTIVEMQ.targets("/queue/amq.orders", {}, OWNER)[0].queue == Source("amq.orders", DURABLE)
+
     def test_durable_subscribers_have_queues_of_their_own(self):
         names = {durable_subscriber_queue(*pair) for pair in (("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("a", "b"))}
         assert len(names) == 4
@@ -202,9 +207,6 @@ class TestSources:
         ("headers", "error"),
         [
             ({"destination": "/queue/a", "browser": "true"}, Refused),
-            ({"destination": "/queue/a", "activemq.exclusive": "true"}, Refused),
-            ({"destination": "/topic/a", "activemq.noLocal": "true"}, Refused),
-            ({"destination": "/topic/a", "activemq.retroactive": "true"}, Refused),
             ({"destination": "/queue/a.*"}, Refused),
             ({"destination": "/queue/Consumer.A.VirtualTopic.>"}, Refused),
             ({"destination": "/topic/a.#"}, InvalidDestination),
@@ -220,26 +222,31 @@ class TestSources:
 
     @pytest.mark.parametrize("name", ["activemq.prefetchSize", "prefetch-count"])
     def test_prefetch(self, name):
-        assert ACTIVEMQ.prefetch({name: "7"}) == "7"
-        assert ACTIVEMQ.prefetch({}) is None
+        assert ACTIVEMQ.wishes({name: "7"}) == Wishes(prefetch=7)
+        with pytest.raises(BadHeader, match=name):
+            ACTIVEMQ.wishes({name: "many"})
 
-    def test_priority(self):
-        assert ACTIVEMQ.priority({"activemq.priority": " -3"}) == -3
-        assert ACTIVEMQ.priority({}) == 0
+    def test_wishes(self):
+        assert ACTIVEMQ.wishes({}) == Wishes()
+        assert ACTIVEMQ.wishes({"activemq.priority": " -3"}) == Wishes(priority=-3)
+        assert ACTIVEMQ.wishes({"activemq.exclusive": "true"}) == Wishes(sole=True)
+        assert ACTIVEMQ.wishes({"activemq.noLocal": "TRUE"}) == Wishes(others_only=True)
+        # Without a recovery policy ActiveMQ has nothing to give that came before, either.
+        assert ACTIVEMQ.wishes({"activemq.retroactive": "true", "activemq.noLocal": "false"}) == Wishes()
         with pytest.raises(BadHeader):
-            ACTIVEMQ.priority({"activemq.priority": "high"})
+            ACTIVEMQ.wishes({"activemq.priority": "high"})
 
     @pytest.mark.parametrize(
-        ("selector", "plain", "converts"),
+        ("selector", "read"),
         [
-            ("a = 1", "a = 1", True),
-            ("convert_string_expressions:a = 1", "a = 1", True),
-            ("no_convert_string_expressions:a = 1", "a = 1", False),
-            ("convert_string_expressions:no_convert_string_expressions:a = 1", "a = 1", False),
+            ("a = 1", "convert_string_expressions:a = 1"),
+            ("convert_string_expressions:a = 1", "convert_string_expressions:a = 1"),
+            ("no_convert_string_expressions:a = 1", "a = 1"),
+            ("convert_string_expressions:no_convert_string_expressions:a = 1", "a = 1"),
         ],
     )
-    def test_selector(self, selector, plain, converts):
-        assert ACTIVEMQ.selector(selector) == (plain, converts)
+    def test_selector(self, selector, read):
+        assert ACTIVEMQ.selector(selector) == read
 
 
 class TestHeaders:

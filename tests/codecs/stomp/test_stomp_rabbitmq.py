@@ -22,8 +22,8 @@ from gateway.core.message import (
     Properties,
 )
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
-from gateway.protocols.stomp.dialect import Owner, ReplyTo, Sender, Source, Target
-from gateway.protocols.stomp.errors import BadDestination, BadHeader, MissingHeader
+from gateway.protocols.stomp.dialect import Owner, ReplyTo, Sender, Source, Target, Wishes
+from gateway.protocols.stomp.errors import BadDestination, BadHeader, MissingHeader, ReservedName
 from gateway.protocols.stomp.rabbitmq import RabbitMQ
 from gateway.protocols.stomp.versions import V1_2
 
@@ -243,6 +243,7 @@ class TestDestinations:
             "/temp-queue/x",
             "/dsub/x",
             "/queue/" + "é" * 128,
+            "/queue/amq.gen-x",
         ],
     )
     def test_refused(self, text):
@@ -263,6 +264,21 @@ class TestDestinations:
 
 
 TOPIC = Address("amq.topic", "foo.bar")
+
+
+def test_names_that_are_not_for_clients():
+    for headers in ({"destination": "/queue/amq.x"}, {"destination": "/topic/a", "x-queue-name": "amq.x"}):
+        with pytest.raises(ReservedName, match=r"queue name .amq\.x. contains reserved prefix"):
+            RABBITMQ.sources(headers, OWNER, "live")
+    assert source(destination="/amq/queue/amq.gen-x") == Source("amq.gen-x", None)
+
+
+def test_wishes():
+    assert RABBITMQ.wishes({}) == Wishes()
+    headers = {"prefetch-count": "5", "x-priority": "-1", "x-stream-offset": "first", "activemq.exclusive": "true"}
+    assert RABBITMQ.wishes(headers) == Wishes(prefetch=5, priority=-1, arguments={"x-stream-offset": "first"})
+    with pytest.raises(BadHeader, match="prefetch-count"):
+        RABBITMQ.wishes({"prefetch-count": "many"})
 
 
 class TestQueues:

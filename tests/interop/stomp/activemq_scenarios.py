@@ -92,12 +92,37 @@ def durable_subscription_refused(stage: Stage) -> None:
     client.leaves()
 
 
+def durable_subscription_of_another_topic(stage: Stage) -> None:
+    identity, name = stage.named("client-id:{}-changes"), "activemq.subscriptionName:n"
+    for topic, others in (("{}.old", "{}.new"), ("{}.new", "{}.old"), ("{}.old", "{}.new")):
+        stage.notes(topic)
+        client = stage.connects("1.2", identity)
+        subscribes(client, "0", f"/topic/{topic}", name)
+        for key in (others, topic):
+            sends(client, f"/topic/{key}", f"while {topic} is subscribed to")
+        client.gets("MESSAGE")
+        client.sends("UNSUBSCRIBE", "id:0", "receipt:left")
+        client.gets("RECEIPT")
+        sends(client, f"/topic/{topic}", f"waits for the subscriber of {topic}")
+        client.leaves()
+
+
+def one_durable_subscriber_of_a_name(stage: Stage) -> None:
+    client = stage.connects("1.2", stage.named("client-id:{}-once"))
+    for number, topic in enumerate(("{}.a", "{}.b")):
+        client.sends(
+            "SUBSCRIBE", f"id:{number}", f"destination:/topic/{topic}", "activemq.subscriptionName:n", "receipt:s"
+        )
+        client.gets("RECEIPT")
+
+
 def one_client_id_twice(stage: Stage) -> None:
     first = stage.connects("1.2", stage.named("client-id:{}-c"))
     second = stage.opens()
     second.sends("CONNECT", "accept-version:1.2", "host:/", "login:guest", "passcode:guest", "client-id:{}-c")
     second.gets("CONNECTED")
     first.leaves()
+    stage.connects("1.2", stage.named("client-id:{}-c")).leaves()
 
 
 def virtual_topics(stage: Stage) -> None:
@@ -281,12 +306,41 @@ def subscription_options(stage: Stage) -> None:
 
 
 def no_local(stage: Stage) -> None:
-    client, other = stage.connects(), stage.connects()
-    subscribes(client, "0", "/topic/{}", "no-local:true")
-    sends(client, "/topic/{}", "own")
-    sends(other, "/topic/{}", "another's")
-    client.gets("MESSAGE")
+    for line in ("no-local:true", "activemq.noLocal:true", "activemq.noLocal:false"):
+        stage.notes(line)
+        client, other = stage.connects(), stage.connects()
+        subscribes(client, "0", "/topic/{}", line)
+        sends(client, "/topic/{}", "own")
+        sends(other, "/topic/{}", "another's")
+        client.gets("MESSAGE")
+        other.leaves()
+        client.leaves()
+
+
+def no_local_queue(stage: Stage) -> None:
+    refused(stage, "SUBSCRIBE", "id:0", QUEUE, "activemq.noLocal:true")
+
+
+def exclusive_consumers(stage: Stage) -> None:
+    other, first, second = stage.connects(), stage.connects(), stage.connects()
+    asks_for(other)
+    for client in (first, second):
+        asks_for(client, "0", "client", "activemq.exclusive:true")
+    puts(other, "1", "2")
+    first.gets_in_any_order(2)
+    first.leaves()
+    second.gets_in_any_order(2)
+    second.leaves()
+    other.gets_in_any_order(2)
     other.leaves()
+
+
+def retroactive_consumers(stage: Stage) -> None:
+    client = stage.connects()
+    sends(client, "/topic/{}", "before")
+    subscribes(client, "0", "/topic/{}", "activemq.retroactive:true")
+    sends(client, "/topic/{}", "after")
+    client.gets("MESSAGE")
     client.leaves()
 
 
@@ -300,6 +354,8 @@ ACTIVEMQ: Final[tuple[Scenario, ...]] = (
     composite_destinations,
     durable_subscription,
     durable_subscription_refused,
+    durable_subscription_of_another_topic,
+    one_durable_subscriber_of_a_name,
     one_client_id_twice,
     virtual_topics,
     selectors_on_topics,
@@ -318,5 +374,8 @@ ACTIVEMQ: Final[tuple[Scenario, ...]] = (
     browsing,
     subscription_options,
     no_local,
+    no_local_queue,
+    exclusive_consumers,
+    retroactive_consumers,
     advisories,
 )

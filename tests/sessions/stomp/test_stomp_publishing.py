@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.backend import QueueSpec
-from gateway.core.errors import AccessDenied, NotFound, Refused, Throttled, TooLarge
+from gateway.core.errors import AccessDenied, Locked, NotFound, Refused, Throttled, TooLarge
 from gateway.core.message import NO_HEADERS, NO_PROPERTIES, PERSISTENT, Address, Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import Close, DeclareQueue, Publish
@@ -84,6 +84,15 @@ class TestSend:
         assert b"sqs:CreateQueue" in answer.body
         assert line.closed.error is error
         assert line.take(Publish) == []
+
+    def test_a_queue_of_another_connection_can_be_sent_to(self, line):
+        line.refuse = {DeclareQueue: Result(Outcome.REJECTED, Locked("q"))}
+        line.frame("SEND", b"1", destination="/queue/q", receipt="r1")
+        (publish,) = line.take(Publish)
+        line.answer(publish)
+        line.only("RECEIPT")
+        line.frame("SUBSCRIBE", id="0", destination="/queue/q")
+        assert line.only("ERROR").headers["message"] == "resource_locked"
 
     @pytest.mark.parametrize(
         ("headers", "error"),
