@@ -90,19 +90,17 @@ class Rig:
     def script(self, *steps: Step) -> None:
         self.server.steps += steps
 
-    def subscribe(self, silence: float = 10.0) -> contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def subscribe(self, silence: float = 60.0) -> contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]:
         body = orjson.dumps(REQUEST)
         return self.aws.events("kinesis", "SubscribeToShard", body, silence=silence, resource=STREAM)
 
-    async def read(self, silence: float = 10.0) -> list[object]:
+    async def read(self, silence: float = 60.0) -> list[object]:
         async with self.subscribe(silence) as events:
             return [orjson.loads(each) async for each in events]
 
 
-@pytest.fixture
-async def rig(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    for name, value in AWS_ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+@contextlib.asynccontextmanager
+async def opened(transport: Transport, read_timeout: float) -> AsyncIterator[Rig]:
     calls: list[tuple[str, str, str]] = []
     server = ScriptedServer(answers(status=500))
     async with server.running():
@@ -110,7 +108,7 @@ async def rig(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             region="eu-west-1",
             endpoint_url=f"http://{HOST}:{server.port}",
             transport=transport,
-            read_timeout=2.0,
+            read_timeout=read_timeout,
             max_connections=2,
         )
         aws = await open_client(settings, lambda *call: calls.append(call[:3]), services=("kinesis",))
@@ -118,6 +116,18 @@ async def rig(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             yield Rig(server, aws, calls)
         finally:
             await aws.aclose()
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+async def rig(transport: Transport) -> AsyncIterator[Rig]:
+    async with opened(transport, read_timeout=60.0) as patient:
+        yield patient
 
 
 async def test_events_come_as_the_service_wrote_them(rig: Rig) -> None:
@@ -215,15 +225,16 @@ async def test_what_is_no_event_stream(rig: Rig) -> None:
         await rig.read()
 
 
-async def test_an_answer_that_does_not_begin(rig: Rig) -> None:
-    rig.script(sends())
-    with pytest.raises(Unavailable, match="no answer in time"):
-        await rig.read()
+async def test_an_answer_that_does_not_begin(transport: Transport) -> None:
+    async with opened(transport, read_timeout=0.5) as hasty:
+        hasty.script(sends())
+        with pytest.raises(Unavailable, match="no answer in time"):
+            await hasty.read()
 
 
 async def test_a_service_that_falls_silent(rig: Rig) -> None:
     rig.script(sends(*WHOLE[:3]))
-    async with rig.subscribe(silence=0.2) as events:
+    async with rig.subscribe(silence=1.0) as events:
         await anext(events)
         with pytest.raises(Unavailable, match="in time"):
             await anext(events)
@@ -267,15 +278,23 @@ async def test_who_leaves_hangs_up(rig: Rig) -> None:
 
 
 async def test_calls_go_on_beside_subscriptions(rig: Rig) -> None:
-    rig.script(sends(*WHOLE[:3]), sends(*WHOLE[:3]), answers(b'{"Shards": []}'), sends(*WHOLE, LAST))
+    rig.script(sends(*WHOLE[:3]), sends(*WHOLE[:3]), answers(b'{"Shards": []}'))
     async with rig.subscribe() as one, rig.subscribe() as other:
         await anext(one)
         await anext(other)
         assert orjson.loads(await rig.aws.call("kinesis", "ListShards", b'{"StreamName": "s"}')) == {"Shards": []}
-        with pytest.raises(Unavailable):
-            await rig.read()  # `max_connections` is 2
-    rig.server.steps = [sends(*WHOLE, LAST)]
-    assert await rig.read() == EVENTS
+
+
+@LEAN
+async def test_there_are_no_more_than_the_settings_allow(rig: Rig) -> None:
+    """aiohttp lets a third one wait."""
+    rig.script(sends(*WHOLE[:3]), sends(*WHOLE[:3]), sends(*WHOLE, LAST))
+    async with rig.subscribe() as one:
+        async with rig.subscribe():
+            with pytest.raises(Unavailable, match="all 2 connections for events are busy"):
+                await rig.read()
+        assert await rig.read() == EVENTS
+        await anext(one)
 
 
 @LEAN
