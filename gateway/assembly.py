@@ -93,6 +93,14 @@ class PacketSettings(Protocol):
         """Bytes."""
 
 
+class BodySettings(Protocol):
+    """What the settings of every protocol say."""
+
+    @property
+    def largest_body(self) -> tuple[str, int]:
+        """The option that says how large a message may be, and its bytes."""
+
+
 class ClosingTracer(Tracer, Protocol):
     """A tracer that is to be closed at the end."""
 
@@ -143,6 +151,19 @@ class Assembly:
         return (*self.kinds, STATE_SERVICE) if self.settings.state_table else self.kinds
 
 
+def _check_room(settings: Settings, listeners: Iterable[ListenerPart | None], mistakes: list[ConfigError]) -> None:
+    """A message that has no room alone would wait for ever."""
+    room = settings.limits.gateway.large_body_bytes
+    for listener in listeners:
+        if listener is None:
+            continue
+        option, size = cast("BodySettings", listener.protocol_settings).largest_body
+        if size > room:
+            problem = f"{room} bytes have no room for a message of {listener.key}, which may have {size}"
+            remedy = f"{size} or more, or a smaller {option} of that listener"
+            mistakes.append(ConfigError("limits.gateway.large_body_bytes", problem, remedy))
+
+
 async def open_store(assembly: Assembly, aws: AwsClient) -> StateStore:
     """Open the state store that the settings name. The client stays the caller's to close.
 
@@ -189,6 +210,7 @@ def assemble(settings: Settings) -> Assembly:
     mistakes: list[ConfigError] = []
     aws = _aws(settings, mistakes)
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
+    _check_room(settings, listeners, mistakes)
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
     _tracing(settings, mistakes)

@@ -29,6 +29,7 @@ from adapters.aws.sdk import SdkClient
 from adapters.aws.session import AwsSession
 from adapters.aws.sigv4 import Keys, Signer
 from adapters.aws.translated import translated
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import BackendError, ConfigError, CredentialsInvalid, Unavailable
 
 SKEW_LIMIT: Final = 240.0
@@ -107,8 +108,14 @@ class Route:
 class LeanClient:
     """`AwsClient` with our own HTTP. Services that are not among `PROTOCOLS` are called through aiobotocore."""
 
-    def __init__(self, session: AwsSession, observe: Observer, clock: Callable[[], float] = time.time) -> None:
-        """`clock` is the time of day, in seconds since 1970."""
+    def __init__(
+        self,
+        session: AwsSession,
+        observe: Observer,
+        budget: ByteBudget | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`budget` as of `SdkClient`. `clock` is the time of day, in seconds since 1970."""
         self.region = session.region
         self._session = session
         self._observe = observe
@@ -119,7 +126,7 @@ class LeanClient:
         self._routes: dict[tuple[str, str], Route] = {}
         self._opening = asyncio.Lock()
         self._tls: ssl.SSLContext | None = None
-        self._sdk = SdkClient(session, observe)
+        self._sdk = SdkClient(session, observe, budget)
         self.objects: ObjectStore = self._sdk.objects
         self._closed = False
 

@@ -16,13 +16,15 @@ from adapters.aws.observed import observed
 from adapters.aws.session import AwsSession, SdkServiceClient
 from adapters.aws.shapes import from_form, to_json, to_python
 from adapters.aws.translated import translated
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import CredentialsInvalid, Unavailable
 
 
 class SdkClient:
     """`AwsClient` over aiobotocore. Long polls have a client, and so connections, of their own."""
 
-    def __init__(self, session: AwsSession, observe: Observer) -> None:
+    def __init__(self, session: AwsSession, observe: Observer, budget: ByteBudget | None = None) -> None:
+        """`budget`: memory for what is read from S3; one of its own where nobody else needs any."""
         self.region = session.region
         self._session = session
         self._observe = observe
@@ -30,7 +32,7 @@ class SdkClient:
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
         self._closed = False
-        self.objects: ObjectStore = S3Objects(self._s3, session.settings.read_timeout, observe)
+        self.objects: ObjectStore = S3Objects(self._s3, session.settings.read_timeout, observe, budget)
 
     async def call(
         self,

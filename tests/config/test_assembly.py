@@ -251,6 +251,10 @@ def test_aws_is_checked(read: Read) -> None:
         ("sqs: {large_payloads: {}}", "sqs.large_payloads.bucket: "),
         ("sns: {message_bytes: 2000000}", "sns.message_bytes: "),
         (
+            "limits: {gateway: {large_body_bytes: 1048576}}",
+            "limits.gateway.large_body_bytes: 1048576 bytes have no room for a message of listeners.0, which may have ",
+        ),
+        (
             "routes: [{match: {topic: 'a/{b}'}, to: [{sqs: 'q-{c}'}]}]",
             "routes.0.to.0.sqs: unknown field {c}; known are {b}",
         ),
