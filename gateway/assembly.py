@@ -81,6 +81,9 @@ STATE_SERVICE: Final = "dynamodb"
 FANOUT: Final = "fanout"
 """The option of a topic that is to hand messages to queues itself."""
 
+ENHANCED: Final = "enhanced_fan_out"
+"""The option of a stream that brings records to consumers itself."""
+
 BEST_EFFORT: Final = "best_effort"
 """The option of every target that takes it out of the acknowledgement."""
 
@@ -220,6 +223,8 @@ def assemble(settings: Settings) -> Assembly:
             _check_whole(kind, rules, mistakes)
     if settings.provision == "never":
         _check_no_fanout(rules, mistakes)
+    if settings.workers > 1:
+        _check_not_pushed(rules, mistakes)
     ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
     _check_apart(ingress, mistakes)
     access = prepare(settings.auth, mistakes)
@@ -319,6 +324,17 @@ def _check_no_fanout(rules: Iterable[Rule | None], mistakes: list[ConfigError]) 
     for key, _ in _fanned_out(rules):
         problem = "the gateway makes the subscriptions, which `provision: never` forbids"
         mistakes.append(ConfigError(key, problem, "leave it out, or set provision: auto"))
+
+
+def _check_not_pushed(rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
+    """There is one subscription for each consumer and shard, and workers share no state to agree who has it."""
+    for rule in rules:
+        for position, each in enumerate(rule.targets if rule is not None else ()):
+            if each.target.pushed:
+                assert rule is not None
+                problem = "workers would take each other's subscriptions away"
+                remedy = "run 1 worker, in as many gateways as needed, or leave it out"
+                mistakes.append(ConfigError(f"{rule.key}.to.{position}.{ENHANCED}", problem, remedy))
 
 
 def _section(kind: str, settings: Settings, mistakes: list[ConfigError]) -> BaseModel | None:
@@ -580,6 +596,9 @@ def _resource(
     target = parsers[kind](name, own, match.captures)
     if target.tail and not isinstance(match, TopicMatch):
         raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
+    if target.pushed and not target.tail and not (first and isinstance(match, QueueMatch)):
+        remedy = "leave it out; it is for a queue that lives there, and for topics with tail"
+        raise ConfigError(ENHANCED, "nothing is read from there by this rule", remedy)
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
 from adapters.aws.content import Content
@@ -10,6 +11,7 @@ from gateway.core.budget import ByteBudget
 from gateway.core.errors import (
     AccessDenied,
     BackendError,
+    Contended,
     CredentialsInvalid,
     Invalid,
     MqliftError,
@@ -96,6 +98,16 @@ class AwsClient(Protocol):
         `read_timeout` than the configured one never stand in the way of the others.
         """
 
+    def events(
+        self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Make one attempt of a call that is answered with events, such as `SubscribeToShard`; the JSON of each event.
+
+        Entered when the service has accepted the call, and ended with the context. Each call has a connection of its
+        own, as many as `max_connections` at once. Events that nobody asks for stay in the network. `silence`: seconds
+        between two events at most. Entering and iterating raise nothing but `BackendError`, as `call` does.
+        """
+
     async def caller(self) -> str:
         """Return the ARN of who we are (sts:GetCallerIdentity). Raises `BackendError`."""
 
@@ -111,6 +123,7 @@ CANCELLED = "cancelled"
 
 ERROR_OUTCOMES: dict[type[BackendError], str] = {
     AccessDenied: "access_denied",
+    Contended: "contended",
     CredentialsInvalid: "credentials_invalid",
     Invalid: "invalid",
     NotFound: "not_found",

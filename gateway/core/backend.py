@@ -57,6 +57,9 @@ class Target:
     tail: str = ""
     """Of a stream that feeds the live subscribers of the rule's topics: the topic of records that do not say theirs, as
     MQTT writes it. `{partition_key}` stands for the record's key. Empty: it does not feed them."""
+    pushed: tuple[str, ...] = ()
+    """Of a stream that is read here: consumers to which the service brings records, by the names that it knows them by.
+    They are for consumers of the same names; what feeds a `tail` is the one that is named here."""
     pass_over: float | None = None
     """Of a queue whose consumers may have selectors: the seconds that a message is hidden which none of them takes."""
     fanout: tuple[str, ...] | None = None

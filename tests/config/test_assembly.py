@@ -165,6 +165,18 @@ def test_aws_is_checked(read: Read) -> None:
             "routes.0.to.0.tail: only topics have live subscribers",
         ),
         (
+            "routes: [{match: {topic: t}, to: [{kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.0.enhanced_fan_out: nothing is read from there by this rule; leave it out; it is for",
+        ),
+        (
+            "routes: [{match: {queue: q}, to: [{sqs: q}, {kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.1.enhanced_fan_out: nothing is read from there",
+        ),
+        (
+            "workers: 2\nroutes: [{match: {queue: q}, to: [{kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.0.enhanced_fan_out: workers would take each other's subscriptions away; run 1 worker",
+        ),
+        (
             "routes: [{match: {topic: 'a/#/b'}, to: [{queue: q}]}]",
             "routes.0.match.topic: '#' is the rest of a topic and stands last",
         ),
