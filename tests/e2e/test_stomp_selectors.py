@@ -124,35 +124,6 @@ def test_what_one_gateway_passes_over_another_delivers(
         wait_for(lambda: empty(sqs, queue_name), "everything is deleted")
 
 
-def test_a_killed_gateway_loses_nothing(gateway: Gateway, sqs: SqsClient, queue_name: str) -> None:
-    bodies = publish(gateway, queue_name)
-    acknowledged: dict[str, set[str]] = {colour: set() for colour in COLOURS}
-
-    def consume(until: Callable[[], object], what: str) -> None:
-        with contextlib.ExitStack() as stack:
-            clients = {
-                colour: stack.enter_context(
-                    consumer(gateway, queue_name, f"colour = '{colour}'", **{"prefetch-count": "5"})
-                )
-                for colour in COLOURS
-            }
-
-            def enough() -> object:
-                for colour, client in clients.items():
-                    acknowledged[colour].update(client.acknowledged)
-                return until()
-
-            wait_for(enough, what, 60)
-            if what == "some":
-                gateway.kill9()
-
-    consume(lambda: len(acknowledged["red"]) > MANY // 4, "some")
-    gateway.start()
-    consume(lambda: all(len(acknowledged[colour]) == MANY for colour in COLOURS), "all")
-    assert acknowledged == {colour: set(bodies[colour]) for colour in COLOURS}
-    wait_for(lambda: empty(sqs, queue_name), "everything is deleted", 30)
-
-
 @pytest.mark.parametrize(
     ("problem", "text"),
     [("no rule", "selectors: {pass_over: 30}"), ("fifo", "FIFO"), ("redrive", "redrive policy")],
