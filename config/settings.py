@@ -309,6 +309,9 @@ class GatewayLimitSettings(Section):
     """Publishes without a result before publishers are not read any more."""
     inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 256 * 1024 * 1024
     """The same in bytes. Memory is about this and 15 KiB for each connection."""
+    large_body_bytes: Annotated[int, Field(ge=1024 * 1024)] = 512 * 1024 * 1024
+    """Of bodies over 256 KiB that are in memory: while clients send them, until they are stored, and from when they are
+    fetched until they are written. What has no room waits for its turn."""
     durable_queues: Count = 10_000
     """Durable queues in use; one more is refused."""
     sessions: Count = 10_000

@@ -40,6 +40,7 @@ from gateway.core.audit import AuditedAuthenticator
 from gateway.core.backend import Backend
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import ConfigError
 from gateway.core.health import Health
 from gateway.core.ingress import Ingress
@@ -116,7 +117,9 @@ class Gateway:
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
         self._ingress_queues = [part.rule.queue for part in assembly.ingress if part.rule.queue is not None]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
-        self._quotas = Quotas(_quota_limits(settings))
+        self._budget = aws.objects.budget
+        metrics.count_large_bodies(self._budget)
+        self._quotas = Quotas(_quota_limits(settings), self._budget)
         self._kinds = set(assembly.kinds)
         self._parts = list(assembly.listeners)
         self._listeners = [self._listener(part) for part in self._parts]
@@ -164,6 +167,7 @@ class Gateway:
         self._broker.limit(_limits(settings))
         self._broker.client_ids_shared = _client_ids_shared(settings)
         self._quotas.change(_quota_limits(settings))
+        self._budget.resize(settings.limits.gateway.large_body_bytes)
         for number, part in enumerate(self._parts):
             self._change_listener(number, part, assembly)
         if self._place is None:
@@ -271,7 +275,8 @@ async def serve(
     """
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
-    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.services)
+    budget = ByteBudget(settings.limits.gateway.large_body_bytes)
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.services, budget=budget)
     async with AsyncExitStack() as undo:
         undo.push_async_callback(aws.aclose)
         store = await open_store(assembly, aws)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Final, Never, TextIO, TypeAlias
@@ -189,6 +190,7 @@ def _home(queue: str, routes: Routes, backends: Backends) -> Target:
 def _resource_lines(verb: str, target: Target, known: Mapping[str, str]) -> Iterator[str]:
     options = _options(target, {**known, **target.captures})
     yield f"  {verb}: {target.kind} {target.name}" + (f" ({', '.join(options)})" if options else "")
+    yield from explanation.push_lines(target)
     yield from (f"    note: {note}" for note in target_notes(target))
 
 
@@ -232,6 +234,18 @@ class _Offline:
         region: str | None = None,  # noqa: ARG002 - the port's
         read_timeout: float | None = None,  # noqa: ARG002 - the port's
     ) -> bytes:
+        raise Unavailable("AWS is not called for an explanation", resource=resource, action=f"{service}:{action}")
+
+    def events(
+        self,
+        service: str,
+        action: str,
+        body: bytes,  # noqa: ARG002 - the port's
+        *,
+        silence: float,  # noqa: ARG002 - the port's
+        resource: str = "",
+        region: str | None = None,  # noqa: ARG002 - the port's
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         raise Unavailable("AWS is not called for an explanation", resource=resource, action=f"{service}:{action}")
 
     async def caller(self) -> Never:

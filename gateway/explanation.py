@@ -1,4 +1,4 @@
-"""What `mqlift check --explain` says of prices: which way fan-out goes to each queue, and what selectors cost."""
+"""What `mqlift check --explain` says of prices: the ways of fan-out to queues and readers, and what selectors cost."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ EXAMPLE_UNWANTED: Final = 1_000
 MONTH: Final = 30 * 86_400
 """Seconds."""
 
+# US dollars in us-east-1 (https://aws.amazon.com/kinesis/data-streams/pricing/): for each shard and registered consumer
+# in provisioned streams; for each GB that is brought, or read.
+SHARD_HOUR_PRICE: Final = 0.015
+PUSHED_GB_PRICE: Final = 0.013
+ON_DEMAND_PUSHED_GB_PRICE: Final = 0.05
+ON_DEMAND_READ_GB_PRICE: Final = 0.04
+MONTH_HOURS: Final = 730
+
 
 def topic_lines(matched: Matched, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:
     """For what is published where a rule asks for fan-out."""
@@ -40,6 +48,21 @@ def _way_lines(target: Target, subscriber: Subscriber) -> Iterator[str]:
     gateway = SNS_PRICE + EXAMPLE_QUEUES * SQS_PRICE
     yield f"      fan-out   {_prices(SNS_PRICE)}: published once"
     yield f"      gateway   {_prices(gateway)}: published once, and sent to each queue"
+
+
+def push_lines(target: Target) -> Iterator[str]:
+    """For a stream that records are brought from."""
+    if not target.pushed:
+        return
+    names = ", ".join(target.pushed)
+    who = f"live subscribers, as the consumer {names}," if target.tail else f"consumers named {names}"
+    month = SHARD_HOUR_PRICE * MONTH_HOURS
+    yield f"    enhanced fan-out: {who} get records some 70 ms after they were written;"
+    yield "      others read twice a second, and share five reads and 2 MiB a second of each shard"
+    yield f"      provisioned: ${SHARD_HOUR_PRICE:.3f} an hour (${month:.2f} a month) for each shard and name, and"
+    yield f"        ${PUSHED_GB_PRICE:.3f} for each GB brought; reading costs nothing"
+    on_demand = f"${ON_DEMAND_PUSHED_GB_PRICE:.2f} for each GB brought, ${ON_DEMAND_READ_GB_PRICE:.2f} where it is read"
+    yield f"      on demand: {on_demand}"
 
 
 def queue_lines(home: Target, assembly: Assembly, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:

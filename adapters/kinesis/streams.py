@@ -28,13 +28,14 @@ _log = structlog.get_logger("mqlift.kinesis")
 
 
 class Stream(Resource):
-    """What is known of one stream, and how requests that write to it begin."""
+    """What is known of one stream, and how requests that write to it begin. `arn` is empty until it is known."""
 
-    __slots__ = ("reference", "send_head")
+    __slots__ = ("arn", "reference", "send_head")
 
     def __init__(self, reference: StreamReference) -> None:
         super().__init__(f"kinesis stream {reference.name}", reference.region)
         self.reference = reference
+        self.arn = reference.arn
         member, value = reference.member
         self.send_head = b'{"%b":%b,"Records":[' % (member.encode(), orjson.dumps(value))
 
@@ -53,15 +54,7 @@ class StreamDirectory:
 
     async def ready(self, stream: Stream, target: Target) -> None:
         """Find the stream, or create it where that is allowed. Raises `Unavailable` until it can be written to."""
-        async with stream.lock:
-            # Whoever held the lock before may have found out.
-            stream.raise_recent()
-            try:
-                await self._find_or_create(stream, target)
-            except BackendError as error:
-                stream.fail(error)
-                raise
-            stream.failure = None
+        await stream.look(lambda: self._find_or_create(stream, target))
 
     async def _find_or_create(self, stream: Stream, target: Target) -> None:
         try:
@@ -79,11 +72,18 @@ class StreamDirectory:
             answer = await self._call(stream, "DescribeStreamSummary", {member: value})
         except NotFound:
             raise self._missing(stream) from None
-        status = _status(answer)
+        status, arn = _summary(answer)
         if status not in _USABLE:
             raise Unavailable(
                 f"the stream is {status.lower()}", resource=stream.resource, action="kinesis:DescribeStreamSummary"
             )
+        stream.arn = arn
+
+    async def arn(self, stream: Stream) -> str:
+        """Its ARN, asked for once. Raises as `look_up`."""
+        if not stream.arn:
+            await self.look_up(stream)
+        return stream.arn
 
     async def _create(self, stream: Stream, target: Target) -> None:
         request: dict[str, object] = {
@@ -122,8 +122,10 @@ class StreamDirectory:
         return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
 
 
-def _status(answer: bytes) -> str:
+def _summary(answer: bytes) -> tuple[str, str]:
+    """Status and ARN."""
     try:
-        return str(orjson.loads(answer)["StreamDescriptionSummary"]["StreamStatus"])
+        summary = orjson.loads(answer)["StreamDescriptionSummary"]
+        return str(summary["StreamStatus"]), str(summary["StreamARN"])
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None

@@ -105,6 +105,8 @@ class SnsBackend(SendOnly):
         refuse_delay(message, self.service, target.name)
         try:
             message = transformed(target.transform, message)
+            if len(message.body) > self._threshold:  # known without another copy of the body
+                return self._large_entry(target, options, message, len(message.body))
             fields, size = self._encoder.encode(message, options.attributes, target.fanout or ())
             if size > self._threshold:
                 return self._large_entry(target, options, message, size)
@@ -123,7 +125,7 @@ class SnsBackend(SendOnly):
         if pointer_size > self._limit:
             problem = f"the message has {pointer_size} bytes without its body; SNS takes {self._limit}"
             raise TooLarge(problem, resource=f"sns topic {target.name}")
-        return self._entry(target, options, message, fields, max(pointer_size, len(payload.content)), payload)
+        return self._entry(target, options, message, fields, max(pointer_size, payload.content.size), payload)
 
     def _entry(
         self,
@@ -164,7 +166,8 @@ class SnsBackend(SendOnly):
         results: Sequence[Result | None] = [_known_result(entry.payload, topic, arn) for entry in entries]
         payloads = [_unwrapped(entry.payload) for entry in entries]
         if self._payloads is not None:
-            results = await self._payloads.store(payloads, results)
+            deadline = max(entry.deadline for entry in entries)
+            results = await self._payloads.store(payloads, results, deadline)
         try:
             return await send_rest(payloads, results, lambda rest: self._publish(topic, rest))
         except BackendError as error:

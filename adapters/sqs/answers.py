@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from adapters.aws.batches import SHAPE_ERRORS, unreadable
-from gateway.core.backend import Depth, Received
+from gateway.core.backend import Depth, LargeBody, Received
 from gateway.core.message import Message
 
 COUNTS: Final = (
@@ -27,11 +27,13 @@ class Unread(NamedTuple):
     """A message of an answer, before it is decoded."""
 
     body: str | bytes
-    """The text that SQS has, or what was fetched from S3 in its place."""
+    """The text that SQS has."""
     attributes: Mapping[str, Mapping[str, str]]
     system: Mapping[str, str]
     handle: str
     uid: str
+    large: LargeBody | None = None
+    """What fetches a body that is not in the answer."""
 
 
 def unread(answer: bytes) -> list[Unread]:
@@ -61,8 +63,9 @@ def received(messages: Sequence[Unread], decode: Decode, queue: str) -> list[Rec
                 int(system.get("ApproximateReceiveCount", 1)),
                 uid,
                 int(system.get("SentTimestamp", 0)) / 1000,
+                large,
             )
-            for body, attributes, system, handle, uid in messages
+            for body, attributes, system, handle, uid, large in messages
         ]
     except SHAPE_ERRORS as error:
         raise unreadable(error) from None

@@ -190,6 +190,7 @@ class Ingress:
         if self._stopped:
             self._receiver.settle(token, Outcome.RELEASED)
             return
+        token.unload()
         self._refused[token] = self._loop.call_later(AGAIN.backoff(token.attempt), self._release, token)
 
     def _release(self, delivery: Delivery) -> None:

@@ -81,6 +81,7 @@ class PriorityBackend:
         for entry in entries:
             leveled = entry.payload
             assert isinstance(leveled, _Leveled)
+            leveled.entry.deadline = entry.deadline
             parts[leveled.level].append(leveled.entry)
             places.append(leveled.level)
         return await self._split(parts, places, self._backend.send)

@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
 from gateway.core.deadletter import Bury, Reason
-from gateway.core.errors import NotSupported, Refused
+from gateway.core.errors import BackendError, NotSupported, Refused
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import GET_WAIT, Keeper, Receiver
@@ -113,6 +114,8 @@ class BackendQueue:
         self._wall = wall
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
+        self._loading: set[asyncio.Task[None]] = set()
+        """Bodies that are fetched once more, for dead letters and delays."""
         self._waiting: _Waiting | None = None
         self._expiring = self.policy.message_ttl is not None
         """Whether messages that expire may be in it."""
@@ -206,9 +209,16 @@ class BackendQueue:
         """Take one message, if there is one. Raises `BackendError`."""
         self.used_at = asyncio.get_running_loop().time()
         receiver = self._receiving()
-        if self._waiting is not None and (delivery := self._waiting.take()) is not None:
-            return delivery
-        return await receiver.get()
+        delivery = self._waiting.take() if self._waiting is not None else None
+        if delivery is None:
+            delivery = await receiver.get()
+        if delivery is not None and delivery.absent:
+            try:
+                await delivery.load()
+            except BaseException:
+                receiver.withdraw(delivery)  # it comes back when its visibility ends
+                raise
+        return delivery
 
     def _receiving(self) -> Receiver:
         if self._receiver is None:
@@ -285,7 +295,30 @@ class BackendQueue:
             self._bury_and_settle(delivery, reason)
 
     def _bury_and_settle(self, delivery: Delivery, reason: Reason) -> None:
-        self._bury(self, delivery.message, reason, self._settling(delivery))
+        def bury() -> None:
+            self._bury(self, delivery.message, reason, self._settling(delivery))
+
+        if self.policy.dead_letter_exchange is None:
+            bury()  # which is to count it
+        else:
+            self._with_body(delivery, bury)
+
+    def _with_body(self, delivery: Delivery, then: Callable[[], None]) -> None:
+        """Do something that needs the body of a message, which may have to be fetched again."""
+        if delivery.absent:
+            task = asyncio.get_running_loop().create_task(self._load(delivery, then))
+            self._loading.add(task)
+            task.add_done_callback(self._loading.discard)
+        else:
+            then()
+
+    async def _load(self, delivery: Delivery, then: Callable[[], None]) -> None:
+        try:
+            await delivery.load()
+        except BackendError as error:
+            self._settling(delivery)(Result(Outcome.RELEASED, error))
+        else:
+            then()
 
     def _settling(self, delivery: Delivery) -> Callable[[Result], None]:
         """What ends a delivery when its message is stored elsewhere.
@@ -300,6 +333,7 @@ class BackendQueue:
             if result.outcome is Outcome.ACCEPTED:
                 settler.settle(delivery, Outcome.ACCEPTED)
             else:
+                delivery.unload()
                 log.warning("message_not_moved", queue=self.name, problem=str(result.error))
 
         return done
@@ -314,8 +348,10 @@ class BackendQueue:
                 except Refused as error:
                     self._settling(delivery)(Result(Outcome.RELEASED, error))
                     return
-            done = _Done(self._settling(delivery))
-            self._sender.put(self.target, delivery.message, self._nobody, done, None)
+            self._with_body(delivery, partial(self._send_on, self._sender, delivery))
+
+    def _send_on(self, sender: Sender, delivery: Delivery) -> None:
+        sender.put(self.target, delivery.message, self._nobody, _Done(self._settling(delivery)), None)
 
     # Counts
 
@@ -427,10 +463,15 @@ class BackendQueue:
         """Wait for the polls under way, and until the backend has answered for every settlement."""
         if self._receiver is not None:
             await self._receiver.finish()
+            await asyncio.gather(*self._loading)
             await self._receiver.settler.drain()
 
     async def aclose(self) -> None:
         self.stop_polling()
+        loading = list(self._loading)
+        for task in loading:
+            task.cancel()
+        await asyncio.gather(*loading, return_exceptions=True)
         if self._receiver is not None:
             await self._receiver.aclose()
             await self._receiver.settler.aclose()
@@ -453,6 +494,7 @@ class _Waiting:
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:  # noqa: ARG002 - there is one
         self._held[delivery] = None
+        delivery.unload()
         # Beyond the service's longest hold it comes back, and would be held twice: so it is given back before.
         due = self._wall() + delivery.held_until - self._loop.time() - LET_GO
         ends = self._queue.ends(delivery)

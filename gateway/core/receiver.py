@@ -12,6 +12,7 @@ import structlog
 from gateway.core.backend import Backend, Received, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError, NotFound, Unavailable
+from gateway.core.fetching import Fetching
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
@@ -102,6 +103,13 @@ class Receiver:
         self._blocked_until = 0.0
         self._wake: asyncio.Handle | None = None
         self._closed = False
+        self._fetching = Fetching(
+            wanted=self._wanted,
+            left=self._left,
+            hand_out=self._hand_fetched,
+            give_back=self._unfetched,
+            failed=self._not_fetched,
+        )
         self._passing: Passing | None = None
         self._metrics = metrics
         self._renewer = Renewer(backend, target, visibility=policy.visibility, metrics=metrics)
@@ -148,7 +156,7 @@ class Receiver:
                 self,
                 self.settler,
                 seconds=seconds,
-                policy=BatchPolicy(timeout=self._policy.visibility),
+                policy=BatchPolicy(timeout=self._policy.visibility * 2 / 3),  # while it is surely ours
                 metrics=self._metrics,
             )
         self._passing.seconds = seconds
@@ -167,6 +175,8 @@ class Receiver:
             # Nobody polls it any more, so nothing would tell that it works again.
             self._failures = 0
             self._health.clear(self._resource)
+        if not self._turns:
+            self._fetching.give_back_all()
         if not self._turns and not self._closed:
             self._keeper.idle()
         else:
@@ -174,6 +184,7 @@ class Receiver:
 
     def credited(self, subscription: Subscription) -> None:
         self._turns.offer(subscription)
+        self._fetching.wake()
         if self._passing is not None:
             self._passing.credited()
         if self._wake is None:
@@ -221,7 +232,10 @@ class Receiver:
             self.settler.settle(delivery, Outcome.RELEASED)
 
     async def get(self) -> Delivery | None:
-        """Take one message for nobody's subscription, if there is one. Raises `BackendError`."""
+        """Take one message for nobody's subscription, if there is one; a large body is not in it yet.
+
+        Raises `BackendError`.
+        """
         while True:
             received = await self._backend.receive(self._target, 1, GET_WAIT, self._policy.visibility)
             if not received:
@@ -250,6 +264,7 @@ class Receiver:
         self._closed = True
         if self._wake is not None:
             self._wake.cancel()
+        self._fetching.stop()
         if self._passing is not None:
             self._passing.stop()
 
@@ -257,6 +272,7 @@ class Receiver:
         """Wait for the polls under way, after `stop`."""
         if self._polls:
             await asyncio.wait(self._polls)
+        await self._fetching.finish()
         if self._passing is not None:
             await self._passing.drain()
 
@@ -267,6 +283,7 @@ class Receiver:
         for poll in polls:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
+        await self._fetching.finish()
         if self._passing is not None:
             await self._passing.aclose()
         await self._renewer.aclose()
@@ -360,7 +377,9 @@ class Receiver:
             delivery = self._hold(one, now)
             if self._keeper.screen(delivery):
                 continue
-            if self._turns.hand(delivery):
+            if self._fetching.comes_first(delivery) and self._fetch(delivery):
+                continue
+            if not delivery.absent and self._turns.hand(delivery):
                 handed += 1
                 redelivered += delivery.redelivered
             elif self._passing is not None and self._turns.selective:
@@ -375,11 +394,57 @@ class Receiver:
         """Deliver what had to wait. False when nobody takes it now."""
         if self._keeper.screen(delivery):
             return True
+        if delivery.absent:
+            return self._fetch(delivery)
         if not self._turns.hand(delivery):
             return False
         self._deliveries.inc()
         self._redeliveries.inc(delivery.redelivered)
         return True
+
+    # Large bodies
+
+    def _fetch(self, delivery: Delivery) -> bool:
+        """Have a delivery wait for its body, or behind one that does. False when nobody takes it now."""
+        if self._turns.selective and not self._turns.takes(delivery.message):
+            return False
+        self._reserved += 1
+        self._fetching.put(delivery)
+        return True
+
+    def _wanted(self) -> bool:
+        return self._turns.credit(1) > 0
+
+    def _left(self, delivery: Delivery) -> bool:
+        """A delivery that those who want it have no credit for now is left, where consumers have selectors."""
+        if self._passing is None or not self._turns.selective or self._turns.takes(delivery.message):
+            return False
+        self._reserved -= 1
+        self._passing.leave(delivery)
+        return True
+
+    def _hand_fetched(self, delivery: Delivery) -> None:
+        self._reserved -= 1
+        if self._keeper.screen(delivery):  # it has waited
+            return
+        if self._turns.hand(delivery):
+            self._deliveries.inc()
+            self._redeliveries.inc(delivery.redelivered)
+        elif self._passing is not None and self._turns.selective:
+            delivery.unload()
+            self._passing.leave(delivery)
+        else:
+            self.release(delivery)
+
+    def _unfetched(self, delivery: Delivery) -> None:
+        self._reserved -= 1
+        self.release(delivery)
+
+    def _not_fetched(self, delivery: Delivery, error: BackendError) -> None:
+        """It is left alone, and comes back when its visibility ends: that is the pause before the next attempt."""
+        self._reserved -= 1
+        self.withdraw(delivery)
+        self._back_off(error, self._loop.time())
 
     def _hold(self, received: Received, now: float) -> Delivery:
         delivery = Delivery(received, self)

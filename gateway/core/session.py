@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from time import time as wall_clock
 from typing import Protocol, TypeAlias
@@ -470,13 +470,16 @@ class Delivery:
     """One message on its way to one consumer, until it is settled exactly once.
 
     `redelivered`: it may have been delivered before. `attempt` counts from 1. `uid` is the same each time that the
-    backend delivers the same message, and empty where nothing outlives the connection.
+    backend delivers the same message, and empty where nothing outlives the connection. `large`: where the body is that
+    the message was handed out without, None for nearly all; while it is `absent`, it is not in the message.
     """
 
     __slots__ = (
+        "absent",
         "attempt",
         "due",
         "held_until",
+        "large",
         "message",
         "receipt",
         "settled",
@@ -492,6 +495,8 @@ class Delivery:
         self.uid = received.uid
         self.attempt = received.attempt
         self.stored_at = received.stored_at
+        self.large = received.large
+        self.absent = self.large is not None
         self.source = source
         self.settled = False
         self.due = 0.0
@@ -501,6 +506,25 @@ class Delivery:
     @property
     def redelivered(self) -> bool:
         return self.attempt > 1
+
+    async def load(self) -> None:
+        """Have the body in the message, where it is not. Raises `BackendError`."""
+        if self.large is not None and self.absent:
+            body = await self.large.fetch()
+            self.message = replace(self.message, body=body)
+            self.absent = False
+
+    def strip(self) -> None:
+        """Let go of a large body that has been encoded; those bytes still take the memory that it had."""
+        if self.large is not None and not self.absent:
+            self.message = replace(self.message, body=b"")
+            self.absent = True
+
+    def unload(self) -> None:
+        """A large body is in memory no more: neither in the message nor encoded. Idempotent."""
+        if self.large is not None:
+            self.strip()
+            self.large.forget()
 
 
 class DeliverySource(Protocol):
@@ -524,6 +548,10 @@ class Session(Protocol):
     congested: bool
     """Whether the session holds back more than it wants to: while it does, the peer is not read."""
 
+    @property
+    def assembling(self) -> int:
+        """Bytes that unfinished messages have in all, as the peer has announced them; at most, where it has not."""
+
     def receive_data(self, data: bytes, now: float) -> Sequence[Command]:
         """Bytes from the peer, cut anywhere."""
 
@@ -535,6 +563,9 @@ class Session(Protocol):
 
         False: the connection settles it as accepted as soon as the bytes have gone to the operating system.
         """
+
+    def needs_body(self, delivery: Delivery) -> bool:
+        """Whether the body of a delivery has not been encoded yet, or may be needed again. Asked for large ones."""
 
     def tick(self, now: float) -> Sequence[Command]:
         """Time has passed `deadline`: send heart-beats, give up on a silent peer."""

@@ -245,6 +245,10 @@ class Turns:
                     return (ranked,)
         return ()
 
+    def takes(self, message: Message) -> bool:
+        """Whether somebody has credit, and wants a message."""
+        return bool(self._led_by_one_who_wants(message))
+
     @property
     def takes_anything(self) -> bool:
         """Whether somebody has credit, and no selector."""

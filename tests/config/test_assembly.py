@@ -165,6 +165,18 @@ def test_aws_is_checked(read: Read) -> None:
             "routes.0.to.0.tail: only topics have live subscribers",
         ),
         (
+            "routes: [{match: {topic: t}, to: [{kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.0.enhanced_fan_out: nothing is read from there by this rule; leave it out; it is for",
+        ),
+        (
+            "routes: [{match: {queue: q}, to: [{sqs: q}, {kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.1.enhanced_fan_out: nothing is read from there",
+        ),
+        (
+            "workers: 2\nroutes: [{match: {queue: q}, to: [{kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.0.enhanced_fan_out: workers would take each other's subscriptions away; run 1 worker",
+        ),
+        (
             "routes: [{match: {topic: 'a/#/b'}, to: [{queue: q}]}]",
             "routes.0.match.topic: '#' is the rest of a topic and stands last",
         ),
@@ -250,6 +262,10 @@ def test_aws_is_checked(read: Read) -> None:
         ("sqs: {large_payload: {}}", "sqs.large_payload: there is no such key; did you mean large_payloads?"),
         ("sqs: {large_payloads: {}}", "sqs.large_payloads.bucket: "),
         ("sns: {message_bytes: 2000000}", "sns.message_bytes: "),
+        (
+            "limits: {gateway: {large_body_bytes: 1048576}}",
+            "limits.gateway.large_body_bytes: 1048576 bytes have no room for a message of listeners.0, which may have ",
+        ),
         (
             "routes: [{match: {topic: 'a/{b}'}, to: [{sqs: 'q-{c}'}]}]",
             "routes.0.to.0.sqs: unknown field {c}; known are {b}",

@@ -166,6 +166,28 @@ def test_streams_are_explained(write: Write) -> None:
     assert lines[-1].startswith("  lives in: kinesis telemetry (partition_key = {key}")
 
 
+def test_enhanced_fan_out_is_explained_with_its_price(write: Write) -> None:
+    rules = """
+routes:
+- {match: {queue: in}, to: [{kinesis: telemetry, enhanced_fan_out: [billing, audit]}]}
+- {match: {topic: t/#}, to: [{kinesis: telemetry, tail: t, enhanced_fan_out: [live]}]}
+- {match: {queue: plain}, to: [{kinesis: telemetry}]}
+"""
+    path = write(LISTENER + rules)
+    _, lines = run(path, "queue:in")
+    assert [line.strip() for line in lines[3:8]] == [
+        "enhanced fan-out: consumers named billing, audit get records some 70 ms after they were written;",
+        "others read twice a second, and share five reads and 2 MiB a second of each shard",
+        "provisioned: $0.015 an hour ($10.95 a month) for each shard and name, and",
+        "$0.013 for each GB brought; reading costs nothing",
+        "on demand: $0.05 for each GB brought, $0.04 where it is read",
+    ]
+    _, lines = run(path, "topic:t/1")
+    assert any("live subscribers, as the consumer live, get" in line for line in lines)
+    _, lines = run(path, "queue:plain")
+    assert not any("enhanced" in line for line in lines)
+
+
 def test_what_rules_hardly_mean_is_warned_of(write: Write) -> None:
     _, lines = run(write(LISTENER + "auth: {anonymous: true}\n" + STREAMS))
     warnings = [line for line in lines if "warning" in line]
