@@ -65,7 +65,7 @@ def _summary(assembly: Assembly) -> Iterator[str]:
     region = assembly.aws.region or "region of the environment or profile"
     yield f"  aws: {region}{f' at {assembly.aws.endpoint_url}' if assembly.aws.endpoint_url else ''}"
     if settings.state_table:
-        yield f"  state: DynamoDB table {settings.state_table}, in the items of {settings.prefix}/"
+        yield f"  state: DynamoDB table {settings.state_table}, in items of {settings.prefix}/"
     count = len(assembly.routes.rules)
     yield f"  routes: {count} rule{'' if count == 1 else 's'}; other queues are SQS queues named {settings.prefix}NAME"
     for source in assembly.ingress:

@@ -38,11 +38,7 @@ INDEX_SCHEMA: Final = (
     {"AttributeName": "kind", "KeyType": "HASH"},
     {"AttributeName": "expires_at", "KeyType": "RANGE"},
 )
-ATTRIBUTES: Final = (
-    {"AttributeName": "expires_at", "AttributeType": "N"},
-    {"AttributeName": "key", "AttributeType": "S"},
-    {"AttributeName": "kind", "AttributeType": "S"},
-)
+ATTRIBUTE_TYPES: Final = {"kind": "S", "key": "S", "expires_at": "N"}
 
 # Names stand for attributes in every expression: `key` and `value` are among the reserved words.
 _NAMES: Final = {f"#{name}": name for name in ("kind", "key", "value", "version", "expires_at", "writer", "stamp")}
@@ -173,7 +169,9 @@ def table_request(table: str) -> bytes:
             "TableName": table,
             "BillingMode": "PAY_PER_REQUEST",
             "KeySchema": KEY_SCHEMA,
-            "AttributeDefinitions": ATTRIBUTES,
+            "AttributeDefinitions": [
+                {"AttributeName": name, "AttributeType": each} for name, each in ATTRIBUTE_TYPES.items()
+            ],
             "GlobalSecondaryIndexes": [
                 {"IndexName": INDEX, "KeySchema": INDEX_SCHEMA, "Projection": {"ProjectionType": "KEYS_ONLY"}}
             ],

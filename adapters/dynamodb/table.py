@@ -11,7 +11,7 @@ import structlog
 
 from adapters.aws.errors import code_of
 from adapters.dynamodb.calls import Calls
-from adapters.dynamodb.items import ATTRIBUTES, INDEX, INDEX_SCHEMA, KEY_SCHEMA, table_request
+from adapters.dynamodb.items import ATTRIBUTE_TYPES, INDEX, INDEX_SCHEMA, KEY_SCHEMA, table_request
 from gateway.core.errors import AccessDenied, BackendError, ConfigError, NotFound
 from gateway.core.store import StoreError
 
@@ -67,12 +67,13 @@ async def _describe(calls: Calls) -> _Description | None:
 
 def _check(table: str, description: _Description) -> None:
     """Raises `ConfigError` for a table that is made in another way, or cannot be used any more."""
-    indexes = {str(index["IndexName"]): index for index in _list(description, "GlobalSecondaryIndexes")}
-    index = indexes.get(INDEX)
-    types = _list(description, "AttributeDefinitions")
-    if not _same(_list(description, "KeySchema"), KEY_SCHEMA) or not all(each in types for each in ATTRIBUTES):
+    types = {
+        str(each.get("AttributeName")): each.get("AttributeType") for each in _list(description, "AttributeDefinitions")
+    }
+    if not _same(_list(description, "KeySchema"), KEY_SCHEMA, types):
         raise ConfigError(KEY, f"the DynamoDB table {table} is not one of mqlift's: it has other keys", "another table")
-    if index is None or not _same(_list(index, "KeySchema"), INDEX_SCHEMA):
+    indexes = [each for each in _list(description, "GlobalSecondaryIndexes") if each.get("IndexName") == INDEX]
+    if not indexes or not _same(_list(indexes[0], "KeySchema"), INDEX_SCHEMA, types):
         problem = f"the DynamoDB table {table} has no index {INDEX} of kind and expires_at"
         raise ConfigError(KEY, problem, "add it as docs/operations.md says, or name another table")
     status = _status(description)
@@ -115,12 +116,14 @@ def _refused(error: BackendError) -> ConfigError | StoreError:
     return StoreError(str(error))
 
 
-def _same(found: Sequence[Mapping[str, object]], wanted: Sequence[Mapping[str, str]]) -> bool:
-    return sorted(map(_sorted, found)) == sorted(map(_sorted, wanted))
-
-
-def _sorted(element: Mapping[str, object]) -> tuple[str, str]:
-    return str(element.get("KeyType")), str(element.get("AttributeName"))
+def _same(
+    found: Sequence[Mapping[str, object]], wanted: Sequence[Mapping[str, str]], types: Mapping[str, object]
+) -> bool:
+    """Whether a key has the attributes that it should, each of its type."""
+    keys = {str(each.get("AttributeName")): str(each.get("KeyType")) for each in found}
+    return keys == {each["AttributeName"]: each["KeyType"] for each in wanted} and all(
+        types.get(name) == ATTRIBUTE_TYPES[name] for name in keys
+    )
 
 
 def _status(description: _Description) -> str:

@@ -329,8 +329,11 @@ class FanOut:
             await self._look(pair, subscriber, now)
 
     async def _look(self, pair: _Pair, subscriber: Subscriber, now: float) -> None:
-        was_ready = pair.ready
-        if await subscriber.holds(pair.topic, pair.queue, pair.subscription):
+        was_ready, subscription = pair.ready, pair.subscription
+        holds = await subscriber.holds(pair.topic, pair.queue, subscription)
+        if pair.subscription != subscription:
+            return  # lost meanwhile, and due at once
+        if holds:
             pair.ready = not pair.ended_at
             pair.due = now + VERIFY
         else:

@@ -30,6 +30,9 @@ ASIDE: Final = 100
 """Messages of one queue that wait here for consumers without credit: those of ten polls. What else they want is passed
 over, or one that does not keep up would fill the memory, and keep the others from what is behind."""
 
+ASIDE_BYTES: Final = 16 * 1024 * 1024
+"""Of their bodies; one message may be larger than that."""
+
 PASSED: Final = 20_000
 """Messages of one queue that this gateway passes over at a time. SQS counts them among the 120,000 in flight of a
 queue, which are for all gateways, and for what consumers hold."""
@@ -79,6 +82,7 @@ class Passing:
         self._count = metrics.passed_over.labels(target.label or target.queue)
         self._aside: dict[Delivery, float] = {}
         """Until when each waits; the oldest comes first."""
+        self._aside_bytes = 0
         self._passed: deque[float] = deque()
         """When each that was passed over comes back."""
         self._under_way: dict[Delivery, bool] = {}
@@ -102,7 +106,7 @@ class Passing:
         """Nobody has taken it: who wants it has no credit, or nobody wants it."""
         if self._stopped:
             self._source.release(delivery)
-        elif len(self._aside) < ASIDE and self._turns.wanted(delivery.message):
+        elif self._has_room and self._turns.wanted(delivery.message):
             self._lay_aside(delivery)
         else:
             self._pass_over(delivery)
@@ -162,8 +166,13 @@ class Passing:
 
     # Aside
 
+    @property
+    def _has_room(self) -> bool:
+        return len(self._aside) < ASIDE and self._aside_bytes < ASIDE_BYTES
+
     def _lay_aside(self, delivery: Delivery) -> None:
         self._aside[delivery] = self._loop.time() + self.seconds
+        self._aside_bytes += len(delivery.message.body)
         if self._timer is None:
             self._set_timer()
 
@@ -180,14 +189,20 @@ class Passing:
         self._set_timer()
 
     def _give_back(self, delivery: Delivery) -> None:
-        del self._aside[delivery]
+        self._take_up(delivery)
         self._source.release(delivery)
+
+    def _take_up(self, delivery: Delivery) -> None:
+        del self._aside[delivery]
+        self._aside_bytes -= len(delivery.message.body)
 
     def _hand_out(self) -> None:
         self._offer = None
         for delivery in list(self._aside):
+            if not self._turns.credit(1):
+                break
             if self._source.hand(delivery):
-                del self._aside[delivery]
+                self._take_up(delivery)
 
     # Passing over
 
@@ -204,19 +219,23 @@ class Passing:
         return await self._backend.extend(self._target, receipts, self.seconds)
 
     def _answered(self, entries: Sequence[DeliveryEntry], results: Sequence[Result]) -> None:
+        hidden = 0
+        problem = None
         for entry, result in zip(entries, results, strict=True):
             delivery = entry.delivery
             called = self._under_way.pop(delivery)
             if result.outcome is not Outcome.ACCEPTED:
                 # It comes back when its visibility ends: within the time that a crash would take.
-                if not isinstance(result.error, ReceiptExpired):
-                    log.warning("message_not_passed_over", queue=self._target.queue, problem=str(result.error))
+                problem = problem or result.error
                 continue
-            self._count.inc()
+            hidden += 1
             if called:
                 self._recall(delivery)
             else:
                 self._remembered.append(delivery)
+        self._count.inc(hidden)
+        if problem is not None and not isinstance(problem, ReceiptExpired):
+            log.warning("messages_not_passed_over", queue=self._target.queue, problem=str(problem))
         self._source.look_again()
 
     def _recall(self, delivery: Delivery) -> None:

@@ -5,11 +5,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
+from adapters.dynamodb.items import table_request
 from gateway.check import EXIT_FAILED, EXIT_MISTAKE, EXIT_RIGHT, check
 from tests.rig.counting import SqsClient
 from tests.rig.processes import AWS_ENVIRONMENT, Ministack, free_port
+from tests.rig.streams import aws_client
 
 Write = Callable[[str], Path]
 
@@ -242,6 +245,46 @@ def test_an_endpoint_that_does_not_answer(write: Write) -> None:
     assert code == EXIT_FAILED
     assert lines[-2].startswith("credentials: the credentials (sts:GetCallerIdentity): ")
     assert lines[-1].startswith("sqs queue orders (sqs:GetQueueUrl): ")
+
+
+def with_table(write: Write, endpoint: str, table: str, provision: str) -> Path:
+    aws = f"aws: {{region: us-east-1, endpoint_url: '{endpoint}'}}\n"
+    return write(LISTENER + aws + f"prefix: p-\nprovision: {provision}\nstate: 'dynamodb://{table}'\n")
+
+
+@pytest.mark.usefixtures("aws")
+def test_the_table_of_the_state_is_tried(ministack: Ministack, queue_name: str, write: Write) -> None:
+    path = with_table(write, ministack.url, queue_name, "auto")
+    code, lines = run(path, aws=True)
+    assert f"  state: DynamoDB table {queue_name}, in items of p-/" in lines
+    assert (code, lines[-1]) == (
+        EXIT_RIGHT,
+        f"dynamodb table {queue_name}: not there yet; it is created when the gateway starts",
+    )
+    dynamodb = aws_client("dynamodb", ministack.url)
+    dynamodb.create_table(**orjson.loads(table_request(queue_name)))
+    code, lines = run(path, aws=True)
+    assert (code, lines[-1]) == (EXIT_RIGHT, f"dynamodb table {queue_name}: OK")
+
+
+@pytest.mark.usefixtures("aws")
+def test_another_table_is_no_place_for_state(ministack: Ministack, queue_name: str, write: Write) -> None:
+    path = with_table(write, ministack.url, queue_name, "never")
+    code, lines = run(path, aws=True)
+    assert code == EXIT_FAILED
+    assert lines[-1] == (
+        f"{path}: state: there is no DynamoDB table {queue_name} in us-east-1; "
+        "create it as docs/operations.md says, or set provision: auto"
+    )
+    aws_client("dynamodb", ministack.url).create_table(
+        TableName=queue_name,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+    )
+    code, lines = run(path, aws=True)
+    assert code == EXIT_FAILED
+    assert lines[-1].startswith(f"{path}: state: the DynamoDB table {queue_name} is not one of mqlift's")
 
 
 @pytest.mark.usefixtures("aws")

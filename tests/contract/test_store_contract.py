@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from adapters.aws.api import AwsClient
+from adapters.aws.client import open_client
+from adapters.aws.settings import AwsSettings
 from adapters.dynamodb.store import open_store
 from adapters.memory.store import MemoryStore
 from adapters.sqlite.store import MIGRATIONS, SqliteStore
 from gateway.core.errors import ConfigError
 from gateway.core.store import Conflict, StateStore, StoreError, every_record
+from tests.rig.processes import AWS_ENVIRONMENT, Ministack
 
 LONGEST = "as long as the store allows"
 
@@ -215,6 +218,19 @@ class TestDynamoStore(StoreContract):
         assert [record.value for record in await store.scan("session")] == [b"ours"]
         assert [record.value for record in await other.expired("session", 2.0)] == [b"theirs"]
         await other.aclose()
+
+
+class TestDynamoStoreThroughTheSdk(TestDynamoStore):
+    """The same over `aws.transport: aiobotocore`."""
+
+    @pytest.fixture
+    async def aws(self, ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AwsClient]:
+        for name, value in AWS_ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        settings = AwsSettings(region="us-east-1", endpoint_url=ministack.url, transport="aiobotocore")
+        client = await open_client(settings)
+        yield client
+        await client.aclose()
 
 
 def _writer(path: Path) -> subprocess.Popen[str]:

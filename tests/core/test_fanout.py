@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -47,6 +47,8 @@ class Service:
         self.subscribed: set[str] = set()
         self.error: BackendError | None = None
         self.calls: list[str] = []
+        self.looking: Callable[[], object] | None = None
+        """Happens while the service is asked whether a subscription is there."""
 
     def objection(self, topic: Target, queue: Target) -> str:
         return "ordered" if queue.name.endswith(".fifo") else ""
@@ -64,7 +66,10 @@ class Service:
     async def holds(self, topic: Target, queue: Target, subscription: str) -> bool:
         self._call("holds")
         assert subscription == f"s-{queue.name}"
-        return queue.name in self.subscribed
+        there = queue.name in self.subscribed
+        if self.looking is not None:
+            self.looking()
+        return there
 
     async def unsubscribe(self, topic: Target, queue: Target, subscription: str) -> None:
         self._call("unsubscribe")
@@ -212,6 +217,27 @@ async def test_a_topic_that_is_gone_has_taken_its_subscriptions_with_it() -> Non
     for queue in ("a", "b"):
         assert refused not in rig.world.arrived[queue]
         assert rig.world.arrived[queue][-2:] == [after, by_service]
+
+
+@on_clock
+async def test_a_topic_that_is_lost_while_it_is_looked_at() -> None:
+    """What the service has said of the subscription before counts no more."""
+    rig = Rig()
+    await rig.start()
+    await rig.queue("a")
+
+    def lose() -> None:
+        rig.service.looking = None
+        rig.service.subscribed.clear()
+        rig.service.error = Unavailable("no new subscription for now")
+        rig.broker._fanout.lose(TOPIC)
+
+    rig.service.looking = lose
+    await rig.publish()
+    await time_passes()
+    assert rig.service.looking is None
+    body = await rig.publish()
+    assert body in rig.world.arrived["a"]
 
 
 @on_clock

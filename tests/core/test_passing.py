@@ -242,7 +242,7 @@ async def test_when_the_backend_hides_nothing_it_comes_back_by_itself() -> None:
     first, _ = await rig.consume(RED)
     with capture_logs() as logs:
         await asyncio.sleep(VISIBILITY + 1)
-    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["message_not_passed_over"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["messages_not_passed_over"]
     rig.backend.fails = False
     first.cancel()
     _, everything = await rig.consume()
@@ -335,6 +335,23 @@ async def test_what_waits_for_credit_is_bounded() -> None:
         got += 1
         red.settle()
     assert red.deliveries == []
+
+
+@on_clock
+async def test_what_waits_for_credit_is_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing, "ASIDE_BYTES", len(b"red 1") + 1)
+    rig = Rig()
+    _, red = await rig.consume(RED, 1)
+    await rig.consume(BLUE, 1)
+    reds = await rig.put("red", 5)
+    await until(lambda: rig.passed_over() == 2, "the rest is passed over")
+    assert rig.queue.unsettled == 3
+    got = []
+    for _ in reds:
+        await until(lambda: red.deliveries, "the next one")
+        got += red.bodies
+        red.settle()
+    assert sorted(got) == sorted(reds), "the room is used again"
 
 
 @on_clock

@@ -73,6 +73,9 @@ def _sns_needs(call: Call, region: str) -> Iterator[tuple[str, str]]:
 def _name(service: str, call: Call) -> str:
     if service == "kinesis":
         return f"stream/{call.document['StreamName']}"
+    if service == "dynamodb":
+        index = call.document.get("IndexName")
+        return f"table/{call.document['TableName']}" + (f"/index/{index}" if index else "")
     if service == "firehose":
         return f"deliverystream/{call.document['DeliveryStreamName']}"
     return call.queue

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from adapters.dynamodb.items import table_request
 from config.settings import load
 from gateway.assembly import Assembly, assemble
 from gateway.cli import app
@@ -71,6 +72,39 @@ def test_each_policy_is_that_of_its_configuration(platform: str, tmp_path: Path)
     result = CliRunner().invoke(app, ["iam-policy", "--config", str(config), "--account", "111122223333"])
     assert result.exit_code == 0, result.output
     assert json.loads((DEPLOY / platform / "iam-policy.json").read_text()) == json.loads(result.stdout)
+
+
+def test_the_table_of_the_state_is_the_one_that_a_gateway_creates() -> None:
+    created = json.loads(table_request("mqlift-state"))
+    template = yaml.safe_load((DEPLOY / "dynamodb" / "table.yaml").read_text())
+    properties = template["Resources"]["State"]["Properties"]
+    assert template["Parameters"]["TableName"]["Default"] == created["TableName"]
+    for key in ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes"):
+        assert properties[key] == created[key]
+
+
+def test_terraform_makes_the_same_table() -> None:
+    created = json.loads(table_request("mqlift-state"))
+    text = (DEPLOY / "dynamodb" / "table.tf").read_text()
+    said = re.findall(r'(name|type|billing_mode|hash_key|range_key|projection_type) += "(\w[\w-]*)"', text)
+    (index,) = created["GlobalSecondaryIndexes"]
+    assert said == [
+        ("name", created["TableName"]),
+        ("billing_mode", created["BillingMode"]),
+        *_terraform_keys(created["KeySchema"]),
+        *(
+            (name, each[f"Attribute{name.title()}"])
+            for each in created["AttributeDefinitions"]
+            for name in ("name", "type")
+        ),
+        ("name", index["IndexName"]),
+        *_terraform_keys(index["KeySchema"]),
+        ("projection_type", index["Projection"]["ProjectionType"]),
+    ]
+
+
+def _terraform_keys(schema: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(f"{each['KeyType'].lower()}_key", each["AttributeName"]) for each in schema]
 
 
 # --- compose

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.aws.permissions import Grant, Scope, Use, merged
+from adapters.dynamodb.items import table_request
 from adapters.sqs.naming import queue_name
 from adapters.sqs.permissions import permissions as sqs_permissions
 from gateway.cli import app
@@ -69,6 +70,17 @@ def test_fan_out_subscribes(tmp_path: Path) -> None:
         assert allows(policy, f"sns:{action}", topic)
     assert allows(policy, "sqs:SetQueueAttributes", f"{SQS}{PREFIX}orders")
     assert not allows(policy, "sqs:SetQueueAttributes", f"{SQS}orders")
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_the_table_of_the_state(create: bool, tmp_path: Path) -> None:
+    policy = document(tmp_path, "--create" if create else "--no-create", state="dynamodb://plant-state")
+    table = "arn:aws:dynamodb:eu-west-1:111122223333:table/plant-state"
+    for action in ("DescribeTable", "GetItem", "UpdateItem", "DeleteItem", "Query"):
+        assert allows(policy, f"dynamodb:{action}", table)
+    assert allows(policy, "dynamodb:Query", f"{table}/index/expiry")
+    assert allows(policy, "dynamodb:CreateTable", table) is create
+    assert not allows(policy, "dynamodb:Query", f"{table}-of-others")
 
 
 def test_without_rules_it_is_the_queues_that_clients_name(tmp_path: Path) -> None:
@@ -292,7 +304,9 @@ def work(gateway: Gateway) -> None:
         worker.send("/queue/orders", LARGE)
         worker.send("/queue/payments.eu", "payment")
         device.publish("audited/2", LARGE)
-        device.wait_acknowledged(6)
+        for body in ("kept for who comes later", ""):
+            device.publish("last/words", body, retain=True)
+        device.wait_acknowledged(8)
         worker.wait_deliveries(4)
         wait_for(lambda: "ingress_attached" in gateway.log, "the topic is listened to")
 
@@ -314,6 +328,7 @@ def test_every_call_of_a_run_is_allowed(
         "provision": provision,
         "receiver": {"visibility": 3, "wait": 1},
         "ingress": INGRESS,
+        "state": f"dynamodb://{prefix}state",
         "sqs": {"large_payloads": {"bucket": BUCKET, "threshold": 200_000, "remove_after_ack": True}},
     }
     make_archive(ministack)
@@ -335,7 +350,9 @@ def test_every_call_of_a_run_is_allowed(
     assert {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"} <= actions
     assert {"kinesis:PutRecords", "firehose:PutRecordBatch", "sns:Publish"} <= actions
     assert {"s3:PutObject", "s3:GetObject", "s3:DeleteObject"} <= actions
+    assert {"dynamodb:DescribeTable", "dynamodb:UpdateItem", "dynamodb:DeleteItem", "dynamodb:Query"} <= actions
     creating = {"sqs:CreateQueue", "sqs:DeleteQueue", "sqs:SetQueueAttributes", "sns:CreateTopic", "sns:Subscribe"}
+    creating.add("dynamodb:CreateTable")
     assert actions & creating == (creating if provision == "auto" else set())
 
 
@@ -356,6 +373,7 @@ def make_resources(ministack: Ministack, prefix: str) -> None:
         f"{prefix}mqlift-ingress-iam-test-events",
     ):
         sqs.create_queue(QueueName=name)
+    aws_client("dynamodb", ministack.url).create_table(**json.loads(table_request(f"{prefix}state")))
     for name in ("iam-test-announced-north", "iam-test-events"):
         aws_client("sns", ministack.url).create_topic(Name=name)
     sqs.create_queue(QueueName="iam-test-eu.fifo", Attributes={"FifoQueue": "true"})

@@ -17,8 +17,9 @@ from tests.rig.counting import SqsClient
 from tests.rig.processes import Gateway, Ministack
 from tests.rig.waiting import wait_for
 
-PASS_OVER = 2
+PASS_OVER = 1
 MANY = 60
+FEW = 10
 COLOURS = ("red", "blue")
 
 StartGateway = Callable[..., Gateway]
@@ -104,6 +105,22 @@ def test_who_is_slow_holds_up_nobody(gateway: Gateway, sqs: SqsClient, queue_nam
         for number in range(MANY):
             slow.ack(slow.wait_deliveries(number + 1)[number])
         assert Counter(delivery.body for delivery in slow.deliveries) == Counter(bodies["red"])
+        wait_for(lambda: empty(sqs, queue_name), "everything is deleted")
+
+
+def test_what_one_gateway_passes_over_another_delivers(
+    gateway_factory: StartGateway, sqs: SqsClient, queue_name: str
+) -> None:
+    rule = {"match": {"queue": queue_name}, "to": [{"sqs": queue_name}], "selectors": {"pass_over": PASS_OVER}}
+    one, other = (gateway_factory(routes=[rule], receiver={"wait": 1}) for _ in range(2))
+    with (
+        consumer(one, queue_name, "colour = 'red'") as red,
+        consumer(other, queue_name, "colour = 'blue'") as blue,
+    ):
+        bodies = publish(one, queue_name, FEW)
+        for client, colour in ((red, "red"), (blue, "blue")):
+            client.wait_deliveries(FEW, 60)
+            assert Counter(delivery.body for delivery in client.deliveries) == Counter(bodies[colour])
         wait_for(lambda: empty(sqs, queue_name), "everything is deleted")
 
 

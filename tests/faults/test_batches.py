@@ -29,6 +29,7 @@ EVERY_SIZE = [
     for size in (*range(1, 11), *LARGE_SIZES)
     if size <= service.size
 ]
+SMALL_SIZES = [case for case in EVERY_SIZE if case.values[1] <= 10]  # type: ignore[operator]
 ORDERED = [pytest.param(service, id=name) for name, service in SERVICES.items() if service.ordered]
 
 BUSY = SERVICES["Kinesis"].retriable[0]
@@ -116,7 +117,7 @@ async def test_one_batch_of_each_size(service: ScriptedService, size: int) -> No
     assert_all_stored(failing, await send(open_sender(service, failing.decide), keys), keys)
 
 
-@pytest.mark.parametrize(("service", "size"), [case for case in EVERY_SIZE if case.values[1] <= 10])  # type: ignore[operator]
+@pytest.mark.parametrize(("service", "size"), SMALL_SIZES)
 @settings(max_examples=10)
 @given(data=st.data())
 def test_only_what_failed_is_sent_again(service: ScriptedService, size: int, data: st.DataObject) -> None:
@@ -124,6 +125,14 @@ def test_only_what_failed_is_sent_again(service: ScriptedService, size: int, dat
     failing = data.draw(st.lists(st.sets(st.integers(0, size - 1)), max_size=3))
     refused = data.draw(st.sets(st.integers(0, size - 1), max_size=2))
     send_once_each(service, size, list(failing), {f"k{number} {number}" for number in refused})
+
+
+@pytest.mark.parametrize(("service", "size"), SMALL_SIZES)
+def test_one_entry_fails_at_each_place(service: ScriptedService, size: int) -> None:
+    """For a while, or for good: the others are not touched by it."""
+    for place in range(size):
+        send_once_each(service, size, [{place}], set())
+        send_once_each(service, size, [], {f"k{place} {place}"})
 
 
 @on_clock
