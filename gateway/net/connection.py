@@ -319,7 +319,10 @@ class Connection(asyncio.Protocol):
         self._pauses.discard(reason)
         if not self._pauses and not self._closing:
             self._metrics.paused.dec()
-            self._session.reading(True, self._loop.time())
+            now = self._loop.time()
+            self._session.reading(True, now)
+            if self._large is not None:
+                self._large.reads_since = now
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -395,7 +398,7 @@ class Connection(asyncio.Protocol):
         size = max(self._session.assembling, self._carried)
         if size > UNCOUNTED and not self._session.established:
             self._cut("the peer announces too much before it is let in")
-        elif self._larges().assemble(size, received):
+        elif self._larges().assemble(size, received, self._loop.time()):
             self.resume(_NO_ROOM)
         else:
             self.pause(_NO_ROOM)
@@ -481,14 +484,14 @@ class Connection(asyncio.Protocol):
         unwritten, self._unwritten = self._unwritten, None
         if unwritten:
             self._writing = self._writing + unwritten if self._writing else unwritten
+        if self._large is not None:
+            self._large.encoded(self._session, self._loop.time())
         if data:
             self._metrics.sent.count += len(data)
             self._sent += len(data)
-            if self._large is not None:
-                self._large.encoded(self._session)
             self._transport.write(data)
-            if self._large is not None and not self._executor.peer.blocked:
-                self._large.written()
+        if self._large is not None and not self._executor.peer.blocked:
+            self._large.written()
         if unwritten and not self._executor.peer.blocked:
             # Not now: that a write has failed shows in the next turn, when the transport says that it is closing.
             self._loop.call_soon(self._accept_gone)

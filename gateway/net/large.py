@@ -25,7 +25,17 @@ PROGRESS: Final = 64 * 1024
 class LargeBodies:
     """Made with the first large body of a connection."""
 
-    __slots__ = ("_assembling", "_inflight", "_moved", "_outgoing", "_taken", "_writing", "checked_at")
+    __slots__ = (
+        "_assembling",
+        "_inflight",
+        "_moved",
+        "_outgoing",
+        "_taken",
+        "_writes_since",
+        "_writing",
+        "checked_at",
+        "reads_since",
+    )
 
     def __init__(self, budget: ByteBudget, granted: Callable[[], None], now: float) -> None:
         """`granted` is called when `assemble` has said False and there is room now."""
@@ -34,6 +44,9 @@ class LargeBodies:
         self._moved = 0
         """Bytes from the peer since it was last looked at."""
         self._taken = 0
+        self._writes_since = now
+        self.reads_since = now
+        """When the peer was begun to be read, without a pause; on the event loop's clock."""
         self._outgoing: list[Delivery] = []
         self._writing: list[Delivery] = []
         self.checked_at = now
@@ -41,9 +54,11 @@ class LargeBodies:
 
     # From the peer
 
-    def assemble(self, size: int, received: int) -> bool:
+    def assemble(self, size: int, received: int, now: float) -> bool:
         """The peer has announced so many bytes in all, and sent some more of them. False: it has to wait for room."""
         self._moved += received
+        if not self._assembling.held:
+            self.reads_since = now
         return self._assembling.ask(size if size > UNCOUNTED else 0)
 
     def publish(self, size: int) -> None:
@@ -64,8 +79,10 @@ class LargeBodies:
         """A delivery was left with the session."""
         self._outgoing.append(delivery)
 
-    def encoded(self, session: Session) -> None:
+    def encoded(self, session: Session, now: float) -> None:
         """What the session has to send was taken from it, and is about to be written."""
+        if not self._writing:
+            self._writes_since = now
         waiting: list[Delivery] = []
         for delivery in self._outgoing:
             if session.needs_body(delivery):
@@ -94,7 +111,9 @@ class LargeBodies:
         self.checked_at = now
         if not self._assembling.contested or moved >= PROGRESS:
             return False
-        return bool(self._writing) or (self._assembling.held > 0 and not waits_for_us)
+        keeps_unread = bool(self._writing) and now >= self._writes_since + STALLED
+        keeps_unsent = self._assembling.held > 0 and not waits_for_us and now >= self.reads_since + STALLED
+        return keeps_unread or keeps_unsent
 
     @property
     def idle(self) -> bool:

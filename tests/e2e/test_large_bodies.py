@@ -16,10 +16,10 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.conftest import finish
-from tests.e2e.test_sns import aws_client
 from tests.rig.clients import StompClient
 from tests.rig.counting import SqsClient, depth
 from tests.rig.processes import HOST, Gateway, Ministack, gateway_config
+from tests.rig.streams import aws_client
 from tests.rig.waiting import wait_for
 
 BUCKET = "mqlift-bodies"
@@ -37,7 +37,7 @@ PATIENCE = 120.0
 
 @pytest.fixture(scope="module")
 def s3(ministack: Ministack) -> Iterator[Any]:
-    client = aws_client("s3", ministack)
+    client = aws_client("s3", ministack.url)
     client.create_bucket(Bucket=BUCKET)
     yield client
     client.close()

@@ -15,11 +15,11 @@ import pytest
 from pika.exceptions import AMQPError, NackError
 
 from tests.conftest import finish
-from tests.e2e.test_sns import aws_client
 from tests.rig.counting import SqsClient, depth
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.faults import BAD_GATEWAY, CutAnswer, Fault, NoAnswer, PlainError, Reset, Slow
 from tests.rig.processes import HOST, Gateway, Ministack, gateway_config
+from tests.rig.streams import aws_client
 from tests.rig.waiting import wait_for
 
 BUCKET = "mqlift-faulty"
@@ -33,7 +33,7 @@ GIVES_UP = 3
 
 @pytest.fixture(scope="module")
 def s3(ministack: Ministack) -> Iterator[Any]:
-    client = aws_client("s3", ministack)
+    client = aws_client("s3", ministack.url)
     client.create_bucket(Bucket=BUCKET)
     yield client
     client.close()

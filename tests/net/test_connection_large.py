@@ -229,6 +229,32 @@ async def test_who_sends_next_to_nothing_is_cut_off_as_well() -> None:
     assert first.gone != second.gone, "one of them is enough"
 
 
+@pytest.mark.parametrize("reason", ["no room", "something else"])
+@on_clock
+async def test_who_has_just_begun_to_be_read_has_its_time(reason: str) -> None:
+    """Whatever the clock of the next look says."""
+    rig = LargeRig()
+    first, second, third = await stalled(rig)
+    await rig.assembling()
+    if reason == "no room":
+        await asyncio.sleep(STALLED - 0.1)
+        second.connection.data_received(b"x" * PROGRESS)
+        first.transport.reset()
+    else:
+        second.transport.reset()
+        await settle_down()
+        third.connection.pause(reason)
+        third.connection.data_received(b"x" * PROGRESS)
+        await asyncio.sleep(STALLED - 0.1)
+        third.connection.data_received(b"x" * PROGRESS)
+        first.connection.data_received(b"x" * PROGRESS)
+        third.connection.resume(reason)
+    await settle_down()
+    assert third.transport.reading
+    await asyncio.sleep(STALLED / 2)
+    assert not third.gone
+
+
 @on_clock
 async def test_nobody_is_cut_off_while_nobody_waits() -> None:
     rig = LargeRig()
