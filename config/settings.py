@@ -217,12 +217,28 @@ class MatchSettings(Section):
         return self
 
 
+class SelectorSettings(Section):
+    """That the consumers of a queue may have selectors, and what becomes of a message that none of them takes."""
+
+    pass_over: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """It is hidden for so long, then looked at again. Short, it costs more; long, consumers that come later wait."""
+
+
 class RouteSettings(Section):
     """A rule: what matches goes to the targets; the first rule that matches wins."""
 
     match: MatchSettings
     to: tuple[dict[str, object], ...]
     """Each has one key that names the kind (`sqs`, `queue`, …), and that kind's options."""
+    selectors: SelectorSettings | None = None
+    """None: consumers of the queue cannot have selectors."""
+
+    @model_validator(mode="after")
+    def _selects_from_a_queue(self) -> Self:
+        if self.selectors is not None and self.match.queue is None:
+            problem = "subscriptions to topics have selectors without a rule, and exchanges have no consumers"
+            raise mistake(problem, "leave it out, or match a queue", "selectors")
+        return self
 
     @field_validator("to")
     @classmethod
@@ -293,6 +309,9 @@ class GatewayLimitSettings(Section):
     """Publishes without a result before publishers are not read any more."""
     inflight_bytes: Annotated[int, Field(ge=1024 * 1024)] = 256 * 1024 * 1024
     """The same in bytes. Memory is about this and 15 KiB for each connection."""
+    large_body_bytes: Annotated[int, Field(ge=1024 * 1024)] = 512 * 1024 * 1024
+    """Of bodies over 256 KiB that are in memory: while clients send them, until they are stored, and from when they are
+    fetched until they are written. What has no room waits for its turn."""
     durable_queues: Count = 10_000
     """Durable queues in use; one more is refused."""
     sessions: Count = 10_000

@@ -40,6 +40,7 @@ from gateway.core.audit import AuditedAuthenticator
 from gateway.core.backend import Backend
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import ConfigError
 from gateway.core.fleetbroker import FleetBroker
 from gateway.core.health import Health
@@ -115,8 +116,11 @@ class Gateway:
         self._broker.client_ids_shared = _client_ids_shared(settings)
         self._tracer = self._broker.tracer = open_tracer(settings)
         self._ingress = [self._open_ingress(part, backends[HOME_KIND]) for part in assembly.ingress]
+        self._ingress_queues = [part.rule.queue for part in assembly.ingress if part.rule.queue is not None]
         self._status = StatusTopics(self._broker, metrics, metadata.version("mqlift"))
-        self._quotas = Quotas(_quota_limits(settings))
+        self._budget = aws.objects.budget
+        metrics.count_large_bodies(self._budget)
+        self._quotas = Quotas(_quota_limits(settings), self._budget)
         self._kinds = set(assembly.kinds)
         self._parts = list(assembly.listeners)
         self._listeners = [self._listener(part) for part in self._parts]
@@ -134,6 +138,8 @@ class Gateway:
             undo.push_async_callback(self.stop, 0.0)
             await self._start_admin()
             await self._broker.restore()
+            for name in self._ingress_queues:
+                self._broker.adopt(name)
             for listener in self._listeners:
                 await listener.start()
             self._tasks = [asyncio.create_task(self._broker.watch()), asyncio.create_task(self._status.run())]
@@ -162,6 +168,7 @@ class Gateway:
         self._broker.limit(_limits(settings))
         self._broker.client_ids_shared = _client_ids_shared(settings)
         self._quotas.change(_quota_limits(settings))
+        self._budget.resize(settings.limits.gateway.large_body_bytes)
         for number, part in enumerate(self._parts):
             self._change_listener(number, part, assembly)
         if self._place is None:
@@ -269,7 +276,8 @@ async def serve(
     """
     assembly = assemble(settings)
     metrics = Metrics(CollectorRegistry())
-    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.services)
+    budget = ByteBudget(settings.limits.gateway.large_body_bytes)
+    aws = await open_client(assembly.aws, _observer(metrics), services=assembly.services, budget=budget)
     async with AsyncExitStack() as undo:
         undo.push_async_callback(aws.aclose)
         store = await open_store(assembly, aws)

@@ -56,6 +56,7 @@ from gateway.core.routes import (
     RuleTarget,
     TopicMatch,
 )
+from gateway.core.selecting import FIFO_SUFFIX
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
 from gateway.core.templates import Template
@@ -80,6 +81,9 @@ STATE_SERVICE: Final = "dynamodb"
 FANOUT: Final = "fanout"
 """The option of a topic that is to hand messages to queues itself."""
 
+ENHANCED: Final = "enhanced_fan_out"
+"""The option of a stream that brings records to consumers itself."""
+
 BEST_EFFORT: Final = "best_effort"
 """The option of every target that takes it out of the acknowledgement."""
 
@@ -90,6 +94,14 @@ class PacketSettings(Protocol):
     @property
     def largest_packet(self) -> int:
         """Bytes."""
+
+
+class BodySettings(Protocol):
+    """What the settings of every protocol say."""
+
+    @property
+    def largest_body(self) -> tuple[str, int]:
+        """The option that says how large a message may be, and its bytes."""
 
 
 class ClosingTracer(Tracer, Protocol):
@@ -142,6 +154,19 @@ class Assembly:
         return (*self.kinds, STATE_SERVICE) if self.settings.state_table else self.kinds
 
 
+def _check_room(settings: Settings, listeners: Iterable[ListenerPart | None], mistakes: list[ConfigError]) -> None:
+    """A message that has no room alone would wait for ever."""
+    room = settings.limits.gateway.large_body_bytes
+    for listener in listeners:
+        if listener is None:
+            continue
+        option, size = cast("BodySettings", listener.protocol_settings).largest_body
+        if size > room:
+            problem = f"{room} bytes have no room for a message of {listener.key}, which may have {size}"
+            remedy = f"{size} or more, or a smaller {option} of that listener"
+            mistakes.append(ConfigError("limits.gateway.large_body_bytes", problem, remedy))
+
+
 async def open_store(assembly: Assembly, aws: AwsClient) -> StateStore:
     """Open the state store that the settings name. The client stays the caller's to close.
 
@@ -188,6 +213,7 @@ def assemble(settings: Settings) -> Assembly:
     mistakes: list[ConfigError] = []
     aws = _aws(settings, mistakes)
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
+    _check_room(settings, listeners, mistakes)
     parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
     rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
     _tracing(settings, mistakes)
@@ -197,6 +223,8 @@ def assemble(settings: Settings) -> Assembly:
             _check_whole(kind, rules, mistakes)
     if settings.provision == "never":
         _check_no_fanout(rules, mistakes)
+    if settings.workers > 1:
+        _check_not_pushed(rules, mistakes)
     ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
     _check_apart(ingress, mistakes)
     access = prepare(settings.auth, mistakes)
@@ -296,6 +324,17 @@ def _check_no_fanout(rules: Iterable[Rule | None], mistakes: list[ConfigError]) 
     for key, _ in _fanned_out(rules):
         problem = "the gateway makes the subscriptions, which `provision: never` forbids"
         mistakes.append(ConfigError(key, problem, "leave it out, or set provision: auto"))
+
+
+def _check_not_pushed(rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
+    """There is one subscription for each consumer and shard, and workers share no state to agree who has it."""
+    for rule in rules:
+        for position, each in enumerate(rule.targets if rule is not None else ()):
+            if each.target.pushed:
+                assert rule is not None
+                problem = "workers would take each other's subscriptions away"
+                remedy = "run 1 worker, in as many gateways as needed, or leave it out"
+                mistakes.append(ConfigError(f"{rule.key}.to.{position}.{ENHANCED}", problem, remedy))
 
 
 def _section(kind: str, settings: Settings, mistakes: list[ConfigError]) -> BaseModel | None:
@@ -478,7 +517,23 @@ def _rule(
             targets.append(_target(given, match, parsers, first=not position))
         except ConfigError as error:
             mistakes.append(under(f"{key}.to.{position}", error))
+    if settings.selectors is not None and len(mistakes) == found:
+        try:
+            targets[0] = _selective(targets[0], settings.selectors.pass_over)
+        except ConfigError as error:
+            mistakes.append(under(key, error))
     return Rule(key, match, tuple(targets)) if len(mistakes) == found else None
+
+
+def _selective(home: RuleTarget, pass_over: float) -> RuleTarget:
+    """Where a queue lives whose consumers may have selectors. Raises `ConfigError` with a key relative to the rule."""
+    kind, name = home.target.kind, home.target.name
+    if kind == STREAM_KIND:
+        raise ConfigError("selectors", "a stream is not filtered", "leave it out, or name sqs: first")
+    if name.endswith(FIFO_SUFFIX):
+        problem = "of a FIFO queue, a message that nobody takes would hold up its group"
+        raise ConfigError("selectors", problem, "leave it out, or name a standard queue first")
+    return replace(home, target=replace(home.target, pass_over=pass_over))
 
 
 def _match(settings: MatchSettings) -> Match:
@@ -541,6 +596,9 @@ def _resource(
     target = parsers[kind](name, own, match.captures)
     if target.tail and not isinstance(match, TopicMatch):
         raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
+    if target.pushed and not target.tail and not (first and isinstance(match, QueueMatch)):
+        remedy = "leave it out; it is for a queue that lives there, and for topics with tail"
+        raise ConfigError(ENHANCED, "nothing is read from there by this rule", remedy)
     best_effort = options.get(BEST_EFFORT, False)
     if not isinstance(best_effort, bool):
         raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")

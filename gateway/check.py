@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Final, Never, TextIO, TypeAlias
@@ -16,9 +17,10 @@ from config.settings import load, located
 from gateway import explanation
 from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, open_subscribers, probe_state, target_notes
 from gateway.core.backend import Backend, QueueSpec, Target
-from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
+from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, NotSupported, Unavailable
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.routes import QUEUE_KIND, Matched, Routes
+from gateway.core.selecting import Redrive
 from gateway.core.store import StoreError
 from gateway.core.stream import StreamBackend
 from gateway.core.templates import Template
@@ -87,6 +89,8 @@ def _warnings(routes: Routes) -> Iterator[str]:
                     f"  warning: {rule.key}.to.{position}: {note}"
                     for note in target_notes(target, rule.match.fixed_fields)
                 )
+        if targets[0].pass_over is not None:
+            yield f"  warning: {rule.key}.selectors: what nobody takes costs; --explain queue:NAME says how much"
         if all(target.best_effort for target in targets):
             yield f"  warning: {rule.key}: every target is best_effort: publishes are acknowledged, stored or not"
 
@@ -118,7 +122,9 @@ def _explain_queue(name: str, assembly: Assembly, backends: Backends) -> Iterato
     matched = routes.rule_for_queue(name)
     yield from _rule_lines(matched, "no rule for this queue: it lives where queues do by default")
     yield from _queue_lines(name, routes, backends)
-    yield from explanation.queue_lines(_home(name, routes, backends), assembly, open_subscribers(assembly, _Offline()))
+    home = _home(name, routes, backends)
+    yield from explanation.selector_lines(home)
+    yield from explanation.queue_lines(home, assembly, open_subscribers(assembly, _Offline()))
 
 
 def _explain_topic(topic: str, assembly: Assembly, backends: Backends) -> Iterator[str]:
@@ -184,6 +190,7 @@ def _home(queue: str, routes: Routes, backends: Backends) -> Target:
 def _resource_lines(verb: str, target: Target, known: Mapping[str, str]) -> Iterator[str]:
     options = _options(target, {**known, **target.captures})
     yield f"  {verb}: {target.kind} {target.name}" + (f" ({', '.join(options)})" if options else "")
+    yield from explanation.push_lines(target)
     yield from (f"    note: {note}" for note in target_notes(target))
 
 
@@ -227,6 +234,18 @@ class _Offline:
         region: str | None = None,  # noqa: ARG002 - the port's
         read_timeout: float | None = None,  # noqa: ARG002 - the port's
     ) -> bytes:
+        raise Unavailable("AWS is not called for an explanation", resource=resource, action=f"{service}:{action}")
+
+    def events(
+        self,
+        service: str,
+        action: str,
+        body: bytes,  # noqa: ARG002 - the port's
+        *,
+        silence: float,  # noqa: ARG002 - the port's
+        resource: str = "",
+        region: str | None = None,  # noqa: ARG002 - the port's
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         raise Unavailable("AWS is not called for an explanation", resource=resource, action=f"{service}:{action}")
 
     async def caller(self) -> Never:
@@ -312,4 +331,14 @@ async def _try_resource(backend: Backend, target: Target, provision: str, say: S
         say(str(error))
         return False
     say(f"{target.kind} {target.name}: OK")
+    return target.pass_over is None or await _try_passing_over(backend, target, say)
+
+
+async def _try_passing_over(backend: Backend, target: Target, say: Say) -> bool:
+    """Whether consumers with selectors will be let in."""
+    try:
+        await Redrive(backend, target).check()
+    except (BackendError, NotSupported) as error:
+        say(str(error))
+        return False
     return True

@@ -1,4 +1,4 @@
-"""What `mqlift check --explain` says of fan-out: which way a message goes to each queue, and what that costs."""
+"""What `mqlift check --explain` says of prices: the ways of fan-out to queues and readers, and what selectors cost."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ BATCH: Final = 10
 """Messages of one request, at most."""
 
 EXAMPLE_QUEUES: Final = 10
+EXAMPLE_UNWANTED: Final = 1_000
+MONTH: Final = 30 * 86_400
+"""Seconds."""
+
+# US dollars in us-east-1 (https://aws.amazon.com/kinesis/data-streams/pricing/): for each shard and registered consumer
+# in provisioned streams; for each GB that is brought, or read.
+SHARD_HOUR_PRICE: Final = 0.015
+PUSHED_GB_PRICE: Final = 0.013
+ON_DEMAND_PUSHED_GB_PRICE: Final = 0.05
+ON_DEMAND_READ_GB_PRICE: Final = 0.04
+MONTH_HOURS: Final = 730
 
 
 def topic_lines(matched: Matched, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:
@@ -39,6 +50,21 @@ def _way_lines(target: Target, subscriber: Subscriber) -> Iterator[str]:
     yield f"      gateway   {_prices(gateway)}: published once, and sent to each queue"
 
 
+def push_lines(target: Target) -> Iterator[str]:
+    """For a stream that records are brought from."""
+    if not target.pushed:
+        return
+    names = ", ".join(target.pushed)
+    who = f"live subscribers, as the consumer {names}," if target.tail else f"consumers named {names}"
+    month = SHARD_HOUR_PRICE * MONTH_HOURS
+    yield f"    enhanced fan-out: {who} get records some 70 ms after they were written;"
+    yield "      others read twice a second, and share five reads and 2 MiB a second of each shard"
+    yield f"      provisioned: ${SHARD_HOUR_PRICE:.3f} an hour (${month:.2f} a month) for each shard and name, and"
+    yield f"        ${PUSHED_GB_PRICE:.3f} for each GB brought; reading costs nothing"
+    on_demand = f"${ON_DEMAND_PUSHED_GB_PRICE:.2f} for each GB brought, ${ON_DEMAND_READ_GB_PRICE:.2f} where it is read"
+    yield f"      on demand: {on_demand}"
+
+
 def queue_lines(home: Target, assembly: Assembly, subscribers: Mapping[str, Subscriber]) -> Iterator[str]:
     """For a queue, which may be bound to any exchange or topic that a rule asks fan-out for."""
     for rule in assembly.routes.rules:
@@ -49,10 +75,28 @@ def queue_lines(home: Target, assembly: Assembly, subscribers: Mapping[str, Subs
             objection = subscribers[topic.kind].objection(topic, home)
             way = f"the gateway sends to it: {objection}" if objection else f"{topic.kind} {topic.name} brings messages"
             yield f"  fan-out of {rule.key}, if bound to {rule.match}: {way}"
+            if home.kind != "sqs":
+                continue
             price = SQS_FIFO_PRICE if home.name.endswith(".fifo") else SQS_PRICE
             yield f"    a million messages: {_prices(price)} by the gateway" + (
                 "" if objection else ", $0.00 by fan-out"
             )
+
+
+def selector_lines(home: Target) -> Iterator[str]:
+    """For a queue whose consumers may have selectors."""
+    if home.pass_over is None:
+        return
+    # A pass takes a part of a receive, and of a change of visibility.
+    price = 2 * SQS_PRICE
+    passes = EXAMPLE_UNWANTED * MONTH / home.pass_over
+    yield f"  selectors: what no consumer takes is passed over: hidden for {home.pass_over:g} s, then looked at again"
+    yield "    a pass is a receive and a change of visibility, and counts as a delivery: no redrive policy and no"
+    yield "    x-delivery-limit may bury messages; they come as redelivered. What is taken at once costs nothing more"
+    yield f"    a million passes: {_prices(price)}"
+    yield f"    {EXAMPLE_UNWANTED:,} messages that nobody takes, {passes / 1e6:.1f} million passes a month: " + _prices(
+        price * passes / 1e6
+    )
 
 
 def _prices(price: float) -> str:

@@ -36,6 +36,12 @@ class Permissions(Protocol):
     def __call__(self, name: str, use: Use, scope: Scope, *, create: bool) -> Iterator[Grant]: ...
 
 
+class PushPermissions(Protocol):
+    """`push_permissions` of an adapter whose service brings records to `consumers`."""
+
+    def __call__(self, name: str, consumers: Sequence[str], scope: Scope, *, create: bool) -> Iterator[Grant]: ...
+
+
 class SectionPermissions(Protocol):
     """`section_permissions` of an adapter whose own section of the configuration needs something."""
 
@@ -76,6 +82,9 @@ def _rule_grants(rule: Rule, scope: Scope, *, create: bool) -> Iterator[Grant]:
         permissions = cast("Permissions | None", _offered(kind, "permissions"))
         if permissions is not None:
             yield from permissions(name, _use(each.target, home=home), scope, create=create)
+        if each.target.pushed:
+            push = cast("PushPermissions", _offered(kind, "push_permissions"))
+            yield from push(name, each.target.pushed, scope, create=create)
 
 
 def _use(target: Target, *, home: bool) -> Use:

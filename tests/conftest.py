@@ -17,6 +17,8 @@ from tests.rig.counting import SqsClient
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.fauxqs import PACKAGE as FAUXQS
 from tests.rig.fauxqs import Fauxqs
+from tests.rig.kinesis_local import PACKAGE as KINESIS_LOCAL
+from tests.rig.kinesis_local import KinesisLocal
 from tests.rig.npm import install_package
 from tests.rig.processes import Gateway, Ministack, gateway_config
 
@@ -66,6 +68,16 @@ def fauxqs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The second opinion on SQS, SNS and S3."""
     package = install_package(FAUXQS, request.config.cache.mkdir("fauxqs"))
     emulator = Fauxqs(package, tmp_path_factory.mktemp("fauxqs"))
+    emulator.start()
+    yield emulator
+    emulator.kill9()
+
+
+@pytest.fixture(scope="session")
+def kinesis_local(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisLocal]:
+    """The only emulator that can split and merge shards."""
+    package = install_package(KINESIS_LOCAL, request.config.cache.mkdir("kinesis-local"))
+    emulator = KinesisLocal(package, tmp_path_factory.mktemp("kinesis-local"))
     emulator.start()
     yield emulator
     emulator.kill9()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol, TypeAlias
 
+from adapters.aws.content import Content
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import (
     AccessDenied,
     BackendError,
+    Contended,
     CredentialsInvalid,
     Invalid,
+    MqliftError,
     NotFound,
     ReceiptExpired,
     Throttled,
@@ -18,20 +23,46 @@ from gateway.core.errors import (
 )
 
 
-class ObjectStore(Protocol):
-    """Objects in S3: bodies that are too large for a queue or a topic. Each method makes one attempt.
+class Version(NamedTuple):
+    """What an object was when it was looked at."""
 
-    Raises nothing but `BackendError`, with the bucket in it.
+    size: int
+    """Bytes."""
+    etag: str
+    """Another one when the object has been written again."""
+
+
+class Changed(MqliftError):
+    """An object is not the one any more that was looked at. What is there now may be read, from the beginning."""
+
+
+class ObjectStore(Protocol):
+    """Objects in S3: bodies that are too large for a queue or a topic, sent and read in parts.
+
+    Raises nothing but `BackendError`, with the bucket in it, and what is said below.
     """
 
-    async def put(self, bucket: str, key: str, body: bytes) -> None:
-        """Store an object; it is there for every reader when this returns."""
+    @property
+    def budget(self) -> ByteBudget:
+        """The memory that bodies share. What is read has to have its place there before."""
 
-    async def get(self, bucket: str, key: str, limit: int) -> bytes:
-        """Read a whole object. Raises `NotFound`, and `TooLarge` for one of more than `limit` bytes."""
+    async def put(self, bucket: str, key: str, content: Content, deadline: float) -> None:
+        """Store an object; it is there, as a whole, for every reader when this returns, and not at all when it fails.
+
+        Parts that fail are sent again until `deadline`, on the event loop's clock.
+        """
+
+    async def look(self, bucket: str, key: str) -> Version:
+        """Find an object, in one attempt. Raises `NotFound`."""
+
+    async def get(self, bucket: str, key: str, version: Version, *, base64: bool) -> bytes:
+        """Read a whole object, of that version alone; with `base64`, the payload in it.
+
+        Raises `Changed` when it was written again meanwhile, and `ValueError` for what is not base64.
+        """
 
     async def delete(self, bucket: str, key: str) -> None:
-        """Remove an object. One that is not there is removed already."""
+        """Remove an object, in one attempt. One that is not there is removed already."""
 
 
 class AwsClient(Protocol):
@@ -67,6 +98,16 @@ class AwsClient(Protocol):
         `read_timeout` than the configured one never stand in the way of the others.
         """
 
+    def events(
+        self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Make one attempt of a call that is answered with events, such as `SubscribeToShard`; the JSON of each event.
+
+        Entered when the service has accepted the call, and ended with the context. Each call has a connection of its
+        own, as many as `max_connections` at once. Events that nobody asks for stay in the network. `silence`: seconds
+        between two events at most. Entering and iterating raise nothing but `BackendError`, as `call` does.
+        """
+
     async def caller(self) -> str:
         """Return the ARN of who we are (sts:GetCallerIdentity). Raises `BackendError`."""
 
@@ -82,6 +123,7 @@ CANCELLED = "cancelled"
 
 ERROR_OUTCOMES: dict[type[BackendError], str] = {
     AccessDenied: "access_denied",
+    Contended: "contended",
     CredentialsInvalid: "credentials_invalid",
     Invalid: "invalid",
     NotFound: "not_found",

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 import orjson
 
 from gateway.core.errors import BackendError, Unavailable
-from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result, failed
 
 Refuse: TypeAlias = Callable[[str, str], BackendError]
 """The error of an entry that failed with this code and text."""
@@ -25,8 +25,7 @@ def batch_results(answer: bytes, count: int, refuse: Refuse) -> list[Result]:
         for entry in parsed.get("Successful") or ():
             results[int(entry["Id"])] = ACCEPTED
         for entry in parsed.get("Failed") or ():
-            error = refuse(str(entry["Code"]), str(entry.get("Message") or ""))
-            results[int(entry["Id"])] = Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
+            results[int(entry["Id"])] = failed(refuse(str(entry["Code"]), str(entry.get("Message") or "")))
     except SHAPE_ERRORS as error:
         raise unreadable(error) from None
     return [result or _unanswered() for result in results]

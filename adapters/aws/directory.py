@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from gateway.core.backend import Target
@@ -18,6 +18,9 @@ NEGATIVE_SECONDS: Final = 1.0
 """How long a resource that is missing or denied is not asked for again: soon enough to recover by itself."""
 RETRY_SECONDS: Final = 0.1
 """The same, for what may pass by itself."""
+
+
+T = TypeVar("T")
 
 
 class Resource:
@@ -43,6 +46,19 @@ class Resource:
         if error is None or now() >= self.failed_until or (create and isinstance(error, NotFound)):
             return
         raise error.with_traceback(None)
+
+    async def look(self, find: Callable[[], Awaitable[T]]) -> T:
+        """Find it, one caller at a time. Raises what `find` raises, also when that was a moment ago."""
+        async with self.lock:
+            # Whoever held the lock before may have found out.
+            self.raise_recent()
+            try:
+                found = await find()
+            except BackendError as error:
+                self.fail(error)
+                raise
+            self.failure = None
+            return found
 
 
 R = TypeVar("R", bound=Resource)

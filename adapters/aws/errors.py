@@ -11,10 +11,15 @@ Sources: the exception shapes of the service models that botocore ships, botocor
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import cast
+
+import orjson
 
 from gateway.core.errors import (
     AccessDenied,
     BackendError,
+    Contended,
     CredentialsInvalid,
     Invalid,
     NotFound,
@@ -50,6 +55,8 @@ _CODES: dict[type[BackendError], str] = {
         TokenRefreshRequired SignatureDoesNotMatch InvalidSignature IncompleteSignature MissingAuthenticationToken
         AuthFailure RequestExpired RequestTimeTooSkewed RequestInTheFuture
         """,
+    # Of Kinesis: what is being made by somebody else, and a shard that another reader of one name has.
+    Contended: "ResourceInUse",
     TooLarge: "BatchRequestTooLong RequestEntityTooLarge RequestTooLarge MessageTooLong",
     Invalid: """
         InvalidMessageContents InvalidParameterValue InvalidParameter ParameterValueInvalid InvalidParameterCombination
@@ -127,6 +134,25 @@ def classify(
 def code_of(error: BackendError) -> str:
     """Return the service's own code of an error from `classify`, as `short_code` gives it."""
     return error.problem.partition(": ")[0]
+
+
+def is_of_key(error: BackendError) -> bool:
+    """Whether an error is about the KMS key that encrypts a resource, and not about the resource."""
+    return code_of(error).upper().startswith("KMS")
+
+
+def read_fault(body: bytes) -> Mapping[str, object]:
+    """What the JSON of a fault says; empty for what is none."""
+    try:
+        fault = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return cast("dict[str, object]", fault) if isinstance(fault, dict) else {}
+
+
+def fault_text(fault: Mapping[str, object]) -> str:
+    """Its message, which services spell in two ways."""
+    return str(fault.get("message") or fault.get("Message") or "")
 
 
 def short_code(code: str) -> str:

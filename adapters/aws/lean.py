@@ -9,26 +9,28 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeAlias
 
-import orjson
 import structlog
 
 from adapters.aws import query
 from adapters.aws.api import ObjectStore, Observer
 from adapters.aws.endpoint import Endpoint
-from adapters.aws.errors import classify, short_code
+from adapters.aws.errors import classify, fault_text, read_fault, short_code
 from adapters.aws.http import Answer, ExchangeFailed
+from adapters.aws.leanevents import LeanEvents
 from adapters.aws.observed import observed
 from adapters.aws.pool import Pool
 from adapters.aws.sdk import SdkClient
 from adapters.aws.session import AwsSession
 from adapters.aws.sigv4 import Keys, Signer
 from adapters.aws.translated import translated
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import BackendError, ConfigError, CredentialsInvalid, Unavailable
 
 SKEW_LIMIT: Final = 240.0
@@ -104,11 +106,21 @@ class Route:
             return "", ""
 
 
+Exchange: TypeAlias = Callable[[Route, bytes], Awaitable[Answer]]
+"""Sends a signed request, and waits for its answer."""
+
+
 class LeanClient:
     """`AwsClient` with our own HTTP. Services that are not among `PROTOCOLS` are called through aiobotocore."""
 
-    def __init__(self, session: AwsSession, observe: Observer, clock: Callable[[], float] = time.time) -> None:
-        """`clock` is the time of day, in seconds since 1970."""
+    def __init__(
+        self,
+        session: AwsSession,
+        observe: Observer,
+        budget: ByteBudget | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`budget` as of `SdkClient`. `clock` is the time of day, in seconds since 1970."""
         self.region = session.region
         self._session = session
         self._observe = observe
@@ -119,8 +131,9 @@ class LeanClient:
         self._routes: dict[tuple[str, str], Route] = {}
         self._opening = asyncio.Lock()
         self._tls: ssl.SSLContext | None = None
-        self._sdk = SdkClient(session, observe)
+        self._sdk = SdkClient(session, observe, budget)
         self.objects: ObjectStore = self._sdk.objects
+        self._events: set[LeanEvents] = set()
         self._closed = False
 
     async def open(self, services: Iterable[str]) -> None:
@@ -147,6 +160,30 @@ class LeanClient:
             attempt = self._sdk.attempt(service, action, body, resource, where, read_timeout)
         return await observed(self._observe, service, action, attempt)
 
+    @asynccontextmanager
+    async def events(
+        self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """As `AwsClient.events`."""
+        if self._closed:
+            raise Unavailable("the client is closed", resource=resource)
+        limit = self._session.settings.max_connections
+        if len(self._events) >= limit:
+            raise Unavailable(f"all {limit} connections for events are busy", resource=resource)
+        events = LeanEvents(service, action, resource, timeout=self._read_timeout, silence=silence)
+        self._events.add(events)
+
+        def exchange(route: Route, request: bytes) -> Awaitable[Answer]:
+            return events.exchange(route.pool, request)
+
+        try:
+            attempt = self._answered(service, action, body, resource, region or self.region, exchange)
+            await observed(self._observe, service, action, attempt)
+            yield events
+        finally:
+            self._events.discard(events)
+            events.close()
+
     async def caller(self) -> str:
         """As `AwsClient.caller`."""
         return await self._sdk.caller()
@@ -155,6 +192,8 @@ class LeanClient:
         """As `AwsClient.aclose`."""
         async with self._opening:  # what is being opened is there, to be closed
             self._closed = True
+        for events in self._events:
+            events.close()
         for route in self._routes.values():
             await route.pool.aclose()
             await route.polls.aclose()
@@ -165,31 +204,37 @@ class LeanClient:
     async def _attempt(
         self, service: str, action: str, body: bytes, resource: str, region: str, read_timeout: float | None
     ) -> bytes:
+        def exchange(route: Route, request: bytes) -> Awaitable[Answer]:
+            if read_timeout is None:
+                return route.pool.exchange(request, self._read_timeout)
+            pool = route.polls if read_timeout > self._read_timeout else route.pool
+            return pool.exchange(request, read_timeout)
+
+        route, answer = await self._answered(service, action, body, resource, region, exchange)
+        return _read(route, answer, service, action, resource)
+
+    async def _answered(
+        self, service: str, action: str, body: bytes, resource: str, region: str, exchange: Exchange
+    ) -> tuple[Route, Answer]:
+        """The answer of a call that was carried out, and where it went. Raises `BackendError` for any other."""
         try:
             route = self._routes.get((service, region)) or await self._late_route(service, action, region)
             keys = self._credentials.current() or await self._credentials.load()
             offset = self._clock_offset
-            answer = await self._exchange(route, action, keys, body, read_timeout)
+            answer = await exchange(route, route.request(action, body, keys, self._clock() + offset))
             if answer.status >= 300 and self._corrects_clock(route, answer, offset):
-                answer = await self._exchange(route, action, keys, body, read_timeout)
+                answer = await exchange(route, route.request(action, body, keys, self._clock() + self._clock_offset))
         except ExchangeFailed as error:
             raise Unavailable(str(error), resource=resource, action=f"{service}:{action}") from error
         except BackendError as error:
             raise type(error)(error.problem, resource=resource, action=f"{service}:{action}") from error
         if answer.status < 300:
-            return _read(route, answer, service, action, resource)
+            return route, answer
         code, message = route.fault(answer)
         refusal = classify(service, action, code, message, resource, status=answer.status)
         if isinstance(refusal, CredentialsInvalid):
             self._credentials.refused(keys)
         raise refusal
-
-    async def _exchange(self, route: Route, action: str, keys: Keys, body: bytes, read_timeout: float | None) -> Answer:
-        request = route.request(action, body, keys, self._clock() + self._clock_offset)
-        if read_timeout is None:
-            return await route.pool.exchange(request, self._read_timeout)
-        pool = route.polls if read_timeout > self._read_timeout else route.pool
-        return await pool.exchange(request, read_timeout)
 
     def _corrects_clock(self, route: Route, answer: Answer, used: float) -> bool:
         """Take over AWS's time when a signature was refused for ours; `used` is the offset that it was made with.
@@ -279,15 +324,11 @@ def _read(route: Route, answer: Answer, service: str, action: str, resource: str
 
 
 def _json_fault(answer: Answer) -> tuple[str, str]:
-    try:
-        fault = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        fault = None
-    said = cast("dict[str, object]", fault) if isinstance(fault, dict) else {}
+    fault = read_fault(answer.body)
     # x-amzn-query-error: `AWS.SimpleQueueService.NonExistentQueue;Sender`, from services that spoke another protocol.
     query_code = answer.header("x-amzn-query-error").partition(";")[0]
-    code = said.get("__type") or query_code or answer.header("x-amzn-errortype")
-    return str(code), str(said.get("message") or said.get("Message") or "")
+    code = fault.get("__type") or query_code or answer.header("x-amzn-errortype")
+    return str(code), fault_text(fault)
 
 
 def _date(answer: Answer) -> float | None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Final, NamedTuple, TypeAlias, cast
 
 import orjson
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.aws.api import AwsClient
-from adapters.aws.wire import LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE, Attribute, encode_body
-from gateway.core.errors import BackendError
+from adapters.aws.api import AwsClient, Changed, ObjectStore, Version
+from adapters.aws.content import Content, payload_bytes
+from adapters.aws.wire import BASE64, LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE, Attribute
+from gateway.core.budget import AwaitedShare
+from gateway.core.errors import BackendError, TooLarge, Unavailable
 from gateway.core.outcome import Outcome, Result
 
 MAX_PAYLOAD: Final = 128 * 1024 * 1024
@@ -27,6 +30,12 @@ MAX_PAYLOAD: Final = 128 * 1024 * 1024
 POINTER_CLASS: Final = "software.amazon.payloadoffloading.PayloadS3Pointer"
 LEGACY_POINTER_CLASS: Final = "com.amazon.sqs.javamessaging.MessageS3Pointer"
 _POINTER_CLASSES: Final = frozenset({POINTER_CLASS, LEGACY_POINTER_CLASS})
+
+_PADDING: Final = 2
+"""Bytes that base64 may announce and not have."""
+
+VERSIONS: Final = 3
+"""Times that an object is begun to be read which is written again meanwhile."""
 
 Send: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[Result]]]
 """Sends encoded messages; one result for each."""
@@ -63,17 +72,21 @@ class Pointer(NamedTuple):
 class LargePayload:
     """A body on its way to S3."""
 
-    __slots__ = ("content", "encoding", "pointer", "stored")
+    __slots__ = ("content", "pointer", "stored")
 
     def __init__(self, pointer: Pointer, body: bytes) -> None:
-        text, self.encoding = encode_body(body)
         self.pointer = pointer
-        self.content = text.encode() if self.encoding else body
+        self.content = Content(body)
         self.stored = False
 
     @property
+    def encoding(self) -> str:
+        """The value of `mqlift.encoding`."""
+        return self.content.encoding
+
+    @property
     def size_attribute(self) -> Attribute:
-        return Attribute(PAYLOAD_SIZE, "Number", str(len(self.content)))
+        return Attribute(PAYLOAD_SIZE, "Number", str(self.content.size))
 
 
 class LargeEntry:
@@ -101,16 +114,23 @@ class LargePayloads:
         """A body, with a name of its own in the bucket."""
         return LargePayload(Pointer(self._bucket, str(uuid.uuid4())), body)
 
-    async def store(self, payloads: Sequence[object], results: Sequence[Result | None]) -> Sequence[Result | None]:
-        """Put the bodies of the entries without a result into S3; still None for each that can be sent now."""
-        return await asyncio.gather(*map(self._store, payloads, results))
+    async def store(
+        self, payloads: Sequence[object], results: Sequence[Result | None], deadline: float
+    ) -> Sequence[Result | None]:
+        """Put the bodies of the entries without a result into S3; still None for each that can be sent now.
 
-    async def _store(self, payload: object, result: Result | None) -> Result | None:
+        `deadline`: until when parts that fail are sent again, on the event loop's clock.
+        """
+        return await asyncio.gather(
+            *(self._store(payload, result, deadline) for payload, result in zip(payloads, results, strict=True))
+        )
+
+    async def _store(self, payload: object, result: Result | None, deadline: float) -> Result | None:
         if result is not None or not isinstance(payload, LargeEntry) or payload.payload.stored:
             return result
         large = payload.payload
         try:
-            await self._aws.objects.put(*large.pointer, large.content)
+            await self._aws.objects.put(*large.pointer, large.content, deadline)
         except BackendError as error:
             return Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
         large.stored = True
@@ -126,9 +146,9 @@ class LargePayloads:
         pointer = parse_pointer(text)
         return pointer if pointer is not None and pointer.bucket in self._readable else None
 
-    async def fetch(self, pointer: Pointer) -> bytes:
-        """What is in S3. Raises `BackendError`."""
-        return await self._aws.objects.get(*pointer, MAX_PAYLOAD)
+    def body(self, pointer: Pointer, encoding: str, *, ordered: bool) -> OffloadedBody:
+        """A body that can be fetched. `encoding`: the value of `mqlift.encoding`; `ordered` as `LargeBody.ordered`."""
+        return OffloadedBody(self._aws.objects, pointer, encoding, ordered=ordered)
 
     async def remove(self, pointers: Sequence[Pointer]) -> None:
         """Remove bodies whose messages have ended; what fails is told in the log, and stays in the bucket."""
@@ -139,6 +159,59 @@ class LargePayloads:
             await self._aws.objects.delete(*pointer)
         except BackendError as error:
             _log.warning("large_payload_not_removed", key=pointer.key, problem=str(error))
+
+
+class OffloadedBody:
+    """A body in S3. Implements `gateway.core.backend.LargeBody`."""
+
+    __slots__ = ("_base64", "_objects", "_pointer", "_share", "ordered")
+
+    def __init__(self, objects: ObjectStore, pointer: Pointer, encoding: str, *, ordered: bool) -> None:
+        self._objects = objects
+        self._pointer = pointer
+        self._base64 = encoding == BASE64
+        self._share = AwaitedShare(objects.budget)
+        self.ordered = ordered
+
+    async def fetch(self) -> bytes:
+        """As `LargeBody.fetch`."""
+        try:
+            return await self._fetch_one_version()
+        except BaseException as error:
+            self._share.drop()
+            if isinstance(error, BackendError):
+                _log.warning("large_payload_not_fetched", key=self._pointer.key, problem=str(error))
+            raise
+
+    async def _fetch_one_version(self) -> bytes:
+        bucket, key = self._pointer
+        for _ in range(VERSIONS):
+            with suppress(Changed):
+                return await self._fetch()
+        raise Unavailable(f"the object {key} is written again and again", resource=f"s3 bucket {bucket}")
+
+    async def _fetch(self) -> bytes:
+        version = await self._objects.look(*self._pointer)
+        if self._base64:
+            try:
+                return await self._get(version, base64=True)
+            except ValueError:
+                # As a body in SQS that is not what its attribute says: it is delivered as it is.
+                _log.warning("large_payload_not_base64", key=self._pointer.key)
+        return await self._get(version, base64=False)
+
+    async def _get(self, version: Version, *, base64: bool) -> bytes:
+        size, limit = payload_bytes(version.size, base64=base64), min(MAX_PAYLOAD, self._objects.budget.size)
+        bucket, key = self._pointer
+        if size - (_PADDING if base64 else 0) > limit:
+            raise TooLarge(f"the object {key} has {size} bytes, more than {limit}", resource=f"s3 bucket {bucket}")
+        self._share.drop()  # not to wait for more with something in hand
+        await self._share.take(min(size, limit))
+        return await self._objects.get(bucket, key, version, base64=base64)
+
+    def forget(self) -> None:
+        """As `LargeBody.forget`."""
+        self._share.drop()
 
 
 async def send_rest(payloads: Sequence[object], results: Sequence[Result | None], send: Send) -> Sequence[Result]:

@@ -81,7 +81,7 @@ def payload_permissions(payloads: LargePayloadSettings | None, scope: Scope, *, 
     """For the bodies that are too large for a queue or a topic. `read`: they are delivered from there, too."""
     if payloads is None:
         return
-    actions = {"s3:PutObject"}
+    actions = {"s3:PutObject", "s3:AbortMultipartUpload"}
     if read:
         actions |= {"s3:GetObject"}
         yield from (Grant(_objects(bucket, scope), frozenset({"s3:GetObject"})) for bucket in payloads.also_read)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from adapters.aws.http import Answer, Connection, ExchangeFailed
 
@@ -13,6 +14,8 @@ MAX_LINE: Final = 10_000
 """Requests that may wait for a connection; senders and receivers keep far fewer in flight."""
 
 _CLOSED = "the client is closed"
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Pool:
@@ -151,7 +154,7 @@ class Pool:
     async def _connect(self) -> Connection:
         """Open a connection in a slot that the caller has taken."""
         try:
-            connection = await self._open_socket()
+            connection = await self.dial(Connection)
         except BaseException:
             self._free_slot()
             raise
@@ -165,11 +168,12 @@ class Pool:
             raise ExchangeFailed(_CLOSED)
         return connection
 
-    async def _open_socket(self) -> Connection:
+    async def dial(self, factory: Callable[[], P]) -> P:
+        """Open a connection that is none of the pool's, and its caller's to close. Raises `ExchangeFailed`."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+                _, connection = await loop.create_connection(factory, self._host, self._port, ssl=self._tls)
         except TimeoutError:
             raise ExchangeFailed(f"no connection within {self._connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as error:

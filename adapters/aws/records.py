@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from gateway.core.errors import BackendError, Unavailable
-from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result, failed
 
 Refuse: TypeAlias = Callable[[str, str], BackendError]
 """The error of a record that failed with this code and text."""
@@ -37,5 +37,4 @@ def _failed(record: Mapping[str, Any], refuse: Refuse) -> Result:
     code = record.get("ErrorCode")
     if not code:
         return Result(Outcome.RELEASED, Unavailable("nothing was said about this record of the batch"))
-    error = refuse(str(code), str(record.get("ErrorMessage") or ""))
-    return Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
+    return failed(refuse(str(code), str(record.get("ErrorMessage") or "")))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
 import orjson
@@ -13,16 +13,19 @@ from botocore import xform_name
 from adapters.aws.api import ObjectStore, Observer
 from adapters.aws.objects import S3Client, S3Objects
 from adapters.aws.observed import observed
+from adapters.aws.sdkevents import SdkEvents
 from adapters.aws.session import AwsSession, SdkServiceClient
 from adapters.aws.shapes import from_form, to_json, to_python
 from adapters.aws.translated import translated
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import CredentialsInvalid, Unavailable
 
 
 class SdkClient:
     """`AwsClient` over aiobotocore. Long polls have a client, and so connections, of their own."""
 
-    def __init__(self, session: AwsSession, observe: Observer) -> None:
+    def __init__(self, session: AwsSession, observe: Observer, budget: ByteBudget | None = None) -> None:
+        """`budget`: memory for what is read from S3; one of its own where nobody else needs any."""
         self.region = session.region
         self._session = session
         self._observe = observe
@@ -30,7 +33,7 @@ class SdkClient:
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
         self._closed = False
-        self.objects: ObjectStore = S3Objects(self._s3, session.settings.read_timeout, observe)
+        self.objects: ObjectStore = S3Objects(self._s3, session.settings.read_timeout, observe, budget)
 
     async def call(
         self,
@@ -52,16 +55,41 @@ class SdkClient:
         """Make a call without counting it."""
         usual = self._session.settings.read_timeout
         limit = usual if read_timeout is None else read_timeout
+        answered = self._answered(service, action, body, resource, region, limit, polls=limit > usual)
+        client, answer = await answered
+        model = client.meta.service_model.operation_model(action)
+        return orjson.dumps(answer if model.output_shape is None else to_json(model.output_shape, answer))
+
+    async def _answered(
+        self, service: str, action: str, body: bytes, resource: str, region: str, limit: float, *, polls: bool
+    ) -> tuple[SdkServiceClient, dict[str, object]]:
+        """Who was asked, and the answer in Python's values. `limit`: seconds."""
         try:
             with translated(service, action, resource):
-                client = await self._client(service, region, limit > usual)
+                client = await self._client(service, region, polls)
                 async with asyncio.timeout(limit):
-                    return await _invoke(client, action, body)
+                    return client, await _invoke(client, action, body)
         except CredentialsInvalid:
             keys = self._session.credentials.current()
             if keys is not None:
                 self._session.credentials.refused(keys)
             raise
+
+    @asynccontextmanager
+    async def events(
+        self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """As `AwsClient.events`."""
+        limit = self._session.settings.read_timeout
+        # Connections of long polls: those of a service that has none.
+        attempt = self._answered(service, action, body, resource, region or self.region, limit, polls=True)
+        client, answer = await observed(self._observe, service, action, attempt)
+        model = client.meta.service_model.operation_model(action)
+        events = SdkEvents(service, action, resource, model, answer, silence)
+        try:
+            yield events
+        finally:
+            events.close()
 
     async def caller(self) -> str:
         """As `AwsClient.caller`."""
@@ -91,7 +119,7 @@ class SdkClient:
             return self._clients[key]
 
 
-async def _invoke(client: SdkServiceClient, action: str, body: bytes) -> bytes:
+async def _invoke(client: SdkServiceClient, action: str, body: bytes) -> dict[str, object]:
     service = client.meta.service_model
     model = service.operation_model(action)
     parameters: object
@@ -104,4 +132,4 @@ async def _invoke(client: SdkServiceClient, action: str, body: bytes) -> bytes:
     method: Callable[..., Awaitable[dict[str, object]]] = getattr(client, xform_name(action))
     answer = await method(**cast("dict[str, object]", parameters))
     answer.pop("ResponseMetadata", None)
-    return orjson.dumps(answer if model.output_shape is None else to_json(model.output_shape, answer))
+    return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,11 @@ _NUMBER_EXPONENTS: Final = range(-128, 127)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,38}")
 
 
+_SCANNED: Final = 256 * 1024
+"""Bytes of a large payload that are looked at together."""
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+
 class Attribute(NamedTuple):
     """One attribute of a message: text for the types String and Number, bytes for Binary."""
 
@@ -80,6 +86,25 @@ def encode_body(body: bytes) -> tuple[str, str]:
             if text.isascii() or ("\ufffe" not in text and "\uffff" not in text):
                 return text, ""
     return base64.b64encode(body).decode(), BASE64
+
+
+def encoding_of(body: bytes) -> str:
+    """The second that `encode_body` gives, without the text: for payloads that are too large to have another copy."""
+    if not body:
+        return EMPTY
+    view = memoryview(body)
+    decoder = _Utf8Decoder()
+    for start in range(0, len(body), _SCANNED):
+        piece = bytes(view[start : start + _SCANNED])
+        if len(piece.translate(None, _ILLEGAL_BYTES)) != len(piece):
+            return BASE64
+        try:
+            text = decoder.decode(piece, start + _SCANNED >= len(body))
+        except UnicodeDecodeError:
+            return BASE64
+        if not text.isascii() and ("\ufffe" in text or "\uffff" in text):
+            return BASE64
+    return ""
 
 
 def decode_body(text: str | bytes, encoding: str) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, cast
 
 import orjson
 
 from adapters.aws.api import AwsClient
 from adapters.aws.delays import refuse_delay
+from adapters.aws.directory import Provision
 from adapters.aws.errors import classify, code_of
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
@@ -19,8 +20,6 @@ from gateway.core.errors import BackendError, Invalid, NotFound, Throttled, TooL
 from gateway.core.message import Message
 from gateway.core.outcome import Result
 from gateway.core.transform import transformed_body
-
-Provision: TypeAlias = Literal["auto", "never"]
 
 # "Each PutRecordBatch request supports up to 500 records. Each record in the request can be as large as 1,000 KB
 # (before base64 encoding), up to a limit of 4 MB for the entire request."

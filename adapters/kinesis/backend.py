@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, cast
 
 import orjson
 
 from adapters.aws.api import AwsClient
 from adapters.aws.delays import refuse_delay
-from adapters.aws.errors import classify, code_of
+from adapters.aws.errors import classify, code_of, is_of_key
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
+from adapters.kinesis.consumers import ConsumerDirectory
 from adapters.kinesis.encoding import AggregatedEntry, encode
 from adapters.kinesis.naming import stream_name
-from adapters.kinesis.reading import iterator_request, read_iterator, read_page, read_shards
+from adapters.kinesis.reading import (
+    iterator_request,
+    read_event,
+    read_iterator,
+    read_page,
+    read_shards,
+    subscription_request,
+)
 from adapters.kinesis.settings import DEFAULT_OPTIONS, KIND, OWN_OPTIONS, RECORD_BYTES, KinesisOptions
 from adapters.kinesis.streams import Provision, StreamDirectory
 from gateway.core.backend import Entry, Limits, QueueSpec, Target
@@ -31,8 +41,15 @@ BATCH_ENTRIES: Final = 500
 BATCH_BYTES: Final = 10_485_760
 
 # "Each shard can support up to five read transactions per second […] up to a maximum total data read rate of 2 MiB per
-# second" (Kinesis guide, "Quotas and limits"). One of the five is left to others.
-READ_LIMITS: Final = ReadLimits(reads_per_second=4.0, bytes_per_second=2 * 1024 * 1024, page_records=1_000)
+# second" (Kinesis guide, "Quotas and limits"). One of the five is left to others. "If you call SubscribeToShard again
+# with the same ConsumerARN and ShardId within 5 seconds of a successful call, you'll get a ResourceInUseException."
+# (https://docs.aws.amazon.com/kinesis/latest/APIReference/API_SubscribeToShard.html)
+READ_LIMITS: Final = ReadLimits(
+    reads_per_second=4.0, bytes_per_second=2 * 1024 * 1024, page_records=1_000, subscription_seconds=5.0
+)
+
+SILENCE_SECONDS: Final = 30.0
+"""After so long without an event a subscription is taken for dead: Kinesis sends empty ones, every few seconds."""
 
 SHARD_PAGES: Final = 20
 """Answers of `ListShards` that are put together at most: each has 1,000 shards, which is more than an account has."""
@@ -46,7 +63,7 @@ OWN_TRANSFORM: Final = Transform(envelope=True)
 
 def open_backend(aws: AwsClient, *, prefix: str, provision: Provision) -> KinesisBackend:
     """How this folder offers itself."""
-    return KinesisBackend(aws, prefix=prefix, provision=provision)
+    return KinesisBackend(aws, prefix=prefix, provision=provision, hostname=socket.gethostname())
 
 
 class KinesisBackend(SendOnly):
@@ -63,10 +80,13 @@ class KinesisBackend(SendOnly):
     """`entry_bytes` without the option `max_record_bytes`."""
     read_limits = READ_LIMITS
 
-    def __init__(self, aws: AwsClient, *, prefix: str = "", provision: Provision = "auto") -> None:
+    def __init__(
+        self, aws: AwsClient, *, prefix: str = "", provision: Provision = "auto", hostname: str = "localhost"
+    ) -> None:
         self._aws = aws
         self._prefix = prefix
         self._streams = StreamDirectory(aws, provision)
+        self._consumers = ConsumerDirectory(aws, self._streams, provision, hostname)
 
     def home(self, queue: str, spec: QueueSpec) -> Target:  # noqa: ARG002 - all streams are alike
         name = stream_name(self._prefix + queue)
@@ -84,8 +104,8 @@ class KinesisBackend(SendOnly):
         try:
             answer = await self._aws.call("kinesis", "PutRecords", body, resource=stream.resource, region=stream.region)
         except NotFound as error:
-            if code_of(error).upper().startswith("KMS"):
-                raise  # the stream is there, its encryption key is not
+            if is_of_key(error):
+                raise  # the stream is there
             await self._streams.ready(stream, target)
             # It is there by now; Kinesis may need a moment to know it everywhere.
             raise Unavailable("the stream was missed and is there again", resource=stream.resource) from None
@@ -154,6 +174,34 @@ class KinesisBackend(SendOnly):
             raise PositionLost(error.problem, resource=error.resource, action=error.action) from None
         return read_page(answer, target)
 
+    # Records that are brought: enhanced fan-out
+
+    async def enroll(self, target: Target, consumer: str) -> None:
+        """As `StreamBackend.enroll`."""
+        await self._consumers.find(self._streams.find(target), consumer)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, target: Target, consumer: str, shard: str, position: Position
+    ) -> AsyncIterator[AsyncIterator[Page]]:
+        """As `StreamBackend.subscribe`."""
+        stream = self._streams.find(target)
+        arn = await self._consumers.find(stream, consumer)
+        body = orjson.dumps({"ConsumerARN": arn, **subscription_request(shard, position)})
+        try:
+            async with self._aws.events(
+                "kinesis",
+                "SubscribeToShard",
+                body,
+                silence=SILENCE_SECONDS,
+                resource=stream.resource,
+                region=stream.region,
+            ) as events:
+                yield Events(events, target)
+        except NotFound:
+            self._consumers.forget(stream, consumer)  # for all that is known, it was the consumer that is gone
+            raise
+
     async def _call(self, target: Target, action: str, request: dict[str, object]) -> bytes:
         stream = self._streams.find(target)
         body = orjson.dumps(request)
@@ -161,6 +209,23 @@ class KinesisBackend(SendOnly):
 
     async def aclose(self) -> None:
         """Nothing here is open but the client, which others share."""
+
+
+class Events:
+    """The pages of a subscription."""
+
+    __slots__ = ("_events", "_target")
+
+    def __init__(self, events: AsyncIterator[bytes], target: Target) -> None:
+        self._events = events
+        self._target = target
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Page:
+        """Raises `BackendError`."""
+        return read_event(await anext(self._events), self._target)
 
 
 def _record(entry: Entry) -> bytes:

@@ -1,4 +1,4 @@
-"""What is asked of a stream to read it, and what it answers: shards, iterators, records. Pure."""
+"""What is asked of a stream to read it, and what it answers: shards, iterators, records, events. Pure."""
 
 from __future__ import annotations
 
@@ -46,15 +46,24 @@ def full_shard(shard: str) -> str:
 
 def iterator_request(shard: str, position: Position) -> dict[str, object]:
     """What `GetShardIterator` is asked, but for the stream."""
-    request: dict[str, object] = {
+    return {
         "ShardId": full_shard(shard),
         "ShardIteratorType": _ITERATOR_TYPES[position.whence],
+        **_place(position, "StartingSequenceNumber"),
     }
+
+
+def subscription_request(shard: str, position: Position) -> dict[str, object]:
+    """What `SubscribeToShard` is asked, but for the consumer."""
+    starting = {"Type": _ITERATOR_TYPES[position.whence], **_place(position, "SequenceNumber")}
+    return {"ShardId": full_shard(shard), "StartingPosition": starting}
+
+
+def _place(position: Position, sequence: str) -> dict[str, object]:
+    """`sequence`: what the request calls a sequence number."""
     if position.whence is Whence.TIME:
-        request["Timestamp"] = position.time
-    elif position.sequence:
-        request["StartingSequenceNumber"] = position.sequence
-    return request
+        return {"Timestamp": position.time}
+    return {sequence: position.sequence} if position.sequence else {}
 
 
 def read_shards(answer: bytes) -> tuple[list[Shard], str]:
@@ -85,11 +94,21 @@ def read_iterator(answer: bytes) -> str:
 
 def read_page(answer: bytes, target: Target) -> Page:
     """The records in an answer of `GetRecords`."""
+    return _page(answer, target, "NextShardIterator")
+
+
+def read_event(event: bytes, target: Target) -> Page:
+    """The records in a `SubscribeToShardEvent`. The last one of a shard names its children."""
+    return _page(event, target, "ContinuationSequenceNumber")
+
+
+def _page(answer: bytes, target: Target, continuation: str) -> Page:
     try:
         document = orjson.loads(answer)
         records = [_record(record, target) for record in document["Records"]]
         behind = bool(document.get("MillisBehindLatest") or 0)
-        return Page(records, document.get("NextShardIterator") or None, behind)
+        following = None if document.get("ChildShards") else document.get(continuation) or None
+        return Page(records, following, behind)
     except (AttributeError, Base64Error, KeyError, TypeError, ValueError) as error:
         raise _broken(error) from None
 

@@ -1,7 +1,8 @@
-"""What a rule may say of a Kinesis target: `{kinesis: NAME, partition_key: …, explicit_hash_key: …, aggregate: …}`."""
+"""What a rule may say of a Kinesis target: `{kinesis: NAME, partition_key: …, aggregate: …, enhanced_fan_out: […]}`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -19,7 +20,16 @@ RECORD_BYTES: Final = 1_048_576
 MAX_RECORD_BYTES: Final = 10 * RECORD_BYTES
 """What a stream can be set to allow (`MaxRecordSizeInKiB`), and one request (Kinesis API reference, PutRecords)."""
 
-_OPTIONS: Final = ("partition_key", "explicit_hash_key", "aggregate", "max_record_bytes", "tail")
+_OPTIONS: Final = ("partition_key", "explicit_hash_key", "aggregate", "max_record_bytes", "tail", "enhanced_fan_out")
+
+CONSUMERS: Final = 50
+"""Enhanced fan-out consumers of one stream: 20, and 50 with On-demand Advantage (API reference,
+RegisterStreamConsumer)."""
+
+HOSTNAME: Final = "{hostname}"
+"""In the name of what feeds a tail: the name of the host, as each gateway needs a consumer of its own."""
+
+_CONSUMER: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")  # service model 2013-12-02, ConsumerName
 
 TAIL_KEY: Final = "{partition_key}"
 
@@ -58,7 +68,9 @@ def parse_target(value: object, options: Mapping[str, object], captures: Abstrac
         max_record_bytes=_record_bytes(options.get("max_record_bytes", RECORD_BYTES)),
     )
     name = _name(value, captures)
-    return Target(kind=KIND, name=name, options=parsed, tail=_tail(options.get("tail"), name))
+    tail = _tail(options.get("tail"), name)
+    pushed = _consumers(options.get("enhanced_fan_out"), tail=bool(tail))
+    return Target(kind=KIND, name=name, options=parsed, tail=tail, pushed=pushed)
 
 
 def notes(target: Target, fixed: AbstractSet[str]) -> tuple[str, ...]:
@@ -98,6 +110,23 @@ def _tail(value: object, name: str) -> str:
     if "{" in name:
         raise ConfigError("tail", "which stream to read depends on a client's name", "name one stream")
     return value
+
+
+def _consumers(value: object, *, tail: bool) -> tuple[str, ...]:
+    """Enhanced fan-out consumers, as the rule names them."""
+    if value is None:
+        return ()
+    key = "enhanced_fan_out"
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise ConfigError(key, "not a list of names", "name consumers, such as [billing]; each costs")
+    for name in value:
+        if not _CONSUMER.fullmatch(name.replace(HOSTNAME, "h") if tail else name):
+            raise ConfigError(key, f"{name!r} cannot be registered", "A-Z a-z 0-9 _ . - and 128 characters at most")
+    if len(value) > CONSUMERS or len(set(value)) < len(value):
+        raise ConfigError(key, "too many names, or one twice", f"{CONSUMERS} different ones at most")
+    if tail and len(value) > 1:
+        raise ConfigError(key, "live subscribers are fed by one consumer", f"one name, with {HOSTNAME} in it")
+    return tuple(value)
 
 
 def _switch(key: str, value: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
@@ -10,16 +9,14 @@ import orjson
 import structlog
 
 from adapters.aws.api import AwsClient
+from adapters.aws.directory import Remembered, Resource, now
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference, parse_reference
 from adapters.kinesis.settings import RECORD_BYTES, KinesisOptions
 from gateway.core.backend import Target
-from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
+from gateway.core.errors import BackendError, NotFound, Unavailable
 
 Provision: TypeAlias = Literal["auto", "never"]
-
-STREAM_LIMIT: Final = 10_000
-"""Streams that are remembered; there is little to remember of one."""
 
 NEGATIVE_SECONDS: Final = 1.0
 """How long a stream that is missing or not ready is not asked for again: DescribeStreamSummary may be called 20 times
@@ -30,25 +27,20 @@ _USABLE: Final = frozenset({"ACTIVE", "UPDATING"})
 _log = structlog.get_logger("mqlift.kinesis")
 
 
-class Stream:
-    """One stream. `failure` is what was last found out, while that may still be so."""
+class Stream(Resource):
+    """What is known of one stream, and how requests that write to it begin. `arn` is empty until it is known."""
 
-    __slots__ = ("failed_until", "failure", "lock", "reference", "region", "resource", "send_head")
+    __slots__ = ("arn", "reference", "send_head")
 
     def __init__(self, reference: StreamReference) -> None:
+        super().__init__(f"kinesis stream {reference.name}", reference.region)
         self.reference = reference
-        self.region = reference.region or None
-        self.resource = f"kinesis stream {reference.name}"
-        self.lock = asyncio.Lock()
-        self.failure: BackendError | None = None
-        self.failed_until = 0.0
+        self.arn = reference.arn
         member, value = reference.member
         self.send_head = b'{"%b":%b,"Records":[' % (member.encode(), orjson.dumps(value))
 
-    def raise_recent(self) -> None:
-        """Raise what was found out a moment ago, instead of asking again."""
-        if self.failure is not None and _now() < self.failed_until:
-            raise self.failure.with_traceback(None)
+    def fail(self, error: BackendError) -> None:
+        self.failure, self.failed_until = error, now() + NEGATIVE_SECONDS
 
 
 class StreamDirectory:
@@ -57,32 +49,12 @@ class StreamDirectory:
     def __init__(self, aws: AwsClient, provision: Provision) -> None:
         self._aws = aws
         self._provision = provision
-        self._streams: dict[str, Stream] = {}
-
-    def find(self, target: Target) -> Stream:
-        """Raises `Invalid` for a name that cannot be a stream's."""
-        stream = self._streams.get(target.name)
-        if stream is None:
-            try:
-                stream = Stream(parse_reference(target.name))
-            except ValueError as error:
-                raise Invalid(str(error), resource="kinesis stream") from None
-            if len(self._streams) >= STREAM_LIMIT:
-                del self._streams[next(iter(self._streams))]
-            self._streams[target.name] = stream
-        return stream
+        self._streams = Remembered("kinesis stream", lambda name: Stream(parse_reference(name)))
+        self.find = self._streams.find
 
     async def ready(self, stream: Stream, target: Target) -> None:
         """Find the stream, or create it where that is allowed. Raises `Unavailable` until it can be written to."""
-        async with stream.lock:
-            # Whoever held the lock before may have found out.
-            stream.raise_recent()
-            try:
-                await self._find_or_create(stream, target)
-            except BackendError as error:
-                stream.failure, stream.failed_until = error, _now() + NEGATIVE_SECONDS
-                raise
-            stream.failure = None
+        await stream.look(lambda: self._find_or_create(stream, target))
 
     async def _find_or_create(self, stream: Stream, target: Target) -> None:
         try:
@@ -100,11 +72,18 @@ class StreamDirectory:
             answer = await self._call(stream, "DescribeStreamSummary", {member: value})
         except NotFound:
             raise self._missing(stream) from None
-        status = _status(answer)
+        status, arn = _summary(answer)
         if status not in _USABLE:
             raise Unavailable(
                 f"the stream is {status.lower()}", resource=stream.resource, action="kinesis:DescribeStreamSummary"
             )
+        stream.arn = arn
+
+    async def arn(self, stream: Stream) -> str:
+        """Its ARN, asked for once. Raises as `look_up`."""
+        if not stream.arn:
+            await self.look_up(stream)
+        return stream.arn
 
     async def _create(self, stream: Stream, target: Target) -> None:
         request: dict[str, object] = {
@@ -143,12 +122,10 @@ class StreamDirectory:
         return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
 
 
-def _status(answer: bytes) -> str:
+def _summary(answer: bytes) -> tuple[str, str]:
+    """Status and ARN."""
     try:
-        return str(orjson.loads(answer)["StreamDescriptionSummary"]["StreamStatus"])
+        summary = orjson.loads(answer)["StreamDescriptionSummary"]
+        return str(summary["StreamStatus"]), str(summary["StreamARN"])
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -17,7 +17,7 @@ from adapters.memory.settings import DEFAULT_OPTIONS, KIND, MemoryOptions
 from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, Throttled, TooLarge
 from gateway.core.message import Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result, failed
 from gateway.core.templates import Template
 from gateway.core.transform import transformed
 
@@ -201,7 +201,7 @@ def _attempt(operation: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs)
     try:
         operation(*args, **kwargs)
     except BackendError as error:
-        return Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
+        return failed(error)
     return ACCEPTED
 
 

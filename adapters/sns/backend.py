@@ -9,7 +9,7 @@ from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
 from adapters.aws.delays import refuse_delay
 from adapters.aws.directory import Provision
-from adapters.aws.errors import classify, code_of
+from adapters.aws.errors import classify, is_of_key
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
 from adapters.aws.payloads import MAX_PAYLOAD, LargeEntry, LargePayload, LargePayloads, send_rest
@@ -21,7 +21,7 @@ from adapters.sns.topics import Topic, TopicDirectory
 from gateway.core.backend import Entry, Limits, QueueSpec, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, Result, failed
 from gateway.core.transform import transformed
 
 # "up to ten messages to the specified topic in a single batch […] The maximum allowed individual message size and the
@@ -105,6 +105,8 @@ class SnsBackend(SendOnly):
         refuse_delay(message, self.service, target.name)
         try:
             message = transformed(target.transform, message)
+            if len(message.body) > self._threshold:  # known without another copy of the body
+                return self._large_entry(target, options, message, len(message.body))
             fields, size = self._encoder.encode(message, options.attributes, target.fanout or ())
             if size > self._threshold:
                 return self._large_entry(target, options, message, size)
@@ -123,7 +125,7 @@ class SnsBackend(SendOnly):
         if pointer_size > self._limit:
             problem = f"the message has {pointer_size} bytes without its body; SNS takes {self._limit}"
             raise TooLarge(problem, resource=f"sns topic {target.name}")
-        return self._entry(target, options, message, fields, max(pointer_size, len(payload.content)), payload)
+        return self._entry(target, options, message, fields, max(pointer_size, payload.content.size), payload)
 
     def _entry(
         self,
@@ -164,7 +166,8 @@ class SnsBackend(SendOnly):
         results: Sequence[Result | None] = [_known_result(entry.payload, topic, arn) for entry in entries]
         payloads = [_unwrapped(entry.payload) for entry in entries]
         if self._payloads is not None:
-            results = await self._payloads.store(payloads, results)
+            deadline = max(entry.deadline for entry in entries)
+            results = await self._payloads.store(payloads, results, deadline)
         try:
             return await send_rest(payloads, results, lambda rest: self._publish(topic, rest))
         except BackendError as error:
@@ -172,8 +175,7 @@ class SnsBackend(SendOnly):
             if topic.life == life or not any(known):
                 raise
             # Told at once: what is published from now on must not name its queues to the topic that comes next.
-            released = Result(Outcome.RELEASED, error)
-            return [result or released for result in known]
+            return [result or failed(error) for result in known]
 
     async def _publish(self, topic: Topic, payloads: Sequence[bytes]) -> Sequence[Result]:
         parts = [topic.batch_head]
@@ -190,8 +192,8 @@ class SnsBackend(SendOnly):
         try:
             return await self._aws.call("sns", action, body, resource=topic.resource, region=topic.region)
         except NotFound as error:
-            if code_of(error).upper().startswith("KMS"):
-                raise  # the topic is there, its encryption key is not
+            if is_of_key(error):
+                raise  # the topic is there
             raise self._topics.gone(topic, error.action) from None
 
     async def ensure(self, target: Target, spec: QueueSpec) -> None:  # noqa: ARG002 - the name says standard or FIFO
@@ -216,7 +218,7 @@ def _known_result(payload: object, topic: Topic, arn: str) -> Result | None:
         return ACCEPTED
     if isinstance(payload, ForQueues) and payload.life != topic.life:
         problem = "the topic was deleted, and the subscriptions of its queues with it"
-        return Result(Outcome.RELEASED, NotFound(problem, resource=topic.resource, action="sns:Publish"))
+        return failed(NotFound(problem, resource=topic.resource, action="sns:Publish"))
     return None
 
 

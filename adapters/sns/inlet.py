@@ -18,7 +18,7 @@ from adapters.sns.naming import parse_reference
 from adapters.sns.queues import SubscribedQueues
 from adapters.sns.topics import TopicDirectory
 from gateway.core.backend import Target
-from gateway.core.errors import BackendError, Invalid
+from gateway.core.errors import BackendError, Invalid, NotFound
 from gateway.core.ingress import Incoming
 from gateway.core.message import NO_PROPERTIES, Headers, HeaderValue, Message, Origin, Properties
 from gateway.core.packing import unpack_meta
@@ -90,6 +90,9 @@ class Inlet:
             attributes["FilterPolicy"] = filter_policy(self._own)
         try:
             await self._topics.call(self._topic, "Subscribe", fields | map_fields("Attributes", attributes))
+        except NotFound:
+            self._topic.forget()  # to be looked up, or made, the next time
+            raise
         except Invalid as error:
             # "Subscription already exists with different attributes"
             raise BackendError(

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from adapters.aws.batches import SHAPE_ERRORS, unreadable
-from gateway.core.backend import Depth, Received
+from gateway.core.backend import Depth, LargeBody, Received
 from gateway.core.message import Message
 
 COUNTS: Final = (
@@ -16,6 +16,7 @@ COUNTS: Final = (
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
+REDRIVE: Final = ("RedrivePolicy",)
 
 Decode: TypeAlias = Callable[[str | bytes, Mapping[str, Mapping[str, str]], Mapping[str, str], str], Message]
 
@@ -26,11 +27,13 @@ class Unread(NamedTuple):
     """A message of an answer, before it is decoded."""
 
     body: str | bytes
-    """The text that SQS has, or what was fetched from S3 in its place."""
+    """The text that SQS has."""
     attributes: Mapping[str, Mapping[str, str]]
     system: Mapping[str, str]
     handle: str
     uid: str
+    large: LargeBody | None = None
+    """What fetches a body that is not in the answer."""
 
 
 def unread(answer: bytes) -> list[Unread]:
@@ -60,9 +63,19 @@ def received(messages: Sequence[Unread], decode: Decode, queue: str) -> list[Rec
                 int(system.get("ApproximateReceiveCount", 1)),
                 uid,
                 int(system.get("SentTimestamp", 0)) / 1000,
+                large,
             )
-            for body, attributes, system, handle, uid in messages
+            for body, attributes, system, handle, uid, large in messages
         ]
+    except SHAPE_ERRORS as error:
+        raise unreadable(error) from None
+
+
+def redriven_after(answer: bytes) -> int | None:
+    """The `maxReceiveCount` in the answer of `GetQueueAttributes`; None for a queue without a redrive policy."""
+    try:
+        policy = (orjson.loads(answer).get("Attributes") or _NOTHING).get("RedrivePolicy")
+        return int(orjson.loads(policy)["maxReceiveCount"]) if policy else None
     except SHAPE_ERRORS as error:
         raise unreadable(error) from None
 

@@ -19,14 +19,14 @@ from adapters.aws.errors import classify, code_of
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
 from adapters.aws.payloads import MAX_PAYLOAD, LargeEntry, LargePayloads, fields_of, send_rest
-from adapters.sqs.answers import COUNTS, Unread, depth, received, unread
+from adapters.sqs.answers import COUNTS, REDRIVE, Unread, depth, received, redriven_after, unread
 from adapters.sqs.encoding import TRACE_HEADER, Decoder, Encoder, encode_pointer
 from adapters.sqs.naming import queue_name
-from adapters.sqs.offloaded import fetch, handle_of, pointer_of
+from adapters.sqs.offloaded import handle_of, offloaded, pointer_of
 from adapters.sqs.queues import MAX_RETENTION, MIN_RETENTION, Queue, QueueDirectory
 from adapters.sqs.settings import DEFAULT_OPTIONS, DEFAULT_SETTINGS, KIND, Settings, SqsOptions
 from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
-from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
+from gateway.core.errors import Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.templates import Template
@@ -65,7 +65,7 @@ def open_backend(
 
 
 class SqsBackend:
-    """Implements `gateway.core.backend.Backend`. The client is shared, and closed by who opened it."""
+    """Implements `gateway.core.backend.Backend` and `Redriving`. The client is shared, and closed by who opened it."""
 
     limits = Limits(
         batch_entries=BATCH_ENTRIES,
@@ -114,6 +114,8 @@ class SqsBackend:
         options = target.options if isinstance(target.options, SqsOptions) else DEFAULT_OPTIONS
         try:
             message = transformed(target.transform, message)
+            if len(message.body) > self._threshold:  # known without another copy of the body
+                return self._large_entry(target, options, message, len(message.body))
             fields, size = self._encoder.encode(message, options.attributes)
             if size > self._threshold:
                 return self._large_entry(target, options, message, size)
@@ -132,7 +134,7 @@ class SqsBackend:
         if pointer_size > MAX_BYTES:
             problem = f"the message has {pointer_size} bytes without its body; SQS takes {MAX_BYTES}"
             raise TooLarge(problem, resource=f"sqs queue {target.name}")
-        entry = self._entry(target, options, message, fields, max(pointer_size, len(payload.content)))
+        entry = self._entry(target, options, message, fields, max(pointer_size, payload.content.size))
         entry.payload = LargeEntry(fields_of(entry.payload), payload)
         return entry
 
@@ -165,7 +167,8 @@ class SqsBackend:
         payloads = [entry.payload for entry in entries]
         if self._payloads is None:
             return await self._send(queue, cast("list[bytes]", payloads))
-        stored = await self._payloads.store(payloads, [None] * len(payloads))
+        deadline = max(entry.deadline for entry in entries)
+        stored = await self._payloads.store(payloads, [None] * len(payloads), deadline)
         return await send_rest(payloads, stored, lambda rest: self._send(queue, rest))
 
     async def _send(self, queue: Queue, payloads: Sequence[bytes]) -> Sequence[Result]:
@@ -187,24 +190,8 @@ class SqsBackend:
         answer = await self._call(queue, "ReceiveMessage", orjson.dumps(request), read_timeout=seconds + RECEIVE_MARGIN)
         messages: Sequence[Unread] = unread(answer)
         if self._payloads is not None:
-            messages = await self._fetch(target, messages, self._payloads)
+            messages = offloaded(messages, self._payloads, ordered=is_fifo(target.name))
         return received(messages, self._decoder.decode, target.queue)
-
-    async def _fetch(self, target: Target, messages: Sequence[Unread], payloads: LargePayloads) -> Sequence[Unread]:
-        """Get the bodies that are in S3.
-
-        A message whose body cannot be had is left alone: it comes back when its visibility ends. The error is raised
-        where nothing else came with it, so that polling slows down and the problem is told.
-        """
-        fetched = await fetch(messages, payloads)
-        if fetched.postponed:
-            try:
-                await self._change_visibility(target, fetched.postponed, 0)
-            except BackendError as error:
-                _log.warning("messages_come_back_late", queue=target.queue, problem=str(error))
-        if fetched.error is not None and not fetched.whole:
-            raise fetched.error
-        return fetched.whole
 
     async def settle(self, target: Target, receipts: Sequence[str], outcome: Outcome) -> Sequence[Result]:
         if outcome is Outcome.RELEASED:
@@ -256,6 +243,12 @@ class SqsBackend:
     async def depth(self, target: Target) -> Depth:
         queue = self._queues.find(target)
         return depth(await self._attributes(queue, await self._queues.url(queue, target, create=False), COUNTS))
+
+    async def redriven_after(self, target: Target) -> int | None:
+        """As `gateway.core.backend.Redriving`."""
+        queue = self._queues.find(target)
+        url = await self._queues.url(queue, target, create=False)
+        return redriven_after(await self._attributes(queue, url, REDRIVE))
 
     async def _attributes(self, queue: Queue, url: str, names: Sequence[str]) -> bytes:
         return await self._call(queue, "GetQueueAttributes", orjson.dumps({"QueueUrl": url, "AttributeNames": names}))

@@ -1,72 +1,40 @@
-"""Received messages whose bodies are in S3: fetched before they are delivered, removed after they were deleted."""
+"""Received messages whose bodies are in S3: handed out with what fetches these, and removed after they were deleted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-import structlog
-
-from adapters.aws.payloads import MAX_PAYLOAD, LargePayloads, Pointer
-from adapters.aws.wire import LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE
+from adapters.aws.payloads import LargePayloads, Pointer
+from adapters.aws.wire import BASE64, ENCODING
 from adapters.sqs.answers import Unread
-from gateway.core.errors import BackendError
-
-ANSWER_BYTES: Final = MAX_PAYLOAD
-"""Bytes that are fetched for the messages of one answer; others are released, and taken by a later poll."""
 
 # A receipt of such a message is bucket, slash, key and line break before what SQS gave. Handles of SQS are base64.
 _MARK: Final = "\n"
 
-_log = structlog.get_logger("mqlift.sqs")
+
+def offloaded(messages: Sequence[Unread], payloads: LargePayloads, *, ordered: bool) -> Sequence[Unread]:
+    """Put what fetches a body in the place of each pointer. `ordered`: whether the queue keeps an order."""
+    return [_offloaded(message, payloads, ordered=ordered) for message in messages]
 
 
-class Fetched(NamedTuple):
-    """What became of the messages of an answer."""
-
-    whole: Sequence[Unread]
-    """Those that have their bodies."""
-    postponed: Sequence[str]
-    """The receipt handles of those that were too many bytes at once."""
-    error: BackendError | None
-    """Why others are in neither, where there are any: the last of several reasons."""
-
-
-async def fetch(messages: Sequence[Unread], payloads: LargePayloads) -> Fetched:
-    """Put the bodies from S3, one after the other, in the places of the pointers to them."""
-    whole: list[Unread] = []
-    postponed: list[str] = []
-    error: BackendError | None = None
-    held: set[str] = set()
-    room = ANSWER_BYTES
-    for message in messages:
-        pointer = payloads.pointer(message.body, message.attributes)
-        group = message.system.get("MessageGroupId", "")
-        if group in held or (pointer is not None and room < ANSWER_BYTES and _announced(message) > room):
-            postponed.append(message.handle)
-        elif pointer is None:
-            whole.append(message)
-            continue
-        else:
-            try:
-                body = await payloads.fetch(pointer)
-            except BackendError as failure:
-                error = failure
-                _log.warning("large_payload_not_fetched", key=pointer.key, problem=str(failure))
-            else:
-                room -= len(body)
-                whole.append(message._replace(body=body, handle=marked(message.handle, pointer)))
-                continue
-        if group:
-            held.add(group)  # what comes later in a group is not delivered before
-    return Fetched(whole, postponed, error)
+def _offloaded(message: Unread, payloads: LargePayloads, *, ordered: bool) -> Unread:
+    pointer = payloads.pointer(message.body, message.attributes)
+    if pointer is None:
+        return message
+    encoding = message.attributes.get(ENCODING, _NO_ENCODING).get("StringValue", "")
+    attributes = message.attributes
+    if encoding == BASE64:  # which is undone while it is fetched
+        attributes = {name: fields for name, fields in attributes.items() if name != ENCODING}
+    return message._replace(
+        body=b"",
+        attributes=attributes,
+        handle=marked(message.handle, pointer),
+        large=payloads.body(pointer, encoding, ordered=ordered and "MessageGroupId" in message.system),
+    )
 
 
-def _announced(message: Unread) -> int:
-    """The size of a body in S3, as its sender says; 0 where that cannot be read."""
-    attribute = message.attributes.get(PAYLOAD_SIZE) or message.attributes[LEGACY_PAYLOAD_SIZE]
-    text = attribute.get("StringValue", "")
-    return int(text) if text.isascii() and text.isdigit() else 0
+_NO_ENCODING: Final[dict[str, str]] = {}
 
 
 def marked(handle: str, pointer: Pointer) -> str:
@@ -80,7 +48,7 @@ def handle_of(receipt: str) -> str:
 
 
 def pointer_of(receipt: str) -> Pointer | None:
-    """Where the body of a delivery is, if it was fetched."""
+    """Where the body of a delivery is, if it is in S3."""
     place, mark, _ = receipt.rpartition(_MARK)
     if not mark:
         return None

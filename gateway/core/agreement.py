@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from gateway.core.durable import DurableTopology
 from gateway.core.fleet import Fleet
+from gateway.core.later import Later
 from gateway.core.store import Conflict
 from gateway.core.topologyfollower import TopologyFollower
 
@@ -51,15 +52,3 @@ class Agreement:
                 await self._follower.read(conflict.kind, conflict.key)
         await self.catch_up()
         return await change()
-
-
-class Later:
-    """Something to wait for that is begun when it is waited for."""
-
-    __slots__ = ("_begin",)
-
-    def __init__(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._begin = begin
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._begin().__await__()

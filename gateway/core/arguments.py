@@ -7,7 +7,7 @@ when the queue is declared again, as for RabbitMQ.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
 from typing import Final
@@ -16,6 +16,7 @@ from gateway.core.backend import QueueSpec
 from gateway.core.errors import Inequivalent, InvalidArgument
 from gateway.core.exchanges import shown
 from gateway.core.message import HeaderValue
+from gateway.core.selector import Selector, SelectorError, compile_selector
 
 MAX_PRIORITIES: Final = 255
 """As RabbitMQ; the queue in AWS has fewer levels, see `docs/compatibility.md`."""
@@ -27,6 +28,10 @@ QUEUE_TYPE: Final = "x-queue-type"
 DEAD_LETTER_EXCHANGE: Final = "x-dead-letter-exchange"
 DEAD_LETTER_ROUTING_KEY: Final = "x-dead-letter-routing-key"
 CLASSIC: Final = "classic"
+
+SELECTOR: Final = "x-selector"
+"""An argument of ours: of what is routed to the queue, it gets what this selector (JMS 2.0 §3.8) matches. So a durable
+subscription is filtered also while its subscriber is away: the queue, with its arguments, is in the state store."""
 
 QUORUM_DELIVERY_LIMIT: Final = 20
 """What a quorum queue has when it does not say, since RabbitMQ 4.0."""
@@ -57,6 +62,8 @@ class QueuePolicy:
     stream: bool = False
     delivery_limit: int | None = None
     """Deliveries that may fail before a message is dead-lettered; None for any number."""
+    accepts: Selector | None = field(default=None, compare=False)
+    """Which of the messages that are routed to the queue come into it; None for all."""
 
     @property
     def bounded(self) -> bool:
@@ -72,9 +79,9 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
     if not arguments:
         return NO_POLICY
     values: dict[str, object] = {}
-    for name, (field, read) in _KNOWN.items():
+    for name, (meaning, read) in _KNOWN.items():
         if name in arguments:
-            values[field] = read(name, arguments[name])
+            values[meaning] = read(name, arguments[name])
     kind = _one_of(QUEUE_TYPE, arguments.get(QUEUE_TYPE, CLASSIC), (CLASSIC, "quorum", "stream"), "queue type")
     _one_of("x-queue-mode", arguments.get("x-queue-mode", "default"), ("default", "lazy"), "queue mode")
     if kind == "stream":
@@ -142,6 +149,7 @@ _NOT_OF_STREAMS: Final = frozenset(
         "x-max-priority",
         "x-message-ttl",
         "x-overflow",
+        "x-selector",
         "x-single-active-consumer",
     }
 )
@@ -192,6 +200,13 @@ def _delivery_limit(name: str, value: object) -> int | None:
     return None if value == -1 else _number(0)(name, value)
 
 
+def _selector(name: str, value: object) -> Selector:
+    try:
+        return compile_selector(_text(name, value))
+    except SelectorError as error:
+        raise InvalidArgument(name, str(error)) from None
+
+
 def _overflow(name: str, value: object) -> Overflow:
     try:
         return Overflow(_text(name, value))
@@ -233,6 +248,7 @@ _KNOWN: Final[Mapping[str, tuple[str, Callable[[str, object], object]]]] = {
     "x-max-priority": ("max_priority", _number(0, MAX_PRIORITIES, "max_value_exceeded")),
     "x-single-active-consumer": ("single_active_consumer", _flag),
     "x-delivery-limit": ("delivery_limit", _delivery_limit),
+    SELECTOR: ("accepts", _selector),
 }
 
 _COMPARED: Final = (*sorted({*_KNOWN, QUEUE_TYPE, "x-fifo"}),)

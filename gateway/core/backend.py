@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
@@ -57,6 +57,11 @@ class Target:
     tail: str = ""
     """Of a stream that feeds the live subscribers of the rule's topics: the topic of records that do not say theirs, as
     MQTT writes it. `{partition_key}` stands for the record's key. Empty: it does not feed them."""
+    pushed: tuple[str, ...] = ()
+    """Of a stream that is read here: consumers to which the service brings records, by the names that it knows them by.
+    They are for consumers of the same names; what feeds a `tail` is the one that is named here."""
+    pass_over: float | None = None
+    """Of a queue whose consumers may have selectors: the seconds that a message is hidden which none of them takes."""
     fanout: tuple[str, ...] | None = None
     """The resources of the queues that the service itself is to hand a message to; None where no rule asks for that."""
 
@@ -72,7 +77,7 @@ class QueueSpec:
     lossy: bool = False
     """When a virtual queue is full: whether it drops what comes (a live subscription), or gives it back."""
     accepts: Callable[[Message], bool] | None = field(default=None, compare=False)
-    """Of a virtual queue: which of the messages that are routed to it are wanted (a JMS selector)."""
+    """Of a virtual queue: which of the messages that are routed to it are wanted, besides what its arguments say."""
 
     @property
     def virtual(self) -> bool:
@@ -100,7 +105,9 @@ class Entry:
     """One message as it will be sent: encoded once, kept unchanged through every retry.
 
     `payload` is the adapter's; `size` counts towards the service's byte limits; entries with equal `key` stay in order.
-    `joined` are entries that became part of this one, see `join`. The other fields belong to the sender.
+    `joined` are entries that became part of this one, see `join`. `deadline` is when the sender gives up, on the event
+    loop's clock: a backend that needs several requests for an entry tries those again no longer. The other fields
+    belong to the sender.
     """
 
     __slots__ = ("attempts", "deadline", "joined", "key", "payload", "size", "token", "waiter")
@@ -125,21 +132,52 @@ class Entry:
         return False
 
 
+class LargeBody(Protocol):
+    """A body that is kept elsewhere. Its message was handed out without it."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether what its queue hands out later has to wait for it."""
+
+    async def fetch(self) -> bytes:
+        """Wait for memory, and get the body. Raises `BackendError`. It counts as held in memory until `forget`."""
+
+    def forget(self) -> None:
+        """Nobody has it in memory any more; it may be fetched again. Idempotent."""
+
+
 class Received:
     """One message that a backend handed out. `receipt` is opaque to the hub; `attempt` counts from 1.
 
     `uid` names the message: the same each time that it is handed out. `stored_at`: seconds since 1970-01-01 UTC, when
-    the backend took it; 0 when it does not say.
+    the backend took it; 0 when it does not say. `large`: where its body is, if that is not in the message.
     """
 
-    __slots__ = ("attempt", "message", "receipt", "stored_at", "uid")
+    __slots__ = ("attempt", "large", "message", "receipt", "stored_at", "uid")
 
-    def __init__(self, message: Message, receipt: str, attempt: int = 1, uid: str = "", stored_at: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: Message,
+        receipt: str,
+        attempt: int = 1,
+        uid: str = "",
+        stored_at: float = 0.0,
+        large: LargeBody | None = None,
+    ) -> None:
         self.message = message
         self.receipt = receipt
         self.attempt = attempt
         self.uid = uid
         self.stored_at = stored_at
+        self.large = large
+
+
+@runtime_checkable
+class Redriving(Protocol):
+    """What a `Backend` offers besides, where the service itself takes messages away that were received too often."""
+
+    async def redriven_after(self, target: Target) -> int | None:
+        """The receives that a message of this queue survives; None for any number. Raises `BackendError`."""
 
 
 class Backend(Protocol):

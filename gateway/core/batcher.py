@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from gateway.core.errors import BackendError, Unavailable
-from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result, failed
 
 log = structlog.get_logger("mqlift.batcher")
 
@@ -296,8 +296,7 @@ class Batcher(Generic[E]):
                 # The service refused the whole request. Find out whose fault it is, so that one bad entry fails alone.
                 middle = len(batch) // 2
                 return [*await self._attempt(batch[:middle]), *await self._attempt(batch[middle:])]
-            outcome = Outcome.REJECTED if error.permanent else Outcome.RELEASED
-            return [Result(outcome, error)] * len(batch)
+            return [failed(error)] * len(batch)
         except Exception:
             # A bug in a backend: publishers still have to be answered, and an operator has to see it.
             log.exception("request_failed_unexpectedly")

@@ -511,10 +511,11 @@ class Broker:
         self._routing.forget()
         moved = [found for queue in self._queues.all_durable() if (found := self._follow(queue)) is not None]
         for name in routes.named_queues():
-            self._adopt_named(name)
+            self.adopt(name)
         return moved
 
-    def _adopt_named(self, name: str) -> None:
+    def adopt(self, name: str) -> None:
+        """Know a queue that the configuration names, before anybody declares it."""
         if self._topology.has_queue(name):
             return
         try:

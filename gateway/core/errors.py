@@ -111,6 +111,12 @@ class Throttled(BackendError):
     throttled = True
 
 
+class Contended(BackendError):
+    """Somebody else does it in the same name: one of both has to wait."""
+
+    retriable = True
+
+
 class NotFound(BackendError):
     """The resource does not exist, and may not or could not be created."""
 

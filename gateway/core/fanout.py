@@ -17,6 +17,7 @@ from typing import Final, Protocol, cast
 import orjson
 import structlog
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.backend import Answerable, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import MqliftError, NotFound
@@ -80,6 +81,8 @@ def objection(queue: QueueSpec, *, bounded: bool, priorities: bool) -> str:
     """Why the gateway has to send to a queue itself, whatever the service can; empty if it need not."""
     if priorities:
         return "a queue with priorities, which is several queues in AWS"
+    if SELECTOR in queue.arguments:
+        return "a queue with a selector, which the gateway evaluates"
     if bounded:
         return "a queue with x-max-length, whose publishers may have to be refused"
     if queue.arguments.get(SESSION) or queue.arguments.get(SHARED):
@@ -195,6 +198,10 @@ class FanOut:
 
     def _brings(self, topic: Target, source: str, queue: BackendQueue) -> bool:
         pair = self._pairs.get((topic.kind, topic.name, queue.name))
+        if queue.policy.accepts is not None:
+            if pair is not None and not pair.ended_at:
+                self._end(pair)  # it has been given a selector since
+            return False
         if pair is None:
             if self._may_begin(topic, queue):
                 pair = self._add(_Pair(_bare(topic), _bare(queue.target)))
@@ -342,8 +349,11 @@ class FanOut:
             await self._look(pair, subscriber, now)
 
     async def _look(self, pair: _Pair, subscriber: Subscriber, now: float) -> None:
-        was_ready = pair.ready
-        if await subscriber.holds(pair.topic, pair.queue, pair.subscription):
+        was_ready, subscription = pair.ready, pair.subscription
+        holds = await subscriber.holds(pair.topic, pair.queue, subscription)
+        if pair.subscription != subscription:
+            return  # lost meanwhile, and due at once
+        if holds:
             pair.ready = not pair.ended_at
             pair.due = now + VERIFY
         else:

@@ -8,13 +8,14 @@ from functools import partial
 
 import structlog
 
-from gateway.core.agreement import Agreement, Later
+from gateway.core.agreement import Agreement
 from gateway.core.backend import QueueSpec
 from gateway.core.broker import Broker, Owner
 from gateway.core.claims import CLAIM, ClaimFollower, pack_claim
 from gateway.core.errors import MqliftError
 from gateway.core.fleet import Fleet
 from gateway.core.fleetsessions import FleetSessions
+from gateway.core.later import Later
 from gateway.core.session import Counted, Got, Presence, SessionRecord
 from gateway.core.sessions import Sessions
 from gateway.core.shared import SESSION

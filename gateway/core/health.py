@@ -7,12 +7,15 @@ from typing import Final
 
 import structlog
 
-from gateway.core.errors import AccessDenied, BackendError, CredentialsInvalid, MqliftError, NotFound
+from gateway.core.errors import AccessDenied, BackendError, Contended, CredentialsInvalid, MqliftError, NotFound
 
 log = structlog.get_logger("mqlift.health")
 
 MAX_PROBLEMS: Final = 1_000
 """Problems that are remembered at once; more of them are the same outage, told by those."""
+
+_OF_ONE: Final = (AccessDenied, Contended, NotFound)
+"""Errors that are one resource's own."""
 
 FAILURES_TO_REPORT: Final = 3
 """Failed requests in a row that make a problem of what may be a single lost packet."""
@@ -57,9 +60,7 @@ class Health:
             return
         if known is None and len(self._problems) >= MAX_PROBLEMS:
             return
-        fatal = (
-            isinstance(error, BackendError) and not isinstance(error, AccessDenied | NotFound) and not error.permanent
-        )
+        fatal = isinstance(error, BackendError) and not isinstance(error, _OF_ONE) and not error.permanent
         self._problems[resource] = Problem(resource, text, fatal)
         if isinstance(error, AccessDenied | NotFound | CredentialsInvalid):
             log.error("resource_unusable", resource=resource, problem=text)

@@ -17,7 +17,7 @@ from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError
 from gateway.core.health import FAILURES_TO_REPORT, Health
-from gateway.core.message import Address, Message
+from gateway.core.message import DEFAULT_EXCHANGE, Address, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy, Receiver
@@ -38,6 +38,9 @@ AGAIN: Final = BatchPolicy(backoff_base=0.5, backoff_cap=30.0)
 back at once."""
 
 ATTACHING: Final = BatchPolicy(backoff_base=0.5, backoff_cap=15.0)
+
+LOOK: Final = 300.0
+"""Seconds between two looks at queue and subscription: somebody may have removed them."""
 
 
 class Incoming(NamedTuple):
@@ -75,6 +78,16 @@ class IngressRule:
     exchange: str
     routing_key: Template
     as_topic: bool = False
+
+    @property
+    def to_queue(self) -> bool:
+        """Whether it names a queue: a message that finds none there is kept, not dropped."""
+        return self.exchange == DEFAULT_EXCHANGE
+
+    @property
+    def queue(self) -> str | None:
+        """The one queue that all messages go to; None where there is no such."""
+        return self.routing_key.constant if self.to_queue else None
 
     def address(self, incoming: Incoming) -> Address:
         text = self.routing_key.render(incoming.message, incoming.captures)
@@ -118,7 +131,17 @@ class Ingress:
         self._stopped = False
 
     async def run(self) -> None:
-        """Find or make the queue, have messages come to it, and take them; tried again until it succeeds."""
+        """Find or make the queue, have messages come to it, and take them. Never ends: what is removed is made anew."""
+        await self._attach()
+        if not self._stopped:
+            log.info("ingress_attached", rule=self._rule.key, queue=self._queue.name)
+            self._receiver.subscribe(self._subscription)
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._attach()
+
+    async def _attach(self) -> None:
+        """Tried again until it succeeds."""
         failures = 0
         while True:
             try:
@@ -131,9 +154,6 @@ class Ingress:
                     self._health.report(self._resource, error)
             await asyncio.sleep(ATTACHING.backoff(failures))
         self._health.clear(self._resource)
-        if not self._stopped:
-            log.info("ingress_attached", rule=self._rule.key, queue=self._queue.name)
-            self._receiver.subscribe(self._subscription)
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:  # noqa: ARG002 - there is only one
         incoming = self._inlet.take(delivery.message)
@@ -162,13 +182,15 @@ class Ingress:
     def answer(self, token: object, result: Result) -> None:
         """The hub's result for a delivery."""
         assert isinstance(token, Delivery)
-        if result.outcome is ACCEPTED.outcome:
+        if result.outcome is ACCEPTED.outcome and (result.routed or not self._rule.to_queue):
             self._receiver.settle(token, Outcome.ACCEPTED)
             return
-        log.warning("ingress_not_accepted", rule=self._rule.key, attempt=token.attempt, problem=str(result.error))
+        problem = str(result.error) if result.routed else "nobody has declared the queue that it is for"
+        log.warning("ingress_not_accepted", rule=self._rule.key, attempt=token.attempt, problem=problem)
         if self._stopped:
             self._receiver.settle(token, Outcome.RELEASED)
             return
+        token.unload()
         self._refused[token] = self._loop.call_later(AGAIN.backoff(token.attempt), self._release, token)
 
     def _release(self, delivery: Delivery) -> None:

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from gateway.core.budget import ByteBudget
+
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 25, 100, 250, 500)
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 
@@ -134,6 +136,9 @@ class Metrics:
         self.inflight = gauge("inflight_messages", "Published messages that wait for the backend")
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of published messages that wait for the backend")
 
+        self.large_body_bytes = gauge("large_body_bytes", "Bytes of large bodies that are in memory, or will be")
+        self.large_bodies_waiting = gauge("large_bodies_waiting", "Connections and fetches that wait for that memory")
+
         self.entries = counter("entries", "Entries answered by the backend", "destination", "outcome")
         self.retries = counter("entry_retries", "Entries sent again", "destination")
         self.publish_seconds = Histogram(
@@ -153,6 +158,9 @@ class Metrics:
 
         self.deliveries = counter("deliveries", "Messages handed to consumers", "queue")
         self.redeliveries = counter("redeliveries", "Messages handed out that had been received before", "queue")
+        self.passed_over = counter(
+            "messages_passed_over", "Messages that no consumer's selector took, hidden for a while", "queue"
+        )
         self.settlements = counter("settlements", "Deliveries ended by consumers", "queue", "outcome")
         self.settle_failures = counter("settle_failures", "Settlements that the backend refused", "queue")
         self.unreadable = counter(
@@ -202,6 +210,11 @@ class Metrics:
             self.unsettled.labels(label).set_function(lambda: sum(each.unsettled for each in queues))
             self.polls.labels(label).set_function(lambda: sum(each.polls for each in queues))
         self._queues[label].add(queue)
+
+    def count_large_bodies(self, budget: ByteBudget) -> None:
+        """Show the memory of large bodies."""
+        self.large_body_bytes.set_function(lambda: budget.used)
+        self.large_bodies_waiting.set_function(lambda: budget.waiting)
 
     def count_unreadable(self, kind: str, backend: ReadsMessages) -> None:
         """Show what a backend, the only one of its kind, could not read."""

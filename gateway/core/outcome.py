@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from gateway.core.errors import MqliftError
+from gateway.core.errors import BackendError, MqliftError
 
 
 class Outcome(IntEnum):
@@ -48,6 +48,11 @@ class Result:
 
 ACCEPTED = Result(Outcome.ACCEPTED)
 UNROUTED = Result(Outcome.ACCEPTED, routed=False)
+
+
+def failed(error: BackendError) -> Result:
+    """The result of an entry that was not taken: rejected where it never will be, and released otherwise."""
+    return Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
 
 
 def worse(one: Result, other: Result) -> Result:

@@ -14,10 +14,10 @@ from typing import Final, TypeVar
 
 import structlog
 
-from gateway.core.backend import Backend, Depth, Entry, QueueSpec, Received, Target
+from gateway.core.backend import Backend, Depth, Entry, QueueSpec, Received, Redriving, Target
 from gateway.core.errors import BackendError, InvalidArgument
 from gateway.core.message import Message
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import Outcome, Result, failed
 
 LEVELS: Final = 5
 """Queues of one queue with priorities, at most: each is polled, and each poll costs."""
@@ -81,6 +81,7 @@ class PriorityBackend:
         for entry in entries:
             leveled = entry.payload
             assert isinstance(leveled, _Leveled)
+            leveled.entry.deadline = entry.deadline
             parts[leveled.level].append(leveled.entry)
             places.append(leveled.level)
         return await self._split(parts, places, self._backend.send)
@@ -211,6 +212,13 @@ class PriorityBackend:
             delayed=sum(depth.delayed for depth in depths),
         )
 
+    async def redriven_after(self, target: Target) -> int | None:  # noqa: ARG002 - as above
+        """As `gateway.core.backend.Redriving`: the fewest receives of a level."""
+        if not isinstance(self._backend, Redriving):
+            return None
+        limits = [await self._backend.redriven_after(level) for level in self._levels]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     async def drain(self) -> None:
         """Wait for the polls under way, and give back what they bring. Raises `BackendError`."""
         if self._polls:
@@ -292,5 +300,5 @@ def _marked(level: int, received: Received) -> Received:
 
 def _results(answer: Sequence[Result] | BackendError, count: int) -> Sequence[Result]:
     if isinstance(answer, BackendError):
-        return [Result(Outcome.REJECTED if answer.permanent else Outcome.RELEASED, answer)] * count
+        return [failed(answer)] * count
     return answer

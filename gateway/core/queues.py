@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -15,10 +16,12 @@ import structlog
 from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
 from gateway.core.deadletter import Bury, Reason
-from gateway.core.errors import NotSupported, Refused
+from gateway.core.errors import BackendError, NotSupported, Refused
+from gateway.core.later import Later
 from gateway.core.message import Message
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import GET_WAIT, Keeper, Receiver
+from gateway.core.selecting import Redrive, check_selectors
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription
@@ -102,8 +105,9 @@ class BackendQueue:
         self.full = False
         """Over its `x-max-length`, when that was last looked at; publishers are refused where they asked for that."""
         self.published = 0
-        """Messages that were routed here by this gateway."""
+        """Messages that were routed here by this gateway, and that its selector accepts, if it has one."""
         self._backend = backend
+        self._redrive: Redrive | None = None
         self._open_sender = open_sender
         self._open_receiver = open_receiver
         self._bury = bury
@@ -111,6 +115,8 @@ class BackendQueue:
         self._wall = wall
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
+        self._loading: set[asyncio.Task[None]] = set()
+        """Bodies that are fetched once more, for dead letters and delays."""
         self._waiting: _Waiting | None = None
         self._alone = True
         self._expiring = self.policy.message_ttl is not None
@@ -123,6 +129,10 @@ class BackendQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:
+        accepts = self.policy.accepts
+        if accepts is not None and not accepts(message):
+            waiter.answer(token, ACCEPTED)
+            return
         self.published += 1
         if self.full:
             if self.policy.overflow is Overflow.REJECT_PUBLISH_DLX:
@@ -164,22 +174,53 @@ class BackendQueue:
         return 0 if self._receiver is None else self._receiver.delivered
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
-        """Raises `InUse`, and `NotSupported` for a destination that nothing can be received from."""
+        """Raises `InUse`, `NotSupported` for a destination that nothing can be received from and for a selector that
+        cannot be had here, `SelectorError`. With a selector, it consumes when `Subscription.begun` is done.
+        """
         receiver = self._receiving()
         if self._waiting is None:
             receiver.check(exclusive=command.exclusive)
+        if command.selector:
+            check_selectors(self.target, self.policy)
         subscription = Subscription(command, receiver, consumer)
+        if subscription.accepts is None:
+            self._begin(subscription, receiver)
+        else:
+            subscription.begun = Later(lambda: self._begin_selecting(subscription, receiver))
+        return subscription
+
+    def _begin(self, subscription: Subscription, receiver: Receiver) -> None:
         receiver.subscribe(subscription)
         self._stop_waiting()
-        return subscription
+
+    async def _begin_selecting(self, subscription: Subscription, receiver: Receiver) -> None:
+        """Raises as `consume`, and `BackendError`."""
+        if self._redrive is None:
+            self._redrive = Redrive(self._backend, self.target)
+        await self._redrive.check()
+        check_selectors(self.target, self.policy)  # a rule or a declaration may have come meanwhile
+        if subscription.cancelled:
+            return
+        if self._waiting is None:
+            receiver.check(exclusive=subscription.exclusive)
+        assert self.target.pass_over is not None
+        receiver.pass_over(self.target.pass_over)
+        self._begin(subscription, receiver)
 
     async def get(self) -> Delivery | None:
         """Take one message, if there is one. Raises `BackendError`."""
         self.used_at = asyncio.get_running_loop().time()
         receiver = self._receiving()
-        if self._waiting is not None and (delivery := self._waiting.take()) is not None:
-            return delivery
-        return await receiver.get()
+        delivery = self._waiting.take() if self._waiting is not None else None
+        if delivery is None:
+            delivery = await receiver.get()
+        if delivery is not None and delivery.absent:
+            try:
+                await delivery.load()
+            except BaseException:
+                receiver.withdraw(delivery)  # it comes back when its visibility ends
+                raise
+        return delivery
 
     def _receiving(self) -> Receiver:
         if self._receiver is None:
@@ -272,7 +313,30 @@ class BackendQueue:
             self._bury_and_settle(delivery, reason)
 
     def _bury_and_settle(self, delivery: Delivery, reason: Reason) -> None:
-        self._bury(self, delivery.message, reason, self._settling(delivery))
+        def bury() -> None:
+            self._bury(self, delivery.message, reason, self._settling(delivery))
+
+        if self.policy.dead_letter_exchange is None:
+            bury()  # which is to count it
+        else:
+            self._with_body(delivery, bury)
+
+    def _with_body(self, delivery: Delivery, then: Callable[[], None]) -> None:
+        """Do something that needs the body of a message, which may have to be fetched again."""
+        if delivery.absent:
+            task = asyncio.get_running_loop().create_task(self._load(delivery, then))
+            self._loading.add(task)
+            task.add_done_callback(self._loading.discard)
+        else:
+            then()
+
+    async def _load(self, delivery: Delivery, then: Callable[[], None]) -> None:
+        try:
+            await delivery.load()
+        except BackendError as error:
+            self._settling(delivery)(Result(Outcome.RELEASED, error))
+        else:
+            then()
 
     def _settling(self, delivery: Delivery) -> Callable[[Result], None]:
         """What ends a delivery when its message is stored elsewhere.
@@ -287,6 +351,7 @@ class BackendQueue:
             if result.outcome is Outcome.ACCEPTED:
                 settler.settle(delivery, Outcome.ACCEPTED)
             else:
+                delivery.unload()
                 log.warning("message_not_moved", queue=self.name, problem=str(result.error))
 
         return done
@@ -301,8 +366,10 @@ class BackendQueue:
                 except Refused as error:
                     self._settling(delivery)(Result(Outcome.RELEASED, error))
                     return
-            done = _Done(self._settling(delivery))
-            self._sender.put(self.target, delivery.message, self._nobody, done, None)
+            self._with_body(delivery, partial(self._send_on, self._sender, delivery))
+
+    def _send_on(self, sender: Sender, delivery: Delivery) -> None:
+        sender.put(self.target, delivery.message, self._nobody, _Done(self._settling(delivery)), None)
 
     # Counts
 
@@ -395,7 +462,10 @@ class BackendQueue:
 
     def redefine(self, spec: QueueSpec) -> None:
         """Be as the first declaration asks for; until then nobody has. Raises `InvalidArgument`, `NotSupported`."""
-        self.policy = read_policy(spec)
+        policy = read_policy(spec)
+        if self._receiver is not None and self._receiver.selective:
+            check_selectors(self.target, policy)
+        self.policy = policy
         self.spec = spec
         self._expiring = self._expiring or self.policy.message_ttl is not None
         if self._receiver is not None:
@@ -411,10 +481,15 @@ class BackendQueue:
         """Wait for the polls under way, and until the backend has answered for every settlement."""
         if self._receiver is not None:
             await self._receiver.finish()
+            await asyncio.gather(*self._loading)
             await self._receiver.settler.drain()
 
     async def aclose(self) -> None:
         self.stop_polling()
+        loading = list(self._loading)
+        for task in loading:
+            task.cancel()
+        await asyncio.gather(*loading, return_exceptions=True)
         if self._receiver is not None:
             await self._receiver.aclose()
             await self._receiver.settler.aclose()
@@ -437,6 +512,7 @@ class _Waiting:
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:  # noqa: ARG002 - there is one
         self._held[delivery] = None
+        delivery.unload()
         # Beyond the service's longest hold it comes back, and would be held twice: so it is given back before.
         due = self._wall() + delivery.held_until - self._loop.time() - LET_GO
         ends = self._queue.ends(delivery)

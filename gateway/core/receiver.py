@@ -12,9 +12,11 @@ import structlog
 from gateway.core.backend import Backend, Received, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError, NotFound, Unavailable
+from gateway.core.fetching import Fetching
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
+from gateway.core.passing import Passing
 from gateway.core.renewer import Renewer
 from gateway.core.session import Delivery
 from gateway.core.settler import Settler
@@ -101,6 +103,15 @@ class Receiver:
         self._blocked_until = 0.0
         self._wake: asyncio.Handle | None = None
         self._closed = False
+        self._fetching = Fetching(
+            wanted=self._wanted,
+            left=self._left,
+            hand_out=self._hand_fetched,
+            give_back=self._unfetched,
+            failed=self._not_fetched,
+        )
+        self._passing: Passing | None = None
+        self._metrics = metrics
         self._renewer = Renewer(backend, target, visibility=policy.visibility, metrics=metrics)
         label = target.label or target.queue
         self._deliveries = metrics.deliveries.labels(label)
@@ -130,16 +141,42 @@ class Receiver:
         """Whether one more consumer may come. Raises `InUse`."""
         self._turns.check(exclusive=exclusive)
 
+    @property
+    def selective(self) -> bool:
+        """Whether consumers have selectors."""
+        return bool(self._turns.selective)
+
+    def pass_over(self, seconds: float) -> None:
+        """Consumers may have selectors from now on; what nobody takes is hidden for so long."""
+        if self._passing is None:
+            self._passing = Passing(
+                self._backend,
+                self._target,
+                self._turns,
+                self,
+                self.settler,
+                seconds=seconds,
+                policy=BatchPolicy(timeout=self._policy.visibility * 2 / 3),  # while it is surely ours
+                metrics=self._metrics,
+            )
+        self._passing.seconds = seconds
+
     def subscribe(self, subscription: Subscription) -> None:
         self._turns.add(subscription)
+        if self._passing is not None:
+            self._passing.came(subscription)
         self.wake()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._turns.remove(subscription)
+        if self._passing is not None:
+            self._passing.left()
         if not self._turns and self._failures:
             # Nobody polls it any more, so nothing would tell that it works again.
             self._failures = 0
             self._health.clear(self._resource)
+        if not self._turns:
+            self._fetching.give_back_all()
         if not self._turns and not self._closed:
             self._keeper.idle()
         else:
@@ -147,6 +184,9 @@ class Receiver:
 
     def credited(self, subscription: Subscription) -> None:
         self._turns.offer(subscription)
+        self._fetching.wake()
+        if self._passing is not None:
+            self._passing.credited()
         if self._wake is None:
             self.wake()
 
@@ -154,6 +194,13 @@ class Receiver:
         """Poll if there is credit; at the end of this turn of the loop, once."""
         if self._wake is None and not self._closed:
             self._wake = self._loop.call_soon(self._start_polls)
+
+    def look_again(self) -> None:
+        """See anew whether to poll, at the end of this turn, whatever was waited for."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self.wake()
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """End a delivery, once; later calls for it do nothing, as after a disconnect."""
@@ -185,7 +232,10 @@ class Receiver:
             self.settler.settle(delivery, Outcome.RELEASED)
 
     async def get(self) -> Delivery | None:
-        """Take one message for nobody's subscription, if there is one. Raises `BackendError`."""
+        """Take one message for nobody's subscription, if there is one; a large body is not in it yet.
+
+        Raises `BackendError`.
+        """
         while True:
             received = await self._backend.receive(self._target, 1, GET_WAIT, self._policy.visibility)
             if not received:
@@ -214,11 +264,17 @@ class Receiver:
         self._closed = True
         if self._wake is not None:
             self._wake.cancel()
+        self._fetching.stop()
+        if self._passing is not None:
+            self._passing.stop()
 
     async def finish(self) -> None:
         """Wait for the polls under way, after `stop`."""
         if self._polls:
             await asyncio.wait(self._polls)
+        await self._fetching.finish()
+        if self._passing is not None:
+            await self._passing.drain()
 
     async def aclose(self) -> None:
         """Abandon polls under way: what the service takes for their answers comes back after its visibility timeout."""
@@ -227,13 +283,19 @@ class Receiver:
         for poll in polls:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
+        await self._fetching.finish()
+        if self._passing is not None:
+            await self._passing.aclose()
         await self._renewer.aclose()
 
     def _start_polls(self) -> None:
         self._wake = None
         now = self._loop.time()
-        if now < self._blocked_until:
-            self._wake = self._loop.call_at(self._blocked_until, self._start_polls)
+        blocked_until = self._blocked_until
+        if self._passing is not None:
+            blocked_until = max(blocked_until, self._passing.full_until(now))
+        if now < blocked_until:
+            self._wake = self._loop.call_at(blocked_until, self._start_polls)
             return
         full = self._backend.limits.receive_entries
         while len(self._polls) < self._wanted_polls:
@@ -315,14 +377,74 @@ class Receiver:
             delivery = self._hold(one, now)
             if self._keeper.screen(delivery):
                 continue
-            if self._turns.hand(delivery):
+            if self._fetching.comes_first(delivery) and self._fetch(delivery):
+                continue
+            if not delivery.absent and self._turns.hand(delivery):
                 handed += 1
                 redelivered += delivery.redelivered
+            elif self._passing is not None and self._turns.selective:
+                self._passing.leave(delivery)
             else:
                 # Its consumer left, or stopped reading, while the poll was under way.
                 self.release(delivery)
         self._deliveries.inc(handed)
         self._redeliveries.inc(redelivered)
+
+    def hand(self, delivery: Delivery) -> bool:
+        """Deliver what had to wait. False when nobody takes it now."""
+        if self._keeper.screen(delivery):
+            return True
+        if delivery.absent:
+            return self._fetch(delivery)
+        if not self._turns.hand(delivery):
+            return False
+        self._deliveries.inc()
+        self._redeliveries.inc(delivery.redelivered)
+        return True
+
+    # Large bodies
+
+    def _fetch(self, delivery: Delivery) -> bool:
+        """Have a delivery wait for its body, or behind one that does. False when nobody takes it now."""
+        if self._turns.selective and not self._turns.takes(delivery.message):
+            return False
+        self._reserved += 1
+        self._fetching.put(delivery)
+        return True
+
+    def _wanted(self) -> bool:
+        return self._turns.credit(1) > 0
+
+    def _left(self, delivery: Delivery) -> bool:
+        """A delivery that those who want it have no credit for now is left, where consumers have selectors."""
+        if self._passing is None or not self._turns.selective or self._turns.takes(delivery.message):
+            return False
+        self._reserved -= 1
+        self._passing.leave(delivery)
+        return True
+
+    def _hand_fetched(self, delivery: Delivery) -> None:
+        self._reserved -= 1
+        if self._keeper.screen(delivery):  # it has waited
+            return
+        if self._turns.hand(delivery):
+            self._deliveries.inc()
+            self._redeliveries.inc(delivery.redelivered)
+        elif self._passing is not None and self._turns.selective:
+            delivery.unload()
+            self._passing.leave(delivery)
+        else:
+            self.release(delivery)
+
+    def _unfetched(self, delivery: Delivery) -> None:
+        self._reserved -= 1
+        self.release(delivery)
+
+    def _not_fetched(self, delivery: Delivery, error: BackendError) -> None:
+        """It is left alone, and comes back when its visibility ends: that is the pause before the next attempt."""
+        self._reserved -= 1
+        self.withdraw(delivery)
+        self._back_off(error, self._loop.time())
 
     def _hold(self, received: Received, now: float) -> Delivery:
         delivery = Delivery(received, self)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.core.arguments import QueuePolicy, is_stream
+from gateway.core.arguments import SELECTOR, QueuePolicy, is_stream
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError, NotSupported, Refused
@@ -83,7 +83,9 @@ class BackendResources:
         subscription = spec.arguments.get(SUBSCRIPTION)
         if not subscription:
             return backend.home(queue, spec)
-        return replace(backend.home(f"{queue}:{subscription}", spec), queue=queue)
+        # One with another selector is another subscription, too.
+        selector = f":{spec.arguments[SELECTOR]}" if SELECTOR in spec.arguments else ""
+        return replace(backend.home(f"{queue}:{subscription}{selector}", spec), queue=queue)
 
     def _default_home(self, spec: QueueSpec) -> str:
         return self._homes.streams if self._homes.streams and is_stream(spec) else self._homes.queues

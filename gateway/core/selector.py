@@ -32,22 +32,26 @@ _SMALLEST_EXACT: Final = -(2**63)
 Value: TypeAlias = bool | int | float | str | None
 """None is SQL's NULL, and the third truth value."""
 
+Selector: TypeAlias = Callable[[Message], bool]
+
 _Evaluate: TypeAlias = Callable[[Message], Value]
+
+
+CONVERTING: Final = "convert_string_expressions:"
+"""Begins a selector in which a text that is compared with a number counts as the number that it spells, as ActiveMQ
+writes it: STOMP has no other headers than texts."""
 
 
 class SelectorError(MqliftError):
     """The text is no selector; `str()` says why, and where."""
 
 
-def compile_selector(text: str, *, texts_as_numbers: bool = False) -> Callable[[Message], bool]:
-    """Whether a message matches. Raises `SelectorError`.
-
-    `texts_as_numbers`: a text that is compared with a number counts as the number that it spells, where it spells one.
-    STOMP has no other headers than texts; it is what ActiveMQ's `convert_string_expressions:` asks for.
-    """
+def compile_selector(text: str) -> Selector:
+    """Whether a message matches. Raises `SelectorError`."""
     if len(text) > MAX_LENGTH:
         raise SelectorError(f"a selector of over {MAX_LENGTH} characters")
-    evaluate = _Parser(_tokens(text), texts_as_numbers=texts_as_numbers).parse()
+    condition = text.removeprefix(CONVERTING)
+    evaluate = _Parser(_tokens(condition), texts_as_numbers=text.startswith(CONVERTING)).parse()
     return lambda message: evaluate(message) is True
 
 

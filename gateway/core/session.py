@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from time import time as wall_clock
 from typing import Protocol, TypeAlias
@@ -367,7 +367,9 @@ class Consume:
 
     Of a stream, `arguments` say where to begin and under what name (`core/streamoffset.py`); other queues refuse
     `x-stream-offset`. `acknowledges`: whether the peer does; False when `deliver` never leaves a delivery with the
-    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own.
+    session. `unlimited`: the peer has set no limit, and `prefetch` is the gateway's own. `selector`: the consumer wants
+    what that matches, and leaves the rest (`core/selector.py`; empty: it wants all). Only queues that a rule lets pass
+    messages over have such consumers; others refuse them with `NotSupported`.
     Answered ACCEPTED, or with `UnknownQueue`, `Locked`, `InUse` (an exclusive consumer is, or would be, in the way),
     `InvalidArgument`, `NotSupported`, `Refused` for what a stream cannot do; a stream's backend's own error.
     """
@@ -384,6 +386,7 @@ class Consume:
     acknowledges: bool = True
     sole: bool = False
     unlimited: bool = False
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,13 +473,16 @@ class Delivery:
     """One message on its way to one consumer, until it is settled exactly once.
 
     `redelivered`: it may have been delivered before. `attempt` counts from 1. `uid` is the same each time that the
-    backend delivers the same message, and empty where nothing outlives the connection.
+    backend delivers the same message, and empty where nothing outlives the connection. `large`: where the body is that
+    the message was handed out without, None for nearly all; while it is `absent`, it is not in the message.
     """
 
     __slots__ = (
+        "absent",
         "attempt",
         "due",
         "held_until",
+        "large",
         "message",
         "receipt",
         "settled",
@@ -492,6 +498,8 @@ class Delivery:
         self.uid = received.uid
         self.attempt = received.attempt
         self.stored_at = received.stored_at
+        self.large = received.large
+        self.absent = self.large is not None
         self.source = source
         self.settled = False
         self.due = 0.0
@@ -501,6 +509,25 @@ class Delivery:
     @property
     def redelivered(self) -> bool:
         return self.attempt > 1
+
+    async def load(self) -> None:
+        """Have the body in the message, where it is not. Raises `BackendError`."""
+        if self.large is not None and self.absent:
+            body = await self.large.fetch()
+            self.message = replace(self.message, body=body)
+            self.absent = False
+
+    def strip(self) -> None:
+        """Let go of a large body that has been encoded; those bytes still take the memory that it had."""
+        if self.large is not None and not self.absent:
+            self.message = replace(self.message, body=b"")
+            self.absent = True
+
+    def unload(self) -> None:
+        """A large body is in memory no more: neither in the message nor encoded. Idempotent."""
+        if self.large is not None:
+            self.strip()
+            self.large.forget()
 
 
 class DeliverySource(Protocol):
@@ -524,6 +551,10 @@ class Session(Protocol):
     congested: bool
     """Whether the session holds back more than it wants to: while it does, the peer is not read."""
 
+    @property
+    def assembling(self) -> int:
+        """Bytes that unfinished messages have in all, as the peer has announced them; at most, where it has not."""
+
     def receive_data(self, data: bytes, now: float) -> Sequence[Command]:
         """Bytes from the peer, cut anywhere."""
 
@@ -535,6 +566,9 @@ class Session(Protocol):
 
         False: the connection settles it as accepted as soon as the bytes have gone to the operating system.
         """
+
+    def needs_body(self, delivery: Delivery) -> bool:
+        """Whether the body of a delivery has not been encoded yet, or may be needed again. Asked for large ones."""
 
     def tick(self, now: float) -> Sequence[Command]:
         """Time has passed `deadline`: send heart-beats, give up on a silent peer."""

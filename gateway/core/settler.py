@@ -45,6 +45,8 @@ class Settler:
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """End a delivery. A rejected one is deleted: whoever rejects it has stored it elsewhere, if it has to stay."""
+        if delivery.large is not None:
+            delivery.unload()
         self._batchers[outcome].put(DeliveryEntry(delivery))
 
     async def drain(self) -> None:

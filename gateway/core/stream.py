@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -76,7 +77,11 @@ class StreamRecord:
 
 
 class Page(NamedTuple):
-    """What one `read` gave. `iterator` is for the next one, None when the shard is closed and this was its end."""
+    """What one `read` gave, or one event of a subscription.
+
+    `iterator` is for the next `read`, or the sequence number to go on behind with the next subscription; None when the
+    shard is closed and this was its end.
+    """
 
     records: Sequence[StreamRecord]
     iterator: str | None
@@ -92,6 +97,8 @@ class ReadLimits:
     bytes_per_second: int
     page_records: int
     """Records in one `read` at most."""
+    subscription_seconds: float
+    """Between two subscriptions of one consumer to a shard, from the beginning of the first."""
 
 
 @runtime_checkable
@@ -108,3 +115,17 @@ class StreamBackend(Protocol):
 
     async def read(self, target: Target, shard: str, iterator: str, limit: int) -> Page:
         """At most `limit` records, from the first one, in order. Does not wait for any. Raises `PositionLost`."""
+
+    # Records that are brought, to consumers which the service knows: `Target.pushed`
+
+    async def enroll(self, target: Target, consumer: str) -> None:
+        """Have the consumer known to the service. Raises `NotFound` when it is not, and may not be made."""
+
+    def subscribe(
+        self, target: Target, consumer: str, shard: str, position: Position
+    ) -> AbstractAsyncContextManager[AsyncIterator[Page]]:
+        """Pages as they come, until the subscription ends: entered when the service has agreed, ended by leaving.
+
+        `position` is any but `END`. What nobody asks for waits in the network. The first page is there soon, empty when
+        there is nothing. Entering and iterating raise `BackendError`: `Contended` when somebody else has taken over.
+        """

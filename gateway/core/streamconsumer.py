@@ -14,7 +14,7 @@ from gateway.core.outcome import Outcome
 from gateway.core.session import Consume, Delivery
 from gateway.core.stream import Position
 from gateway.core.streamoffset import STREAM_OFFSET, format_offset, position_text
-from gateway.core.streamreader import Cursor, ShardReader, Waiting
+from gateway.core.streamreader import Cursor, Reader, Waiting
 from gateway.core.subscription import Consumer, Subscription
 
 BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -39,7 +39,7 @@ class OwnShard:
 
     __slots__ = ("cursor", "dropped", "id", "in_turn", "marks", "reached", "reader")
 
-    def __init__(self, shard: str, cursor: Cursor, reader: ShardReader, reached: str) -> None:
+    def __init__(self, shard: str, cursor: Cursor, reader: Reader, reached: str) -> None:
         self.id = shard
         self.cursor = cursor
         self.reader = reader
@@ -159,7 +159,7 @@ class StreamConsumer:
 
     # Its shards
 
-    def open(self, shard: str, position: Position, reader: ShardReader, reached: str = "") -> OwnShard:
+    def open(self, shard: str, position: Position, reader: Reader, reached: str = "") -> OwnShard:
         """Read a shard from a position on; `join` the reader then. `reached`: where that is, in offsets."""
         cursor = Cursor(self, position)
         own = self._shards[shard] = OwnShard(shard, cursor, reader, reached or position_text(position))
@@ -219,6 +219,14 @@ class StreamConsumer:
                     self._guide.exhausted(shard)
                 break
         self._wake_up()
+
+    def gone(self) -> None:
+        """Tell who consumes, where it can be told."""
+        subscription = self.subscription
+        if subscription.cancelled or not subscription.cancellable:
+            return
+        subscription.cancel()
+        subscription.consumer.cancelled(subscription)
 
     # Handing out
 

@@ -77,8 +77,12 @@ class GroupMember:
         if now >= self._save_at:
             await self._save(consumer, self._unsaved)
         if now >= self._look_at:
-            await self._save(consumer, set(self._at))
-            await self._look(consumer)
+            await self._save(consumer, self._at)
+            try:
+                async with asyncio.timeout(RENEW_SECONDS):  # what is held has to be renewed meanwhile
+                    await self._look(consumer)
+            except TimeoutError:
+                raise StoreError(f"not looked through within {RENEW_SECONDS:g} s") from None
 
     async def _wait(self) -> None:
         """Until something is due."""
@@ -135,9 +139,14 @@ class GroupMember:
             if self._leases.get(shard) is None:
                 await self._leases.make(shard, position_text(position))
         if not consumer.left:
-            for lease in share(self._leases, self._owner, self._leases.over):
+            for lease in share(self._leases, self._owner, self._is_free):
                 await self._take(consumer, lease)
         self._look_at = self._loop.time() + RENEW_SECONDS
+
+    def _is_free(self, lease: Lease) -> bool:
+        if lease.owner == self._owner:
+            return lease.shard not in self._at  # it was taken without an answer
+        return self._leases.over(lease)
 
     def _is_mine(self, shard: str) -> bool:
         lease = self._leases.get(shard)
@@ -159,27 +168,42 @@ class GroupMember:
         consumer.drop(shard)
 
     async def _save(self, consumer: StreamConsumer, shards: Iterable[str]) -> None:
-        """Write checkpoints, which renews the leases."""
-        for shard in list(shards):
-            lease = self._leases.get(shard)
-            at = self._at[shard]
-            if lease is None or not await self._leases.write(lease, self._owner, at):
-                self._lose(consumer, shard)
-                continue
-            if self._at[shard] == at:
-                self._unsaved.discard(shard)
-            if lease.ended:
-                del self._at[shard]
-                consumer.finish(shard)
-                self._look_at = 0.0  # its children may be begun
+        """Write checkpoints, which renews the leases: all at once, as one that takes long is not to end the others.
+
+        Raises the first `StoreError`.
+        """
+        saved = await asyncio.gather(
+            *(self._save_one(consumer, shard) for shard in list(shards)), return_exceptions=True
+        )
         self._save_at = self._loop.time() + CHECKPOINT_SECONDS if self._unsaved else float("inf")
+        for problem in saved:
+            if isinstance(problem, BaseException):
+                raise problem
+
+    async def _save_one(self, consumer: StreamConsumer, shard: str) -> None:
+        lease = self._leases.get(shard)
+        at = self._at[shard]
+        try:
+            async with asyncio.timeout(RENEW_SECONDS):
+                held = lease is not None and await self._leases.write(lease, self._owner, at, holds=True)
+        except TimeoutError:
+            raise StoreError(f"no answer for shard {shard} within {RENEW_SECONDS:g} s") from None
+        if lease is None or not held:
+            self._lose(consumer, shard)
+            return
+        if self._at[shard] == at:
+            self._unsaved.discard(shard)
+        if lease.ended:
+            del self._at[shard]
+            consumer.finish(shard)
+            self._look_at = 0.0  # its children may be begun
 
     async def _give_back(self, consumer: StreamConsumer) -> None:
         for shard, at in list(self._at.items()):
             lease = self._leases.get(shard)
             try:
                 if lease is not None:
-                    await self._leases.write(lease, "", at)
+                    await self._leases.write(lease, "", at, holds=True)
             except StoreError as error:
                 # It is over by itself a little later.
                 log.warning("stream_lease_problem", stream=self._source.name, problem=str(error))

@@ -13,7 +13,7 @@ from gateway.core.errors import BackendError
 from gateway.core.stream import END, Position, Shard, Whence
 from gateway.core.streamconsumer import OwnShard, StreamConsumer
 from gateway.core.streamoffset import Start, position_text
-from gateway.core.streamreader import BACKOFF, ShardReader
+from gateway.core.streamreader import BACKOFF, Reader
 from gateway.core.streamshards import Course
 
 log = structlog.get_logger("mqlift.stream")
@@ -36,8 +36,8 @@ class ShardSource(Protocol):
     async def list_shards(self) -> Sequence[Shard]:
         """Raises `BackendError`."""
 
-    def reader(self, shard: str) -> ShardReader:
-        """The one reader of a shard."""
+    def reader(self, shard: str) -> Reader:
+        """What reads a shard for a consumer that begins it."""
 
 
 class WholeStream:

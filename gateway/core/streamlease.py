@@ -90,10 +90,9 @@ class Leases:
     def _see(self, record: Record, found: dict[str, Lease]) -> None:
         try:
             _, _, shard = orjson.loads(record.key)
-            packed = orjson.loads(record.value)
             if not shard:
                 return
-            owner, at = str(packed["owner"]), str(packed["at"])
+            owner, at = _unpack(record.value)
         except (KeyError, TypeError, ValueError) as error:
             log.error("lease_unreadable", stream=self._stream, problem=str(error))  # noqa: TRY400
             return
@@ -111,14 +110,27 @@ class Leases:
             return  # somebody else was faster: the next look shows it
         self._leases[shard] = Lease(shard, "", at, record.version, self._clock())
 
-    async def write(self, lease: Lease, owner: str, at: str) -> bool:
-        """Take, renew, move or give back a lease; False when somebody else has written it. Raises `StoreError`."""
+    async def write(self, lease: Lease, owner: str, at: str, *, holds: bool = False) -> bool:
+        """Take, renew, move or give back a lease; False when somebody else has written it. Raises `StoreError`.
+
+        `holds`: the lease is the caller's. Of a write whose answer he did not get he does not know the version.
+        """
+        key, value = self._key(lease.shard), _pack(owner, at)
         try:
-            record = await self._store.put(KIND, self._key(lease.shard), _pack(owner, at), expected=lease.version)
+            record = await self._store.put(KIND, key, value, expected=lease.version)
         except Conflict:
-            return False
+            version = await self._own_version(lease) if holds else None
+            if version is None:
+                return False
+            lease.version = version
+            return await self.write(lease, owner, at)
         lease.owner, lease.at, lease.version, lease.seen_at = owner, at, record.version, self._clock()
         return True
+
+    async def _own_version(self, lease: Lease) -> int | None:
+        """The version of a lease whose last word is its holder's own."""
+        record = await self._store.get(KIND, self._key(lease.shard))
+        return record.version if record is not None and _unpack(record.value)[0] == lease.owner else None
 
     async def forget(self, lease: Lease) -> None:
         """The shard is gone. Raises `StoreError`."""
@@ -142,14 +154,14 @@ async def forget_stream(store: StateStore, stream: str) -> None:
 def share(leases: Iterable[Lease], me: str, over: Callable[[Lease], bool]) -> list[Lease]:
     """The leases to take now, so that each consumer of the group has as many as the others, or one more.
 
-    What nobody has is taken first; then, one by one, from who has at least two more.
+    What is free (`over`) is taken first; then, one by one, from who has at least two more.
     """
     held: dict[str, list[Lease]] = {me: []}
     free = []
     for lease in leases:
         if lease.ended:
             continue
-        if lease.owner != me and over(lease):
+        if over(lease):
             free.append(lease)
         else:
             held.setdefault(lease.owner, []).append(lease)
@@ -166,6 +178,11 @@ def share(leases: Iterable[Lease], me: str, over: Callable[[Lease], bool]) -> li
 
 def _pack(owner: str, at: str) -> bytes:
     return orjson.dumps({"owner": owner, "at": at})
+
+
+def _unpack(value: bytes) -> tuple[str, str]:
+    packed = orjson.loads(value)
+    return str(packed["owner"]), str(packed["at"])
 
 
 def _pack_start(start: Start, now: float) -> bytes:

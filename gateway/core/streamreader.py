@@ -42,6 +42,25 @@ class Wants(Protocol):
     def arrived(self, cursor: Cursor) -> None:
         """Records have come, or the end of the shard."""
 
+    def gone(self) -> None:
+        """What it reads is not there any more."""
+
+
+class Reader(Protocol):
+    """Fills cursors with what a shard has; `ShardReader`, or `streampush.ShardSubscriber`."""
+
+    async def place(self, cursor: Cursor) -> None:
+        """Fix where a cursor begins: what is written from now on is not missed. Raises `BackendError`."""
+
+    def join(self, cursor: Cursor) -> None:
+        """Begin to fill it. It may have joined before."""
+
+    def leave(self, cursor: Cursor) -> None:
+        """Fill it no more."""
+
+    def wake(self) -> None:
+        """Somebody has room again."""
+
 
 class Waiting(NamedTuple):
     """One message of a record that was read and not handed out yet. `last`: of its record."""
@@ -95,6 +114,40 @@ class Cursor:
         return waiting
 
 
+class Trouble:
+    """What keeps going wrong with one shard: how long to wait for it, and who is told."""
+
+    def __init__(self, resource: str, health: Health, gone: Callable[[], None]) -> None:
+        """`gone`: called when the stream is not there any more."""
+        self._resource = resource
+        self._health = health
+        self._gone = gone
+        self._failures = 0
+        self._unknown = 0
+
+    def over(self) -> None:
+        """It works, or nobody wants to know."""
+        self._unknown = 0
+        if self._failures:
+            self._failures = 0
+            self._health.clear(self._resource)
+
+    def met(self, error: BackendError) -> float:
+        """It has failed once more: seconds to wait."""
+        self._failures += 1
+        if (not error.retriable or self._failures >= FAILURES_TO_REPORT) and not error.throttled:
+            self._health.report(self._resource, error)
+        self._unknown = self._unknown + 1 if isinstance(error, NotFound) else 0
+        if self._unknown >= UNKNOWN:
+            self._unknown = 0
+            self._gone()
+        return BACKOFF.backoff(self._failures)
+
+    def bug(self) -> BackendError:
+        """The error of a backend that raised what it should not: that must not stop the stream for good."""
+        return Unavailable("internal error, see the gateway's log", resource=self._resource)
+
+
 class ShardReader:
     """The one reader of a shard in this gateway: each page goes to all who have come equally far, and have room.
 
@@ -116,24 +169,20 @@ class ShardReader:
         self._backend = backend
         self._target = target
         self._shard = shard
-        self._health = health
-        self._resource = f"{target.kind} {target.name} (read shard {shard})"
-        self._gone = gone
+        self._trouble = Trouble(f"{target.kind} {target.name} (read shard {shard})", health, gone)
         self._wall = wall
         self._loop = asyncio.get_running_loop()
         self._cursors: deque[Cursor] = deque()
         self._wanted = asyncio.Event()
         self._not_before = 0.0
         self._record_bytes = FIRST_GUESS
-        self._failures = 0
-        self._unknown = 0
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._cursors)
 
     async def place(self, cursor: Cursor) -> None:
-        """Fix where a cursor begins: what is written from now on is not missed. Raises `BackendError`."""
+        """As `Reader.place`."""
         cursor.iterator = await self._backend.seek(self._target, self._shard, cursor.position)
         self._fixed(cursor)
 
@@ -152,8 +201,8 @@ class ShardReader:
     def leave(self, cursor: Cursor) -> None:
         if cursor in self._cursors:
             self._cursors.remove(cursor)
-        if not self._cursors and self._failures:
-            self._works()  # nobody would find out
+        if not self._cursors:
+            self._trouble.over()  # nobody would find out
 
     def wake(self) -> None:
         """Somebody has room again."""
@@ -208,14 +257,13 @@ class ShardReader:
             cursor.iterator = None
             return
         except BackendError as error:
-            self._back_off(error)
+            self._wait(self._trouble.met(error))
             return
         except Exception:
-            # A bug in a backend must not stop the stream for good, nor pass unseen.
             log.exception("read_failed_unexpectedly", stream=self._target.name, shard=self._shard)
-            self._back_off(Unavailable("internal error, see the gateway's log", resource=self._resource))
+            self._wait(self._trouble.met(self._trouble.bug()))
             return
-        self._works()
+        self._trouble.over()
         self._pace(page)
         self._hand_out(page, position, iterator)
 
@@ -237,20 +285,5 @@ class ShardReader:
             if (equal or cursor.iterator == iterator) and not cursor.ended and cursor.owner.has_room():
                 cursor.take(page)
 
-    def _works(self) -> None:
-        self._unknown = 0
-        if self._failures:
-            self._failures = 0
-            self._health.clear(self._resource)
-
-    def _back_off(self, error: BackendError) -> None:
-        self._failures += 1
-        self._not_before = self._loop.time() + max(
-            1.0 / self._backend.read_limits.reads_per_second, BACKOFF.backoff(self._failures)
-        )
-        if (not error.retriable or self._failures >= FAILURES_TO_REPORT) and not error.throttled:
-            self._health.report(self._resource, error)
-        self._unknown = self._unknown + 1 if isinstance(error, NotFound) else 0
-        if self._unknown >= UNKNOWN:
-            self._unknown = 0
-            self._gone()
+    def _wait(self, seconds: float) -> None:
+        self._not_before = self._loop.time() + max(1.0 / self._backend.read_limits.reads_per_second, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 import uuid
@@ -24,9 +25,10 @@ from gateway.core.store import StateStore
 from gateway.core.stream import Shard, StreamBackend
 from gateway.core.streamconsumer import Guide, StreamConsumer
 from gateway.core.streamgroup import GroupMember
-from gateway.core.streamguide import WholeStream
+from gateway.core.streamguide import ShardSource, WholeStream
 from gateway.core.streamlease import Leases, forget_stream
 from gateway.core.streamoffset import read_name, read_start
+from gateway.core.streampush import PushedShards, ShardSubscriber
 from gateway.core.streamreader import ShardReader
 from gateway.core.subscription import Consumer, Subscription
 
@@ -73,6 +75,7 @@ class StreamQueue:
         self._wall = wall
         self._sender: Sender | None = None
         self._readers: dict[str, ShardReader] = {}
+        self._subscribers: set[ShardSubscriber] = set()
         self._consumers: dict[asyncio.Task[None], StreamConsumer] = {}
         label = target.label or target.queue
         self._deliveries = metrics.tally(metrics.deliveries.labels(label))
@@ -100,6 +103,8 @@ class StreamQueue:
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
         """Raises `InUse`, `InvalidArgument`, and `NotSupported` for what RabbitMQ's streams do not have either."""
+        if command.selector:
+            raise NotSupported(f"selector: queue '{self.name}' is a stream, which is not filtered")
         active = [other.subscription for other in self._consumers.values() if not other.left]
         if active and (command.exclusive or active[0].exclusive):
             raise InUse(f"queue '{self.name}' has an exclusive consumer, or would get one")
@@ -122,17 +127,35 @@ class StreamQueue:
     def _guide(self, command: Consume) -> Guide:
         name = read_name(command.arguments)
         start = read_start(command.arguments, self._wall())
+        source = self._source(name)
         if not name:
-            return WholeStream(self, start, self._wall)
+            return WholeStream(source, start, self._wall)
         owner = f"{_GATEWAY}-{next(_numbers)}"
         leases = Leases(self._store, self.name, name, asyncio.get_running_loop().time)
-        return GroupMember(self, leases, owner, start, self._wall)
+        return GroupMember(source, leases, owner, start, self._wall)
+
+    def _source(self, name: str) -> ShardSource:
+        """Where a consumer of this name gets its shards from."""
+        pushed = self.target.pushed
+        if self.target.tail and pushed:
+            name = pushed[0]
+        if name not in pushed:
+            return self
+        enroll = functools.partial(self._backend.enroll, self.target, name)
+        return PushedShards(self, enroll, functools.partial(self._subscriber, name))
+
+    def _subscriber(self, consumer: str, shard: str) -> ShardSubscriber:
+        subscriber = ShardSubscriber(
+            self._backend, self.target, consumer, shard, health=self._health, ended=self._subscribers.discard
+        )
+        self._subscribers.add(subscriber)
+        return subscriber
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         consumer = self._consumers.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("consumer_failed_unexpectedly", stream=self.name, exc_info=error)
-            self._tell_cancelled(consumer)
+            consumer.gone()
         self.used_at = asyncio.get_running_loop().time()
 
     async def get(self) -> Delivery | None:
@@ -150,13 +173,16 @@ class StreamQueue:
         return shards
 
     def reader(self, shard: str) -> ShardReader:
-        """As `ShardSource.reader`."""
+        """As `ShardSource.reader`: the one that all share who read the shard here."""
         reader = self._readers.get(shard)
         if reader is None:
             reader = self._readers[shard] = ShardReader(
                 self._backend, self.target, shard, health=self._health, gone=self.cancel_consumers, wall=self._wall
             )
         return reader
+
+    def _reading(self) -> list[ShardReader | ShardSubscriber]:
+        return [*self._readers.values(), *self._subscribers]
 
     # Counts
 
@@ -170,8 +196,8 @@ class StreamQueue:
 
     @property
     def polls(self) -> int:
-        """Shards that are read."""
-        return sum(bool(len(reader)) for reader in self._readers.values())
+        """Shards that are read, and subscriptions to shards."""
+        return sum(bool(len(reader)) for reader in self._readers.values()) + len(self._subscribers)
 
     @property
     def delivered(self) -> int:
@@ -210,18 +236,11 @@ class StreamQueue:
     def cancel_consumers(self) -> None:
         """It has been deleted: tell those who consume it."""
         for consumer in list(self._consumers.values()):
-            self._tell_cancelled(consumer)
-
-    def _tell_cancelled(self, consumer: StreamConsumer) -> None:
-        subscription = consumer.subscription
-        if subscription.cancelled or not subscription.cancellable:
-            return
-        subscription.cancel()
-        subscription.consumer.cancelled(subscription)
+            consumer.gone()
 
     def stop_polling(self) -> None:
         """No new reads; what consumers hold can still be acknowledged."""
-        for reader in self._readers.values():
+        for reader in self._reading():
             reader.stop()
 
     async def drain(self) -> None:
@@ -240,4 +259,4 @@ class StreamQueue:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(reader.aclose() for reader in self._readers.values()))
+        await asyncio.gather(*(reader.aclose() for reader in self._reading()))

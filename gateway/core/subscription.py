@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Protocol
 
 from gateway.core.errors import InUse
+from gateway.core.message import Message
+from gateway.core.selector import compile_selector
 from gateway.core.session import Consume, Delivery, Prefetch
 
 
@@ -36,6 +38,7 @@ class Subscription:
     """One consumer of one queue. `held` deliveries are not settled yet, of `prefetch` at most."""
 
     __slots__ = (
+        "accepts",
         "begun",
         "blocked",
         "cancellable",
@@ -53,6 +56,9 @@ class Subscription:
     )
 
     def __init__(self, command: Consume, queue: ConsumedQueue, consumer: Consumer) -> None:
+        """Raises `SelectorError`."""
+        self.accepts = compile_selector(command.selector) if command.selector else None
+        """Which messages of the queue it wants; None for all."""
         self.tag = command.tag
         self.queue = queue
         self.consumer = consumer
@@ -82,6 +88,10 @@ class Subscription:
         if self.shared is None or not self.shared.limit:
             return own
         return min(own, self.shared.limit - self.shared.held)
+
+    def wants(self, message: Message) -> bool:
+        """Whether its selector matches, if it has one."""
+        return self.accepts is None or self.accepts(message)
 
     def taken(self) -> None:
         """It has been given one more delivery."""
@@ -127,7 +137,7 @@ class Turns:
     everything, no other stands in a line.
     """
 
-    __slots__ = ("_all", "_lines", "_single", "_sole", "handed")
+    __slots__ = ("_all", "_lines", "_single", "_sole", "handed", "selective")
 
     def __init__(self, *, single: bool = False) -> None:
         """`single`: only the consumer that came first gets deliveries, until it leaves (single active consumer)."""
@@ -135,6 +145,8 @@ class Turns:
         self._sole: Subscription | None = None
         self.handed = 0
         """Deliveries that consumers were given, ever."""
+        self.selective = 0
+        """Consumers that have a selector."""
         self._all: dict[Subscription, None] = {}
         self._lines: list[tuple[int, deque[Subscription]]] = [(0, deque())]
 
@@ -156,12 +168,16 @@ class Turns:
 
     def add(self, subscription: Subscription) -> None:
         self._all[subscription] = None
+        self.selective += subscription.accepts is not None
         if self._single or subscription.sole:
             self._choose()
         self.offer(subscription)
 
     def remove(self, subscription: Subscription) -> None:
+        if subscription not in self._all:
+            return  # it has left before it came
         del self._all[subscription]
+        self.selective -= subscription.accepts is not None
         if subscription.in_turn:
             subscription.in_turn = False
             self._line(subscription.priority).remove(subscription)
@@ -197,8 +213,9 @@ class Turns:
             self.offer(subscription)
 
     def hand(self, delivery: Delivery) -> bool:
-        """Deliver to whose turn it is, against credit. False when nobody has any."""
-        for _, line in self._lines:
+        """Deliver to whose turn it is, against credit. False when nobody has any, or wants what it is."""
+        lines = self._lines if not self.selective else self._led_by_one_who_wants(delivery.message)
+        for _, line in lines:
             while line:
                 subscription = line.popleft()
                 credit = subscription.credit
@@ -213,6 +230,35 @@ class Turns:
                     subscription.consumer.deliver(subscription, delivery)
                     return True
         return False
+
+    def _led_by_one_who_wants(self, message: Message) -> Sequence[tuple[int, deque[Subscription]]]:
+        """The first line in which somebody has credit and wants a message, with that one at its head; empty for none.
+
+        What this costs grows with the number of consumers, up to the first that wants it.
+        """
+        for ranked in self._lines:
+            _, line = ranked
+            for subscription in line:
+                if subscription.credit > 0 and subscription.wants(message):
+                    line.remove(subscription)
+                    line.appendleft(subscription)
+                    return (ranked,)
+        return ()
+
+    def takes(self, message: Message) -> bool:
+        """Whether somebody has credit, and wants a message."""
+        return bool(self._led_by_one_who_wants(message))
+
+    @property
+    def takes_anything(self) -> bool:
+        """Whether somebody has credit, and no selector."""
+        return any(each.accepts is None and each.credit > 0 for _, line in self._lines for each in line)
+
+    def wanted(self, message: Message) -> bool:
+        """Whether somebody would take a message if it had credit."""
+        if self._sole is not None:
+            return self._sole.wants(message)
+        return any(subscription.wants(message) for subscription in self._all)
 
     def credit(self, enough: int) -> int:
         """What all take together; counting stops at `enough`."""

@@ -16,7 +16,7 @@ import structlog
 from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, QueueSpec, Received
 from gateway.core.deadletter import Bury, Reason
-from gateway.core.errors import Refused
+from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
@@ -68,7 +68,8 @@ class VirtualQueue:
         self.used_at = 0.0
         """When it was last declared, consumed or read, on the event loop's clock."""
         self.published = 0
-        """Messages that were routed here."""
+        """Messages that were routed here, and that it wants."""
+        self._conditions = [each for each in (spec.accepts, self.policy.accepts) if each is not None]
         self._room = LIVE_ROOM if spec.lossy else QUEUE_ROOM
         self._bury = bury
         self._on_unused = on_unused
@@ -91,11 +92,12 @@ class VirtualQueue:
     # Publishing
 
     def put(self, message: Message, publisher: Publisher, waiter: Answerable, token: object) -> None:  # noqa: ARG002 - Sink
+        for accepts in self._conditions:
+            if not accepts(message):
+                waiter.answer(token, ACCEPTED)
+                return
         self.published += 1
-        accepts = self.spec.accepts
-        if accepts is not None and not accepts(message):
-            waiter.answer(token, ACCEPTED)
-        elif message.not_before and message.not_before > self._wall():
+        if message.not_before and message.not_before > self._wall():
             waiter.answer(token, self._delay(message))
         else:
             waiter.answer(token, self._take(message))
@@ -206,7 +208,9 @@ class VirtualQueue:
         return self._turns.handed
 
     def consume(self, command: Consume, consumer: Consumer) -> Subscription:
-        """Raises `InUse`."""
+        """Raises `InUse`, and `NotSupported` for a selector: what it does not take would be in the others' way."""
+        if command.selector:
+            raise NotSupported(f"selector: queue '{self.name}' is in the gateway's memory, where consumers have none")
         self._turns.check(exclusive=command.exclusive)
         subscription = Subscription(command, self, consumer)
         self._turns.add(subscription)

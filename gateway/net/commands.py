@@ -19,7 +19,6 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from gateway.core.agreement import Later
 from gateway.core.arguments import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
 from gateway.core.audit import audit
 from gateway.core.auth import Credentials, Identity, renewed
@@ -27,6 +26,7 @@ from gateway.core.broker import Broker, Owner
 from gateway.core.certificate import Certificate
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.exchanges import ToExchange
+from gateway.core.later import Later
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (

@@ -22,6 +22,7 @@ from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
 from gateway.net.commands import Peer, result_of
 from gateway.net.executor import Executor
+from gateway.net.large import PROGRESS, STALLED, UNCOUNTED, LargeBodies
 from gateway.net.limits import ConnectionLimits, Heavy
 from gateway.net.metrics import ConnectionMetrics
 from gateway.net.quotas import Seat
@@ -37,7 +38,8 @@ UNSENT_BYTES: Final = 1024 * 1024
 at the first byte that waits; but its acknowledgements are still taken, or both sides could wait for each other."""
 
 STUCK: Final = 60.0
-"""Seconds after which a peer that sends and never reads its answers is cut off."""
+"""Seconds after which a peer that sends and never reads its answers is cut off. One that has read `PROGRESS` of them,
+such as of a large message, has as long again."""
 
 SHORTEST_REST: Final = 0.001
 """Seconds; a peer that published too much for less than that goes on, and owes it."""
@@ -47,6 +49,7 @@ _CONGESTED: Final = "the session holds back too much"
 _SHUTDOWN: Final = "the gateway stops"
 _PAUSED_BY_MARK: Final = "a destination or the gateway holds too much"
 _PAUSED_BY_ITSELF: Final = "too many of its publishes have no result"
+_NO_ROOM: Final = "there is no room for a large message"
 _TOO_FAST: Final = "the peer publishes faster than it may"
 
 _numbers = itertools.count(1)
@@ -57,12 +60,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_broker",
+        "_carried",
         "_closing",
         "_due",
         "_executor",
         "_flush_handle",
         "_gone",
         "_handshake_ends",
+        "_large",
+        "_light",
         "_limits",
         "_loop",
         "_lost",
@@ -77,6 +83,7 @@ class Connection(asyncio.Protocol):
         "_share",
         "_stalled_at",
         "_stuck_at",
+        "_stuck_from",
         "_timer",
         "_transport",
         "_unwritten",
@@ -114,12 +121,19 @@ class Connection(asyncio.Protocol):
         self._metrics = metrics
         self._limits = limits
         self._share = limits.share
+        self._light = min(limits.share, UNCOUNTED)
+        """Bytes of a body that no account is kept of."""
+        self._carried = 0
+        """Bytes of what carries the protocol, and is not complete."""
+        self._large: LargeBodies | None = None  # most connections never have any
         self._on_made = on_made
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._lost = False
         self._stuck_at = float("inf")
+        self._stuck_from = 0
+        """Bytes that the peer had taken when it was last found to be stuck."""
         self._stalled_at = float("inf")
         """When the peer has taken nothing for too long of what it was sent."""
         self._rested_at = float("inf")
@@ -164,7 +178,14 @@ class Connection(asyncio.Protocol):
         commands = self._session.receive_data(data, self._loop.time())
         if commands:
             self._executor.append(commands)
+        if self._large is not None or self._session.assembling > UNCOUNTED:
+            self._assemble(len(data))
         self.flush_soon()
+
+    def gather(self, size: int, received: int) -> None:
+        """As `websocket.Gathering.gather`."""
+        self._carried = size
+        self._assemble(received)
 
     def eof_received(self) -> bool:
         return False  # nobody could be answered on a half-closed connection: close it
@@ -172,13 +193,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._executor.peer.block()
         if self._limits.write_timeout:
-            self._gone = self._sent - self._transport.get_write_buffer_size()
+            self._gone = self._taken
             self._stalled_at = self._loop.time() + self._limits.write_timeout
             self._arm()
 
     def resume_writing(self) -> None:
         self._stuck_at = self._stalled_at = float("inf")
         self._accept_written()
+        if self._large is not None:
+            self._large.written()
         self._executor.peer.unblock()
         self.resume(_UNSENT)
 
@@ -215,6 +238,8 @@ class Connection(asyncio.Protocol):
         """The result of a publish."""
         self._metrics.results[result.outcome].count += 1
         if type(token) is Heavy:
+            if token.size > UNCOUNTED and self._large is not None:
+                self._large.published(token.size)
             self._answered(token.token, result, token.weight)
         else:
             self._answered(token, result, 1)
@@ -259,8 +284,16 @@ class Connection(asyncio.Protocol):
             if self._unwritten is None:
                 self._unwritten = []
             self._unwritten.append(delivery)
+        if delivery.large is not None:
+            self.carry(delivery)
+            self._write()  # so that it is in memory twice only now
         if self._flush_handle is None:
             self.flush_soon()
+
+    def carry(self, delivery: Delivery) -> None:
+        """Have the memory of a large body given back when it is written."""
+        self._larges().deliver(delivery)
+        self._arm()
 
     def cancelled(self, subscription: Subscription) -> None:
         """The queue of a consumer is gone."""
@@ -286,7 +319,10 @@ class Connection(asyncio.Protocol):
         self._pauses.discard(reason)
         if not self._pauses and not self._closing:
             self._metrics.paused.dec()
-            self._session.reading(True, self._loop.time())
+            now = self._loop.time()
+            self._session.reading(True, now)
+            if self._large is not None:
+                self._large.reads_since = now
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -332,9 +368,11 @@ class Connection(asyncio.Protocol):
         self._metrics.publishes.count += 1
         self.published += 1
         size = len(message.body)
-        if size > self._share:
+        if size > self._light:
             token = Heavy(token, size, self._share)
             self.inflight += token.weight
+            if size > UNCOUNTED:
+                self._larges().publish(size)
         else:
             self.inflight += 1
         guard = self._executor.peer.guard
@@ -347,6 +385,26 @@ class Connection(asyncio.Protocol):
             self.pause(self)
         if self.seat.paces:
             self._keep_pace(size)
+
+    def _larges(self) -> LargeBodies:
+        if self._large is None:
+            self._large = LargeBodies(self.seat.budget, self._has_room, self._loop.time())
+        return self._large
+
+    def _assemble(self, received: int) -> None:
+        """See that there is memory for what the peer has announced, before it sends more of that."""
+        if self._closing or self._executor.waiting:
+            return  # what is complete, and waits to be published, is still here
+        size = max(self._session.assembling, self._carried)
+        if size > UNCOUNTED and not self._session.established:
+            self._cut("the peer announces too much before it is let in")
+        elif self._larges().assemble(size, received, self._loop.time()):
+            self.resume(_NO_ROOM)
+        else:
+            self.pause(_NO_ROOM)
+
+    def _has_room(self) -> None:
+        self.resume(_NO_ROOM)
 
     def _keep_pace(self, size: int) -> None:
         """Count what was published, and let the peer rest when that was too much."""
@@ -386,6 +444,8 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        if self._large is not None:
+            self._large.lost()
         if self._pauses:
             self._metrics.paused.dec()
             if not self._transport.is_closing():
@@ -408,7 +468,8 @@ class Connection(asyncio.Protocol):
         self._flush_handle = None
         self._write()
         if self._executor.peer.blocked and self._transport.get_write_buffer_size() > UNSENT_BYTES:
-            self._stuck_at = min(self._stuck_at, self._loop.time() + STUCK)
+            if self._stuck_at == float("inf"):
+                self._get_stuck()
             self.pause(_UNSENT)
         self._arm()
 
@@ -423,10 +484,14 @@ class Connection(asyncio.Protocol):
         unwritten, self._unwritten = self._unwritten, None
         if unwritten:
             self._writing = self._writing + unwritten if self._writing else unwritten
+        if self._large is not None:
+            self._large.encoded(self._session, self._loop.time())
         if data:
             self._metrics.sent.count += len(data)
             self._sent += len(data)
             self._transport.write(data)
+        if self._large is not None and not self._executor.peer.blocked:
+            self._large.written()
         if unwritten and not self._executor.peer.blocked:
             # Not now: that a write has failed shows in the next turn, when the transport says that it is closing.
             self._loop.call_soon(self._accept_gone)
@@ -448,6 +513,8 @@ class Connection(asyncio.Protocol):
         due = min(
             self._session.deadline, self._stuck_at, self._stalled_at, self._rested_at, self._executor.peer.ends_at
         )
+        if self._large is not None:
+            due = min(due, self._large.checked_at + STALLED)
         if not self._session.established:
             due = min(due, self._handshake_ends)
         if due < self._due and not self._closing:
@@ -465,7 +532,7 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         if self._closing:
             self._transport.abort()
-        elif now >= self._stuck_at:
+        elif now >= self._stuck_at and not self._drains():
             self._cut("the peer sends and does not read")
         elif not self._session.established and now >= self._handshake_ends:
             self._cut("the peer did not connect in time")
@@ -473,6 +540,8 @@ class Connection(asyncio.Protocol):
             self._cut("the proof of who the peer is has expired")
         elif now >= self._stalled_at and not self._moves(now):
             self._cut("the peer does not read")
+        elif self._large is not None and now >= self._large.checked_at + STALLED and self._keeps_room(now):
+            self._cut("the peer keeps room for a large message that others wait for, and does not go on")
         else:
             if now >= self._rested_at:
                 self._rested_at = float("inf")
@@ -482,11 +551,34 @@ class Connection(asyncio.Protocol):
                 self.flush_soon()
             self._arm()
 
+    def _get_stuck(self) -> None:
+        self._stuck_at = self._loop.time() + STUCK
+        self._stuck_from = self._taken
+
+    def _drains(self) -> bool:
+        """Whether the peer has read a fair part of what it was sent; then it has as long again."""
+        before = self._stuck_from
+        self._get_stuck()
+        return self._stuck_from - before >= PROGRESS
+
+    @property
+    def _taken(self) -> int:
+        """Bytes that the peer, or the operating system for it, has taken, ever."""
+        return self._sent - self._transport.get_write_buffer_size()
+
     def _moves(self, now: float) -> bool:
         """Whether the peer has taken something since it was last looked at; then it has as long again."""
-        before, self._gone = self._gone, self._sent - self._transport.get_write_buffer_size()
+        before, self._gone = self._gone, self._taken
         self._stalled_at = now + self._limits.write_timeout
         return self._gone > before
+
+    def _keeps_room(self, now: float) -> bool:
+        assert self._large is not None
+        if self._large.idle:
+            self._large = None
+            return False
+        paused = self._pauses is not None and any(reason is not _NO_ROOM for reason in self._pauses)
+        return self._large.stalls(now, self._taken, waits_for_us=paused)
 
     def _cut(self, reason: str) -> None:
         self._metrics.errors.inc()

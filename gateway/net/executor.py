@@ -23,6 +23,7 @@ from gateway.core.session import (
     Close,
     Command,
     ControlCommand,
+    Delivery,
     EndSession,
     Get,
     Got,
@@ -70,6 +71,9 @@ class Host(Owner, Protocol):
 
     def begin(self, start: Callable[[Done], None], token: object) -> None:
         """Start what goes on beside what follows, and tell the session when it is done."""
+
+    def carry(self, delivery: Delivery) -> None:
+        """The session has a delivery with a large body."""
 
     def close(self, command: Close) -> None:
         """Write what is left to send, and take part in nothing any more."""
@@ -125,6 +129,11 @@ class Executor:
         """Of the command that `_task` executes."""
         self._beside: dict[asyncio.Task[None], ControlCommand | Get] = {}
         """What is executed beside all that, with its command."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are commands that have not been executed yet."""
+        return bool(self._queue)
 
     def append(self, commands: Sequence[Command]) -> None:
         """Execute what the peer has asked for, behind all that it asked for before."""
@@ -272,6 +281,8 @@ class Executor:
                 result.delivery.source.settle(result.delivery, Outcome.RELEASED)
             return
         self.insert(self._answer(command.token, result))
+        if isinstance(result, Got) and result.delivery is not None and result.delivery.large is not None:
+            self._host.carry(result.delivery)
         self._host.flush_soon()
 
     def _ended_aside(self, task: asyncio.Task[None]) -> None:

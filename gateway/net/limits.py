@@ -38,9 +38,11 @@ class ConnectionLimits:
 class Heavy:
     """The token of a message that counts as several, because its body is larger than the share of one."""
 
-    __slots__ = ("token", "weight")
+    __slots__ = ("size", "token", "weight")
 
     def __init__(self, token: object, size: int, share: int) -> None:
         self.token = token
+        self.size = size
+        """Bytes of its body."""
         self.weight = -(-size // share)
         """Rounded up: so the bytes under way are never more than the weights allow."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.addresses import site
+from gateway.core.budget import ByteBudget
 from gateway.core.errors import Refused
 from gateway.net.pace import Pace, PublishRate
 
@@ -39,8 +40,10 @@ class QuotaLimits:
 class Quotas:
     """Gives each connection its seat, from when it is accepted until it is gone."""
 
-    def __init__(self, limits: QuotaLimits | None = None) -> None:
+    def __init__(self, limits: QuotaLimits | None = None, budget: ByteBudget | None = None) -> None:
+        """`budget`: memory for large bodies, also of others than connections."""
         self.limits = limits or QuotaLimits()
+        self.budget = budget or ByteBudget()
         self.connections = 0
         self._by_address = _counts_addresses(self.limits)
         self._addresses: Counter[str] = Counter()
@@ -135,6 +138,11 @@ class Seat:
         self.taken = False
         self.paces: tuple[Pace, ...] = ()
         """What the connection has to keep to: its own, then its user's."""
+
+    @property
+    def budget(self) -> ByteBudget:
+        """Memory for large bodies."""
+        return self._quotas.budget
 
     def belongs_to(self, user: str) -> None:
         """Who it is, once that is known; the same again changes nothing. Raises `Refused` when the user has too many.

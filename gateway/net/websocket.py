@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final, Protocol, cast, runtime_checkable
 
 from websockets.frames import DATA_OPCODES, CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -21,6 +21,7 @@ from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
+from gateway.net.large import UNCOUNTED
 from gateway.net.transports import Refused, TransportOver, shown
 
 HANDSHAKE_BYTES: Final = 16 * 1024
@@ -76,6 +77,14 @@ class WebSocketOptions:
     """Of web pages that may connect; all, if empty. A client without an origin is no web page."""
 
 
+@runtime_checkable
+class Gathering(Protocol):
+    """A protocol that answers for the memory of its connection."""
+
+    def gather(self, size: int, received: int) -> None:
+        """A frame is not complete that has `size` bytes at most, 0 for none any more; `received` more of them came."""
+
+
 class WebSocket(TransportOver, asyncio.Protocol):
     """A protocol to the socket's transport, and a transport to the protocol above.
 
@@ -87,6 +96,7 @@ class WebSocket(TransportOver, asyncio.Protocol):
         "_above",
         "_binary",
         "_closing",
+        "_gathered",
         "_head",
         "_linger",
         "_options",
@@ -109,6 +119,8 @@ class WebSocket(TransportOver, asyncio.Protocol):
             logger=_library_log,
         )
         self._head = bytearray()
+        self._gathered = 0
+        """Bytes of a frame that is not complete."""
         self._closing = False
         self._write_paused = False
         self._pong = b""
@@ -255,10 +267,17 @@ class WebSocket(TransportOver, asyncio.Protocol):
         payloads = self._payloads(websocket.events_received())
         if payloads and not self._closing:
             self._above.data_received(b"".join(payloads))
+        self._gather(0 if payloads else self._gathered + len(data), len(data))
         if websocket.state is State.OPEN:
             self._send_pongs()
         elif self._send():
             self._end_frames()
+
+    def _gather(self, size: int, received: int) -> None:
+        """The library keeps a frame until it is complete, and does not say how large it will be."""
+        was, self._gathered = self._gathered, size
+        if max(was, size) > UNCOUNTED and isinstance(self._above, Gathering):
+            self._above.gather(self._options.max_packet if size > UNCOUNTED else 0, received)
 
     def _payloads(self, events: Sequence[Frame | Request | Response]) -> list[bytes]:
         payloads = []

@@ -50,6 +50,25 @@ def test_a_listener_gets_its_protocol(read: Read) -> None:
     assert second.open_session.__module__ == "gateway.protocols.stomp.session"
 
 
+def test_a_rule_may_let_consumers_have_selectors(read: Read) -> None:
+    rules = "routes:\n" + "".join(
+        f"- {{match: {{queue: '{name}'}}, to: [{{sqs: '{name}'}}, {{sns: copies}}]{selectors}}}\n"
+        for name, selectors in (
+            ("none", ""),
+            ("usual", ", selectors: {}"),
+            ("jobs-{site}", ", selectors: {pass_over: 5}"),
+        )
+    )
+    routes = assemble(read(LISTENER + rules)).routes
+    homes = {name: routes.home(name) for name in ("none", "usual", "jobs-hall")}
+    assert {name: home and home.pass_over for name, home in homes.items()} == {
+        "none": None,
+        "usual": 30.0,
+        "jobs-hall": 5.0,
+    }
+    assert [copy.pass_over for copy in routes.copies("usual")] == [None]
+
+
 def test_topics_are_listened_to(read: Read) -> None:
     assembly = assemble(
         read(
@@ -146,6 +165,18 @@ def test_aws_is_checked(read: Read) -> None:
             "routes.0.to.0.tail: only topics have live subscribers",
         ),
         (
+            "routes: [{match: {topic: t}, to: [{kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.0.enhanced_fan_out: nothing is read from there by this rule; leave it out; it is for",
+        ),
+        (
+            "routes: [{match: {queue: q}, to: [{sqs: q}, {kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.1.enhanced_fan_out: nothing is read from there",
+        ),
+        (
+            "workers: 2\nroutes: [{match: {queue: q}, to: [{kinesis: s, enhanced_fan_out: [c]}]}]",
+            "routes.0.to.0.enhanced_fan_out: workers would take each other's subscriptions away; run 1 worker",
+        ),
+        (
             "routes: [{match: {topic: 'a/#/b'}, to: [{queue: q}]}]",
             "routes.0.match.topic: '#' is the rest of a topic and stands last",
         ),
@@ -193,6 +224,18 @@ def test_aws_is_checked(read: Read) -> None:
             "routes.0.to.1.fanout: nothing is bound to a queue; give it where a topic or an exchange is matched",
         ),
         (
+            "routes: [{match: {queue: a}, to: [{kinesis: s}], selectors: {}}]",
+            "routes.0.selectors: a stream is not filtered; leave it out, or name sqs: first",
+        ),
+        (
+            "routes: [{match: {queue: 'a{b}'}, to: [{sqs: 'a{b}.fifo'}], selectors: {pass_over: 5}}]",
+            "routes.0.selectors: of a FIFO queue, a message that nobody takes would hold up its group; leave it out",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sns: b}], selectors: {}}]",
+            "routes.0.to.0.sns: a queue cannot live here; name what keeps it first, such as sqs:",
+        ),
+        (
             "routes: [{match: {topic: a}, to: [{sns: b, fanout: true, best_effort: true}]}]",
             "routes.0.to.0.fanout: queues are not to lose what the topic does not take; leave best_effort out",
         ),
@@ -219,6 +262,10 @@ def test_aws_is_checked(read: Read) -> None:
         ("sqs: {large_payload: {}}", "sqs.large_payload: there is no such key; did you mean large_payloads?"),
         ("sqs: {large_payloads: {}}", "sqs.large_payloads.bucket: "),
         ("sns: {message_bytes: 2000000}", "sns.message_bytes: "),
+        (
+            "limits: {gateway: {large_body_bytes: 1048576}}",
+            "limits.gateway.large_body_bytes: 1048576 bytes have no room for a message of listeners.0, which may have ",
+        ),
         (
             "routes: [{match: {topic: 'a/{b}'}, to: [{sqs: 'q-{c}'}]}]",
             "routes.0.to.0.sqs: unknown field {c}; known are {b}",

@@ -1,6 +1,7 @@
 """What `mqlift check` prints, and its exit code."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from adapters.dynamodb.items import table_request
 from gateway.check import EXIT_FAILED, EXIT_MISTAKE, EXIT_RIGHT, check
+from tests.rig.counting import SqsClient
 from tests.rig.processes import AWS_ENVIRONMENT, Ministack, free_port
 from tests.rig.streams import aws_client
 
@@ -164,6 +166,28 @@ def test_streams_are_explained(write: Write) -> None:
     assert lines[-1].startswith("  lives in: kinesis telemetry (partition_key = {key}")
 
 
+def test_enhanced_fan_out_is_explained_with_its_price(write: Write) -> None:
+    rules = """
+routes:
+- {match: {queue: in}, to: [{kinesis: telemetry, enhanced_fan_out: [billing, audit]}]}
+- {match: {topic: t/#}, to: [{kinesis: telemetry, tail: t, enhanced_fan_out: [live]}]}
+- {match: {queue: plain}, to: [{kinesis: telemetry}]}
+"""
+    path = write(LISTENER + rules)
+    _, lines = run(path, "queue:in")
+    assert [line.strip() for line in lines[3:8]] == [
+        "enhanced fan-out: consumers named billing, audit get records some 70 ms after they were written;",
+        "others read twice a second, and share five reads and 2 MiB a second of each shard",
+        "provisioned: $0.015 an hour ($10.95 a month) for each shard and name, and",
+        "$0.013 for each GB brought; reading costs nothing",
+        "on demand: $0.05 for each GB brought, $0.04 where it is read",
+    ]
+    _, lines = run(path, "topic:t/1")
+    assert any("live subscribers, as the consumer live, get" in line for line in lines)
+    _, lines = run(path, "queue:plain")
+    assert not any("enhanced" in line for line in lines)
+
+
 def test_what_rules_hardly_mean_is_warned_of(write: Write) -> None:
     _, lines = run(write(LISTENER + "auth: {anonymous: true}\n" + STREAMS))
     warnings = [line for line in lines if "warning" in line]
@@ -305,6 +329,41 @@ def test_topics_that_are_listened_to(write: Write, ministack: Ministack, monkeyp
     assert lines[-1] == "sns not-there: not there yet; it is created when it is first used"
 
 
+SELECTIVE = """
+routes:
+- {match: {queue: jobs}, to: [{sqs: NAME}], selectors: {pass_over: 60}}
+"""
+
+
+def test_what_selectors_cost_is_explained(write: Write) -> None:
+    path = write(LISTENER + SELECTIVE)
+    _, lines = run(path, "queue:jobs")
+    assert "  selectors: what no consumer takes is passed over: hidden for 60 s, then looked at again" in lines
+    assert "    a million passes: $0.08 to $0.80" in lines
+    assert lines[-1] == "    1,000 messages that nobody takes, 43.2 million passes a month: $3.46 to $34.56"
+    _, summary = run(path)
+    assert "  warning: routes.0.selectors: what nobody takes costs; --explain queue:NAME says how much" in summary
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_redrive_policy_and_selectors_do_not_go_together(
+    ministack: Ministack, sqs: SqsClient, queue: str, queue_name: str, write: Write
+) -> None:
+    endpoint = f"aws: {{region: us-east-1, endpoint_url: '{ministack.url}'}}\n"
+    path = write(LISTENER + endpoint + SELECTIVE.replace("NAME", queue_name))
+    assert run(path, aws=True)[0] == EXIT_RIGHT
+    dead = sqs.create_queue(QueueName=f"{queue_name}-dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": policy})
+    code, lines = run(path, aws=True)
+    assert code == EXIT_FAILED
+    assert lines[-1] == (
+        f"selectors: sqs queue '{queue_name}' has a redrive policy, and a message would be moved away once it was "
+        "passed over 3 times; remove that policy"
+    )
+
+
 FANOUT = """
 prefix: p-
 sns: {fanout_wait: 960}
@@ -312,6 +371,7 @@ routes:
 - {match: {exchange: events}, to: [{sns: news, fanout: true}]}
 - {match: {topic: "t/#"}, to: [{sns: captured, fanout: true}, {sns: plain}]}
 - {match: {queue: orders}, to: [{sqs: orders.fifo}]}
+- {match: {queue: stream}, to: [{kinesis: stream}]}
 """
 
 
@@ -337,6 +397,15 @@ routes:
             ],
         ),
         (
+            "queue:stream",
+            [
+                (
+                    "  fan-out of routes.0, if bound to exchange events: the gateway sends to it: "
+                    "a queue that lives in kinesis, which SNS does not send to"
+                ),
+            ],
+        ),
+        (
             "queue:audit",
             [
                 "  fan-out of routes.0, if bound to exchange events: sns news brings messages",
@@ -350,3 +419,8 @@ def test_fan_out_is_explained(place: str, told: list[str], write: Write) -> None
     code, lines = run(write(LISTENER + FANOUT), place)
     assert code == EXIT_RIGHT
     assert set(told) <= set(lines)
+
+
+def test_what_kinesis_costs_is_no_matter_of_messages(write: Write) -> None:
+    _, lines = run(write(LISTENER + FANOUT), "queue:stream")
+    assert not any("a million messages" in line for line in lines)

@@ -48,6 +48,17 @@ def test_what_is_given_reaches_the_gateway(read: Read) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("protocol", "option"), [("mqtt", "max_packet_size"), ("stomp", "max_body"), ("amqp091", "max_message_size")]
+)
+def test_every_message_that_a_listener_takes_has_room(read: Read, protocol: str, option: str) -> None:
+    largest = 10_000_000
+    room = f"limits: {{gateway: {{large_body_bytes: {largest}}}}}\n"
+    assemble(read(f"listeners: [{{protocol: {protocol}, port: 1, {option}: {largest}}}]\n{room}"))
+    with pytest.raises(ConfigErrors, match=f"or a smaller {option} of that listener"):
+        assemble(read(f"listeners: [{{protocol: {protocol}, port: 1, {option}: {largest + 1}}}]\n{room}"))
+
+
 def test_a_listener_may_have_limits_of_its_own_and_keeps_the_others(read: Read) -> None:
     settings = read(
         "listeners:\n"

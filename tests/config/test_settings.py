@@ -179,6 +179,22 @@ def test_mistakes_in_the_environment(
             "routes.0.match: says nothing to match; one of topic, queue or exchange; write a rule for each",
         ),
         (
+            "routes: [{match: {topic: a}, to: [{queue: a}], selectors: {}}]",
+            "routes.0.selectors: subscriptions to topics have selectors without a rule, and exchanges have no",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}], selectors: {pass_over: 0.5}}]",
+            "routes.0.selectors.pass_over: the value is too small; 1.0 or more",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}], selectors: {pass_over: 4000}}]",
+            "routes.0.selectors.pass_over: the value is too large; 3600.0 or less",
+        ),
+        (
+            "routes: [{match: {queue: a}, to: [{sqs: a}], selectors: {passover: 5}}]",
+            "routes.0.selectors.passover: there is no such key; did you mean pass_over?",
+        ),
+        (
             "routes: [{match: {queue: a, key: b}, to: [{queue: a}]}]",
             "routes.0.match.key: a queue has no key; leave it out, or match an exchange",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 import subprocess
 import sys
@@ -12,13 +13,82 @@ from pathlib import Path
 import pytest
 
 from adapters.aws.api import AwsClient
+from adapters.aws.client import open_client
+from adapters.aws.settings import AwsSettings
 from adapters.dynamodb.store import open_store
 from adapters.memory.store import MemoryStore
 from adapters.sqlite.store import MIGRATIONS, SqliteStore
 from gateway.core.errors import ConfigError
-from gateway.core.store import Conflict, StateStore, StoreError, every_record
+from gateway.core.store import Conflict, Record, StateStore, StoreError, every_record
+from tests.rig.processes import AWS_ENVIRONMENT, Ministack
 
 LONGEST = "as long as the store allows"
+
+
+KEYS = ("a", "a/", "a/b", "a/b/c", "ab", "b", "é", "日本", "\U0001f600")
+PARTS = ("", "a", "a/", "a/b", "é", "x")
+
+
+class Model:
+    """A store beside a table that has what must be in it."""
+
+    def __init__(self, store: StateStore, choices: random.Random) -> None:
+        self._store = store
+        self._random = choices
+        self._table: dict[str, Record] = {}
+        self._newest: dict[str, int] = {}
+
+    async def step(self) -> None:
+        steps = (self._put, self._put, self._put_expected, self._delete, self._get, self._scan, self._expired)
+        await self._random.choice(steps)(self._random.choice(KEYS))
+
+    async def _put(self, key: str, expected: int | None = None) -> None:
+        value = self._random.randbytes(self._random.randrange(50))
+        expires_at = self._random.choice((None, float(self._random.randrange(10))))
+        record = await self._store.put("k", key, value, expected=expected, expires_at=expires_at)
+        assert (record.kind, record.key, record.value, record.expires_at) == ("k", key, value, expires_at)
+        assert record.version > self._newest.get(key, 0)
+        self._table[key] = record
+        self._newest[key] = record.version
+
+    async def _put_expected(self, key: str) -> None:
+        known = self._table.get(key)
+        right = 0 if known is None else known.version
+        expected = self._random.choice((right, 0, self._newest.get(key, 7)))
+        if expected == right:
+            await self._put(key, expected)
+            return
+        with pytest.raises(Conflict):
+            await self._put(key, expected)
+
+    async def _delete(self, key: str) -> None:
+        known = self._table.get(key)
+        expected = self._random.choice((None, 7, 0 if known is None else known.version))
+        if known is not None and expected not in (None, known.version):
+            with pytest.raises(Conflict):
+                await self._store.delete("k", key, expected=expected)
+            return
+        assert await self._store.delete("k", key, expected=expected) == (known is not None)
+        self._table.pop(key, None)
+
+    async def _get(self, key: str) -> None:
+        assert await self._store.get("k", key) == self._table.get(key)
+
+    async def _scan(self, key: str) -> None:
+        prefix, after = self._random.choice(PARTS), self._random.choice(("", key))
+        limit = self._random.randrange(1, 12)
+        keys = sorted(self._table, key=str.encode)
+        wanted = [each for each in keys if each.startswith(prefix) and each.encode() > after.encode()]
+        found = await self._store.scan("k", prefix=prefix, after=after, limit=limit)
+        assert list(found) == [self._table[each] for each in wanted[:limit]]
+
+    async def _expired(self, key: str) -> None:
+        del key
+        now = float(self._random.randrange(10))
+        due = [each for each in self._table.values() if each.expires_at is not None and each.expires_at <= now]
+        found = list(await self._store.expired("k", now))
+        assert sorted(found, key=lambda each: each.key) == sorted(due, key=lambda each: each.key)
+        assert [each.expires_at for each in found] == sorted(each.expires_at or 0.0 for each in due)
 
 
 class StoreContract:
@@ -158,6 +228,13 @@ class StoreContract:
         await store.put("session", "first", b"", expires_at=99.0)
         assert [record.key for record in await store.expired("session", 20.0)] == ["second"]
 
+    @pytest.mark.parametrize("seed", range(3))
+    async def test_does_what_a_table_would(self, store: StateStore, seed: int) -> None:
+        """Any calls, one after the other; what is read is what a plain table would give."""
+        model = Model(store, random.Random(seed))
+        for _ in range(80):
+            await model.step()
+
     async def test_concurrent_writers_of_one_record_agree_on_one(self, store: StateStore) -> None:
         results = await asyncio.gather(
             *(store.put("queue", "q", str(n).encode(), expected=0) for n in range(50)), return_exceptions=True
@@ -215,6 +292,19 @@ class TestDynamoStore(StoreContract):
         assert [record.value for record in await store.scan("session")] == [b"ours"]
         assert [record.value for record in await other.expired("session", 2.0)] == [b"theirs"]
         await other.aclose()
+
+
+class TestDynamoStoreThroughTheSdk(TestDynamoStore):
+    """The same over `aws.transport: aiobotocore`."""
+
+    @pytest.fixture
+    async def aws(self, ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AwsClient]:
+        for name, value in AWS_ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        settings = AwsSettings(region="us-east-1", endpoint_url=ministack.url, transport="aiobotocore")
+        client = await open_client(settings)
+        yield client
+        await client.aclose()
 
 
 def _writer(path: Path) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ import pytest
 from gateway.core.arguments import NO_POLICY, Overflow, QueuePolicy, check_equivalent, read_policy, read_stream_policy
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Inequivalent, InvalidArgument
+from gateway.core.message import Address, Message
 
 
 def spec(arguments: Mapping[str, object], **flags: bool) -> QueueSpec:
@@ -60,6 +61,14 @@ def test_what_is_asked_for(arguments: Mapping[str, object], expected: QueuePolic
             {"x-overflow": "drop-tail"},
             "x-overflow: invalid_overflow",
         ),
+        (
+            {"x-selector": "colour ="},
+            "x-selector: 'the end' at character 9 does not belong there",
+        ),
+        (
+            {"x-selector": 5},
+            "x-selector: {unacceptable_type,long}",
+        ),
         ({"x-queue-type": "odd"}, "x-queue-type: \"unsupported queue type 'odd'\""),
         ({"x-queue-mode": "hasty"}, "x-queue-mode: \"unsupported queue mode 'hasty'\""),
         ({"x-single-active-consumer": 1}, "x-single-active-consumer: {unacceptable_type,long}"),
@@ -71,6 +80,15 @@ def test_what_is_refused(arguments: Mapping[str, object], text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         read_policy(spec(arguments))
     assert str(caught.value).startswith(text)
+
+
+def test_a_selector_says_what_comes_into_a_queue() -> None:
+    accepts = read_policy(QueueSpec(arguments={"x-selector": "colour = 'red'"})).accepts
+    assert accepts is not None
+    assert accepts(Message(Address("", "q"), b"", headers={"colour": "red"}))
+    assert not accepts(Message(Address("", "q"), b"", headers={"colour": "blue"}))
+    with pytest.raises(InvalidArgument, match="streams have no such argument"):
+        read_policy(QueueSpec(arguments={"x-queue-type": "stream", "x-selector": "colour = 'red'"}))
 
 
 def test_bytes_are_counted_in_memory() -> None:
@@ -110,6 +128,7 @@ def test_a_quorum_queue_stays(flags: dict[str, bool]) -> None:
             "true",
         ),
         (spec({"x-queue-type": "quorum"}), spec({}), "x-queue-type", "none", "quorum"),
+        (spec({"x-selector": "a = 1"}), spec({"x-selector": "a = 2"}), "x-selector", "a = 2", "a = 1"),
     ],
 )
 def test_the_first_difference_is_named(

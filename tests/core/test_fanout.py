@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.memory.store import MemoryStore
+from gateway.core.arguments import SELECTOR
 from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
@@ -46,6 +47,8 @@ class Service:
         self.subscribed: set[str] = set()
         self.error: BackendError | None = None
         self.calls: list[str] = []
+        self.looking: Callable[[], object] | None = None
+        """Happens while the service is asked whether a subscription is there."""
 
     def objection(self, topic: Target, queue: Target) -> str:
         return "ordered" if queue.name.endswith(".fifo") else ""
@@ -63,7 +66,10 @@ class Service:
     async def holds(self, topic: Target, queue: Target, subscription: str) -> bool:
         self._call("holds")
         assert subscription == f"s-{queue.name}"
-        return queue.name in self.subscribed
+        there = queue.name in self.subscribed
+        if self.looking is not None:
+            self.looking()
+        return there
 
     async def unsubscribe(self, topic: Target, queue: Target, subscription: str) -> None:
         self._call("unsubscribe")
@@ -214,6 +220,27 @@ async def test_a_topic_that_is_gone_has_taken_its_subscriptions_with_it() -> Non
 
 
 @on_clock
+async def test_a_topic_that_is_lost_while_it_is_looked_at() -> None:
+    """What the service has said of the subscription before counts no more."""
+    rig = Rig()
+    await rig.start()
+    await rig.queue("a")
+
+    def lose() -> None:
+        rig.service.looking = None
+        rig.service.subscribed.clear()
+        rig.service.error = Unavailable("no new subscription for now")
+        rig.broker._fanout.lose(TOPIC)
+
+    rig.service.looking = lose
+    await rig.publish()
+    await time_passes()
+    assert rig.service.looking is None
+    body = await rig.publish()
+    assert body in rig.world.arrived["a"]
+
+
+@on_clock
 async def test_what_came_from_a_topic_is_brought_by_the_gateway() -> None:
     rig = Rig()
     await rig.start()
@@ -232,6 +259,7 @@ async def test_what_came_from_a_topic_is_brought_by_the_gateway() -> None:
         ("a", {"x-max-priority": 3}),
         ("a", {"x-max-length": 10}),
         ("a", {SESSION: True}),
+        ("a", {SELECTOR: "a = 1"}),
     ],
 )
 @on_clock
@@ -242,6 +270,25 @@ async def test_queues_that_need_the_gateway(name: str, arguments: Mapping[str, o
     await rig.publish()
     await time_passes()
     assert rig.service.calls == []
+
+
+@on_clock
+async def test_a_queue_that_is_given_a_selector_is_sent_to_by_the_gateway_from_then_on() -> None:
+    rig = Rig()
+    await rig.start()
+    await rig.queue("a")
+    await rig.publish()
+    await time_passes()
+    sent = rig.world.queues.sent.copy()
+    before = await rig.publish()
+    assert rig.world.queues.sent == sent, "the service brought it"
+    next(rig.broker.queues()).redefine(QueueSpec(arguments={SELECTOR: "a = 1"}))
+    rig.broker.bind("a", "events.more", "")  # so that the way is planned anew
+    await rig.publish()
+    assert rig.world.arrived["a"][-1] == before, "it does not match"
+    await time_passes()
+    await rig.publish()
+    assert rig.world.arrived["a"][-1] == before
 
 
 @on_clock

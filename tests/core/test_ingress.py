@@ -10,13 +10,13 @@ from gateway.core.backend import QueueSpec
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import AccessDenied, BackendError, Unavailable
 from gateway.core.health import Health
-from gateway.core.ingress import PREFETCH, Incoming, Ingress, IngressRule
+from gateway.core.ingress import LOOK, PREFETCH, Incoming, Ingress, IngressRule
 from gateway.core.message import Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.sender import Publisher
 from gateway.core.templates import Template
-from tests.rig.clock import at_end, on_clock, settle_down
+from tests.rig.clock import at_end, on_clock, settle_down, until
 from tests.rig.scripted import TARGET, ScriptedBackend, new_metrics
 
 REFUSED = Result(Outcome.RELEASED, Unavailable("not now"))
@@ -59,14 +59,14 @@ class ScriptedInlet:
 
 
 class Rig:
-    def __init__(self, *failures: BackendError, key: str = "in/{subject}") -> None:
+    def __init__(self, *failures: BackendError, key: str = "in/{subject}", exchange: str = "amq.topic") -> None:
         self.backend = ScriptedBackend()
         self.hub = Hub()
         self.health = Health()
         self.inlet = ScriptedInlet(*failures)
         template = Template.parse(key, frozenset({"subject"}))
         self.ingress = Ingress(
-            IngressRule(key="ingress.0", exchange="amq.topic", routing_key=template, as_topic=True),
+            IngressRule(key="ingress.0", exchange=exchange, routing_key=template, as_topic=bool(exchange)),
             self.inlet,
             self.hub,
             self.backend,
@@ -80,9 +80,15 @@ class Rig:
         at_end(self.ingress.aclose)
 
     async def run(self, *bodies: bytes) -> None:
-        await self.ingress.run()
+        self.running = asyncio.create_task(self.ingress.run())
+        at_end(self._stop)
+        await settle_down()
         self.backend.arrive(*bodies)
         await settle_down()
+
+    async def _stop(self) -> None:
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
 
     def outcomes(self) -> list[Outcome]:
         return [outcome for receipts, outcome in self.backend.settled for _ in receipts]
@@ -126,6 +132,26 @@ async def test_what_nobody_wants_is_accepted_too() -> None:
 
 
 @on_clock
+async def test_what_is_for_a_queue_waits_until_there_is_one() -> None:
+    rig = Rig(exchange="", key="{subject}")
+    await rig.run(b"a")
+    rig.hub.answer(UNROUTED)
+    await settle_down()
+    assert not rig.backend.settled
+    await asyncio.sleep(0.6)
+    await settle_down()
+    assert rig.outcomes() == [Outcome.RELEASED]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key", "queue"), [("", "jobs", "jobs"), ("", "{subject}", None), ("amq.topic", "jobs", None)]
+)
+def test_the_queue_of_a_rule(exchange: str, key: str, queue: str | None) -> None:
+    template = Template.parse(key, frozenset({"subject"}))
+    assert IngressRule(key="ingress.0", exchange=exchange, routing_key=template).queue == queue
+
+
+@on_clock
 @pytest.mark.parametrize("result", [REFUSED, REJECTED])
 async def test_what_was_not_accepted_comes_back_after_a_while(result: Result) -> None:
     rig = Rig()
@@ -159,7 +185,7 @@ async def test_no_more_is_taken_than_the_hub_has_room_for() -> None:
 @on_clock
 async def test_back_pressure_stops_the_polling() -> None:
     rig = Rig()
-    await rig.ingress.run()
+    await rig.run()
     rig.ingress.pause("one")
     rig.ingress.pause("other")
     await asyncio.sleep(60)  # the poll that was under way ends
@@ -176,13 +202,22 @@ async def test_back_pressure_stops_the_polling() -> None:
 @on_clock
 async def test_attaching_is_tried_until_it_succeeds() -> None:
     rig = Rig(Unavailable("down"), AccessDenied("may not", action="sns:Subscribe"))
-    running = asyncio.ensure_future(rig.ingress.run())
+    await rig.run()
     await asyncio.sleep(0.6)
     (problem,) = rig.health.problems
     assert "sns:Subscribe" in problem.text
-    await running
+    await until(lambda: rig.inlet.attached == 1, "it is attached")
     assert not rig.health.problems
-    assert rig.inlet.attached == 1
+
+
+@on_clock
+async def test_what_somebody_removes_is_made_again() -> None:
+    rig = Rig()
+    await rig.run()
+    rig.inlet.failures.append(Unavailable("down"))
+    await asyncio.sleep(LOOK + 1)
+    assert rig.inlet.attached == 2
+    assert rig.backend.ensured == ["orders"] * 3, "also after a failure"
 
 
 @on_clock
@@ -202,8 +237,7 @@ async def test_a_stop_gives_back_what_was_refused() -> None:
 @on_clock
 async def test_what_a_last_poll_brings_is_released() -> None:
     rig = Rig()
-    await rig.ingress.run()
-    await settle_down()
+    await rig.run()
     rig.ingress.stop()
     rig.ingress.pause("flow")
     rig.ingress.resume("flow")

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from gateway.core.errors import Invalid, Unavailable
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, worse
+from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result, failed, worse
 
 RELEASED = Result(Outcome.RELEASED, Unavailable("no answer"))
 REJECTED = Result(Outcome.REJECTED, Invalid("a bad byte"))
@@ -21,6 +21,11 @@ def test_the_first_of_equals_speaks() -> None:
     other = Result(Outcome.RELEASED, Unavailable("another"))
     assert worse(RELEASED, other) is RELEASED
     assert worse(other, RELEASED) is other
+
+
+def test_what_never_succeeds_is_rejected_and_the_rest_released() -> None:
+    assert failed(Invalid("a bad byte")).outcome is Outcome.REJECTED
+    assert failed(Unavailable("no answer")).outcome is Outcome.RELEASED
 
 
 def test_results_are_equal_by_what_they_say() -> None:

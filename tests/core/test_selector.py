@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.message import Address, Message, Properties
-from gateway.core.selector import MAX_DEPTH, MAX_LENGTH, MAX_TERMS, SelectorError, compile_selector
+from gateway.core.selector import CONVERTING, MAX_DEPTH, MAX_LENGTH, MAX_TERMS, SelectorError, compile_selector
 
 MESSAGE = Message(
     Address("amq.topic", "a"),
@@ -191,7 +191,7 @@ def test_defaults_of_a_bare_message():
     ],
 )
 def test_texts_that_count_as_numbers(text, matches):
-    assert compile_selector(text, texts_as_numbers=True)(MESSAGE) is matches
+    assert compile_selector(CONVERTING + text)(MESSAGE) is matches
 
 
 @pytest.mark.parametrize(

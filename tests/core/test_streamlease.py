@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+import orjson
 import pytest
 from hypothesis import given as examples
 from hypothesis import strategies as st
@@ -14,9 +16,9 @@ from gateway.core.health import Health
 from gateway.core.outcome import Outcome
 from gateway.core.sender import Sender
 from gateway.core.session import Consume
-from gateway.core.store import StoreError
+from gateway.core.store import Record, StoreError
 from gateway.core.stream import FIRST
-from gateway.core.streamlease import LEASE_SECONDS, Lease, Leases, share
+from gateway.core.streamlease import LEASE_SECONDS, RENEW_SECONDS, Lease, Leases, share
 from gateway.core.streamoffset import Start
 from gateway.core.streams import StreamQueue
 from gateway.core.subscription import Subscription
@@ -286,6 +288,115 @@ async def test_a_store_that_fails_for_a_moment_costs_nothing() -> None:
     again = await join(gateway(log, store))
     await until(lambda: again.deliveries, "what is new")
     assert again.texts == ["c"]
+
+
+class Lossy(MemoryStore):
+    """Writes, and says of some shards that it could not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lossy: set[str] = set()
+
+    async def put(self, kind: str, key: str, *args: object, **options: object) -> object:  # type: ignore[override]
+        record = await super().put(kind, key, *args, **options)  # type: ignore[arg-type]
+        if orjson.loads(key)[2] in self.lossy:
+            raise StoreError("the answer was lost")
+        return record
+
+
+@on_clock
+async def test_checkpoints_whose_answers_are_lost_cost_nothing() -> None:
+    log, store = StreamLog("0", "1"), Lossy()
+    log.write("0", "a")
+    log.write("1", "b")
+    queue = gateway(log, store)
+    member = await join(queue)
+    await until(lambda: len(member.deliveries) == 2, "both")
+    store.lossy = {"0", "1"}
+    member.settle()
+    await asyncio.sleep(LEASE_SECONDS / 2)
+    store.lossy.clear()
+    log.write("0", "c")
+    log.write("1", "d")
+    await until(lambda: len(member.deliveries) == 2, "what is new")
+    assert sorted(member.texts) == ["c", "d"], "nothing comes again, as nobody else has had the shards"
+
+
+@on_clock
+async def test_a_shard_that_was_taken_without_an_answer_is_read() -> None:
+    log, store = StreamLog("0", "1"), Lossy()
+    killed = gateway(log, store)
+    await join(killed)
+    two = await join(gateway(log, store))
+    await has_shares(store, 1, 1)
+    for task in list(killed._consumers):
+        task.cancel()
+    store.lossy.add("0")  # the one that was killed has kept it
+    await has_shares(store, 2)
+    store.lossy.clear()
+    log.write("0", "a")
+    log.write("1", "b")
+    await until(lambda: len(two.deliveries) == 2, "both")
+
+
+class Stuck(MemoryStore):
+    """Never answers for one shard, while it is told to."""
+
+    def __init__(self, shard: str) -> None:
+        super().__init__()
+        self._shard = shard
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def put(self, kind: str, key: str, *args: object, **options: object) -> object:  # type: ignore[override]
+        if orjson.loads(key)[2] == self._shard:
+            await self.free.wait()
+        return await super().put(kind, key, *args, **options)  # type: ignore[arg-type]
+
+
+@on_clock
+async def test_a_shard_that_cannot_be_renewed_does_not_end_the_others() -> None:
+    log, store = StreamLog("0", "1"), Stuck("0")
+    one = await join(gateway(log, store))
+    log.write("1", "a")
+    await until(lambda: one.deliveries, "a")
+    one.settle()
+    await asyncio.sleep(RENEW_SECONDS)  # and that is written
+    store.free.clear()
+    two = await join(gateway(log, store), prefetch=1)
+    await asyncio.sleep(3 * LEASE_SECONDS)
+    log.write("0", "b")
+    log.write("1", "c")
+    await until(lambda: len(one.deliveries) + len(two.deliveries) == 2, "both")
+    assert sorted(one.texts + two.texts) == ["b", "c"], "each came to one of them, once"
+    store.free.set()
+    one.settle()
+    two.settle()
+    await has_shares(store, 1, 1)
+
+
+@on_clock
+async def test_a_look_reads_the_records_of_its_group_only() -> None:
+    store = Counting()
+    for name in ("app", "app2", "ap"):
+        for shard in range(3):
+            await Leases(store, "s", name, lambda: 0.0).make(str(shard), "")
+    store.read.clear()
+    await Leases(store, "s", "app", lambda: 0.0).look()
+    assert store.read == [f'["s","app","{shard}"]' for shard in range(3)]
+
+
+class Counting(MemoryStore):
+    """Knows what was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[str] = []
+
+    async def scan(self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1_000) -> Sequence[Record]:
+        records = await super().scan(kind, prefix=prefix, after=after, limit=limit)
+        self.read += [record.key for record in records]
+        return records
 
 
 @on_clock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from structlog.testing import capture_logs
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.backend import QueueSpec
 from gateway.core.deadletter import DeadLettering, Reason
-from gateway.core.errors import InUse
+from gateway.core.errors import InUse, NotSupported
 from gateway.core.message import Address, Message, Properties
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import Consume
@@ -56,6 +58,28 @@ class Rig:
     @property
     def dropped(self) -> float:
         return self.metrics.registry.get_sample_value("mqlift_virtual_queue_dropped_total") or 0.0
+
+
+@on_clock
+async def test_what_it_does_not_want_is_accepted_and_not_kept() -> None:
+    spec = replace(LIVE, accepts=lambda message: message.body != b"own", arguments={SELECTOR: "JMSPriority = 4"})
+    rig = Rig(spec)
+    rig.put(b"own", b"another's")
+    urgent = Message(Address("", "live"), b"urgent", Properties(priority=9))
+    rig.queue.put(urgent, rig.publisher, rig.publisher, b"urgent")
+    assert {rig.publisher.outcome_of(token) for token in (b"own", b"another's", b"urgent")} == {Outcome.ACCEPTED}
+    assert rig.queue.published == 1
+    _, consumer = rig.consume(5)
+    await settle_down()
+    assert consumer.bodies == [b"another's"]
+
+
+@on_clock
+async def test_its_consumers_have_no_selectors() -> None:
+    rig = Rig(QueueSpec(durable=False))
+    with pytest.raises(NotSupported, match="selector: queue 'live' is in the gateway's memory"):
+        rig.queue.consume(Consume("tag", "live", 1, None, selector="a = 1"), Consumer())
+    assert rig.queue.consumers == 0
 
 
 @on_clock

@@ -21,7 +21,13 @@ _BATCHES = {
     "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
     "PublishBatch": "Publish",
 }
-_S3 = {"PUT": "s3:PutObject", "GET": "s3:GetObject", "DELETE": "s3:DeleteObject"}
+_S3 = {
+    "PUT": "s3:PutObject",
+    "POST": "s3:PutObject",  # a multipart upload
+    "GET": "s3:GetObject",
+    "HEAD": "s3:GetObject",
+    "DELETE": "s3:DeleteObject",
+}
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
 
 
@@ -42,8 +48,9 @@ def needs(call: Call) -> Iterator[tuple[str, str]]:
     if service == "sts":
         return  # "No permissions are required to perform this operation" (STS API, GetCallerIdentity)
     if service == "s3":
-        bucket_and_key = call.path.partition("?")[0].lstrip("/")
-        yield _S3[call.method], f"arn:aws:s3:::{bucket_and_key}"
+        bucket_and_key, _, query = call.path.lstrip("/").partition("?")
+        aborts = call.method == "DELETE" and "uploadId" in query
+        yield "s3:AbortMultipartUpload" if aborts else _S3[call.method], f"arn:aws:s3:::{bucket_and_key}"
         return
     if service == "sns":
         yield from _sns_needs(call, region)

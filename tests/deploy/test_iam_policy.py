@@ -146,6 +146,41 @@ def test_a_stream_is_read_where_something_consumes_it(route: object, read: bool,
         assert allows(policy, action, stream) is read, action
 
 
+@pytest.mark.parametrize("create", [True, False])
+def test_enhanced_fan_out_consumers_are_used_and_only_where_allowed_made(create: bool, tmp_path: Path) -> None:
+    rule = {"match": {"queue": "q"}, "to": [{"kinesis": "measured", "enhanced_fan_out": ["billing", "audit"]}]}
+    policy = document(tmp_path, *([] if create else ["--no-create"]), routes=[rule])
+    stream = "arn:aws:kinesis:eu-west-1:111122223333:stream/measured"
+    for resource in (stream, f"{stream}/consumer/billing:1700000000", f"{stream}/consumer/audit:1700000000"):
+        assert allows(policy, "kinesis:SubscribeToShard", resource)
+        assert allows(policy, "kinesis:DescribeStreamConsumer", resource)
+        assert allows(policy, "kinesis:RegisterStreamConsumer", resource) is create
+    for action in ("kinesis:SubscribeToShard", "kinesis:RegisterStreamConsumer"):
+        assert not allows(policy, action, f"{stream}/consumer/other:1700000000")
+    assert not allows(policy, "kinesis:PutRecords", f"{stream}/consumer/billing:1700000000")
+    assert allows(policy, "kinesis:GetRecords", stream), "other consumers of the queue read"
+
+
+def test_consumers_of_a_stream_that_is_named_by_its_arn_are_not_made(tmp_path: Path) -> None:
+    stream = "arn:aws:kinesis:us-east-1:444455556666:stream/theirs"
+    rule = {"match": {"topic": "t/#"}, "to": [{"kinesis": stream, "tail": "t", "enhanced_fan_out": ["live"]}]}
+    policy = document(tmp_path, routes=[rule])
+    assert allows(policy, "kinesis:SubscribeToShard", f"{stream}/consumer/live:1700000000")
+    assert not allows(policy, "kinesis:RegisterStreamConsumer", stream)
+
+
+def test_a_host_may_have_any_name(tmp_path: Path) -> None:
+    rule = {
+        "match": {"topic": "t/#"},
+        "to": [{"kinesis": "measured", "tail": "t", "enhanced_fan_out": ["live-{hostname}"]}],
+    }
+    policy = document(tmp_path, routes=[rule])
+    stream = "arn:aws:kinesis:eu-west-1:111122223333:stream/measured"
+    for host in ("gateway-0", "ip-10-0-0-1.internal"):
+        assert allows(policy, "kinesis:SubscribeToShard", f"{stream}/consumer/live-{host}:1700000000")
+    assert not allows(policy, "kinesis:SubscribeToShard", f"{stream}/consumer/other:1700000000")
+
+
 def test_a_queue_lives_in_its_first_target_and_is_copied_to_the_others(tmp_path: Path) -> None:
     rule = {"match": {"queue": "orders"}, "to": [{"sqs": "new-orders"}, {"sqs": "copies"}]}
     policy = document(tmp_path, prefix="plant-", routes=[rule])

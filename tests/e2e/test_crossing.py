@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-import stomp
 
 from tests.conftest import finish
 from tests.faults.holding import Hold
@@ -26,7 +25,7 @@ from tests.faults.wire import (
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient, StompDelivery
 from tests.rig.counting import SqsClient, assert_exactly, depth, drain
 from tests.rig.fault_endpoint import FaultEndpoint
-from tests.rig.processes import HOST, Gateway, Ministack, gateway_config
+from tests.rig.processes import Gateway, Ministack, gateway_config
 from tests.rig.waiting import wait_for
 
 ROUTES: list[object] = [
@@ -85,15 +84,6 @@ def hold(endpoint: FaultEndpoint, queue_name: str) -> Iterator[Hold]:
     endpoint.clear()
     if fault.held:
         fault.release()
-
-
-class BytesClient(StompClient):
-    """Bodies are left as they come."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
-        self.connection = stomp.Connection12([(HOST, port)], reconnect_attempts_max=1, auto_decode=False)
-        self.connection.set_listener("test", self)
 
 
 def keep(_delivery: StompDelivery) -> None:
@@ -344,7 +334,7 @@ def test_every_body_crosses_unchanged(
 ) -> None:
     with (
         MqttSubscriber(gateway.port("mqtt"), queue_name) as client,
-        BytesClient(gateway.port("stomp")) as consumer,
+        StompClient(gateway.port("stomp"), decode=False) as consumer,
     ):
         client.subscribe(f"in/{queue_name}/#")
         client.client.publish(f"in/{queue_name}/1", body, qos=1)

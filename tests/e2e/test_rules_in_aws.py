@@ -6,10 +6,7 @@ import base64
 import contextlib
 import gzip
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import zstandard
@@ -17,7 +14,7 @@ from aws_kinesis_agg.aggregator import RecordAggregator  # type: ignore[import-u
 from aws_kinesis_agg.deaggregator import deaggregate_records  # type: ignore[import-untyped]
 
 from tests.conftest import finish
-from tests.rig.amqp import AmqpClient, Got
+from tests.rig.amqp import AmqpClient
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.counting import SqsClient, depth
 from tests.rig.processes import Gateway, Ministack, gateway_config
@@ -52,6 +49,7 @@ ROUTES: list[object] = [
 INGRESS: list[object] = [
     {"sns": "e2e-odd", "topic": "odd/{subject}", "envelope": True},
     {"sns": "e2e-odd-header", "topic": "{header:site}"},
+    {"sns": "e2e-lanes.fifo", "topic": "lanes/{header:lane}"},
 ]
 
 
@@ -170,6 +168,32 @@ def test_what_the_kpl_joined_is_read(gateway: Gateway, kinesis: Client, queue_na
     assert [each.headers["x-partition-key"] for each in deliveries] == [f"k{number % 3}" for number in range(50)]
 
 
+def test_a_fifo_topic_comes_in_in_order(gateway: Gateway, sns: Client) -> None:
+    arn = topic_arn(sns, "e2e-lanes.fifo")
+    lanes: dict[str, list[str]] = {lane: [] for lane in "abc"}
+    with MqttSubscriber(gateway.port("mqtt")) as mqtt:
+        mqtt.subscribe("lanes/+")
+        for number in range(30):
+            entries = []
+            for lane, bodies in lanes.items():
+                bodies.append(f"{lane} {number}")
+                entries.append(
+                    {
+                        "Id": lane,
+                        "Message": bodies[-1],
+                        "MessageGroupId": lane,
+                        "MessageDeduplicationId": bodies[-1].replace(" ", "-"),
+                        "MessageAttributes": {"lane": {"DataType": "String", "StringValue": lane}},
+                    }
+                )
+            assert not sns.publish_batch(TopicArn=arn, PublishBatchRequestEntries=entries).get("Failed")
+        mqtt.wait_messages(90)
+    heard: dict[str, list[str]] = {}
+    for each in mqtt.messages:
+        heard.setdefault(each.topic.removeprefix("lanes/"), []).append(each.body.decode())
+    assert heard == lanes
+
+
 SUBJECTS: dict[str, str | None] = {
     "plain": "plain",
     "#": None,
@@ -222,58 +246,3 @@ def test_headers_that_are_no_topics(gateway: Gateway, sns: Client) -> None:
         heard = {SITES[int(each.body)]: each.topic for each in mqtt.wait_messages(4)}
         assert heard == {site: site for site in ("a", "x" * 300, "a\x01b", "a//b")}
         assert not mqtt.disconnects
-
-
-OFFSETS: dict[str, tuple[object, Sequence[int]]] = {
-    "first": ("first", range(9)),
-    "the number 0": (0, range(9)),
-    "last": ("last", range(9)),
-    "a time before": (datetime.fromtimestamp(time.time() - 600, UTC), range(9)),
-    "an age": ("1h", range(9)),
-    "next": ("next", []),
-    "a time to come": (datetime.fromtimestamp(time.time() + 600, UTC), []),
-    "a message": ("{offset}", range(4, 9)),
-    "behind a message": (">{offset}", range(5, 9)),
-}
-
-
-@pytest.mark.parametrize(("offset", "expected"), OFFSETS.values(), ids=OFFSETS)
-def test_amqp_reads_a_stream_from_where_it_likes(
-    offset: object, expected: Sequence[int], gateway: Gateway, kinesis: Client, queue_name: str
-) -> None:
-    with AmqpClient(gateway.port("amqp091")) as amqp:
-        amqp.declare(queue_name, x_queue_type="stream")
-        for number in range(9):
-            amqp.publish(queue_name, f"{number}")
-        earlier = read_stream(gateway, queue_name, "first", 9)
-        assert [each.body for each in earlier] == [f"{number}" for number in range(9)]
-        if isinstance(offset, str):
-            offset = offset.format(offset=earlier[4].headers["x-stream-offset"])
-        found = read_stream(gateway, queue_name, offset, len(expected), after=lambda: amqp.publish(queue_name, "end"))
-    assert [each.body for each in found] == [*(f"{number}" for number in expected), "end"]
-
-
-def read_stream(
-    gateway: Gateway, queue: str, offset: object, number: int, after: Callable[[], object] | None = None
-) -> list[Got]:
-    """So many messages from an offset on, two at a time as the prefetch says, and one more that comes afterwards."""
-    with AmqpClient(gateway.port("amqp091")) as amqp:
-        amqp.channel.basic_qos(prefetch_count=2)
-        got: list[Got] = []
-
-        def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            got.append(Got(body.decode(), properties, method.routing_key, method.redelivered, 0, channel))
-            assert len(got) - acknowledged <= 2
-            unacknowledged.append(method.delivery_tag)
-
-        acknowledged = 0
-        unacknowledged: list[int] = []
-        amqp.channel.basic_consume(queue, receive, arguments={"x-stream-offset": offset})
-        if after is not None:
-            after()
-            number += 1
-        while len(got) < number:
-            amqp.pump(lambda: unacknowledged, f"{number} messages, not {len(got)}")
-            amqp.channel.basic_ack(unacknowledged.pop(0))
-            acknowledged += 1
-        return got

@@ -6,30 +6,23 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conftest import finish
 from tests.rig.clients import StompClient
-from tests.rig.kinesis_local import PACKAGE, KinesisLocal
-from tests.rig.npm import install_package
+from tests.rig.fan_out import FanOutEndpoint
+from tests.rig.kinesis_local import KinesisLocal
 from tests.rig.processes import Gateway
 from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
 
 KEYS = [f"key-{number}" for number in range(20)]
-ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}"}]}]
-
-
-@pytest.fixture(scope="module")
-def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisLocal]:
-    """The only emulator that can split and merge."""
-    package = install_package(PACKAGE, request.config.cache.mkdir("kinesis-local"))
-    running = KinesisLocal(package, tmp_path_factory.mktemp("kinesis-local"))
-    running.start()
-    yield running
-    running.kill9()
+ROUTES: list[object] = [
+    {"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}", "enhanced_fan_out": ["pushed"]}]}
+]
 
 
 @pytest.fixture
-def kinesis(emulator: KinesisLocal) -> Client:
-    return aws_client("kinesis", emulator.url)
+def kinesis(kinesis_local: KinesisLocal) -> Client:
+    return aws_client("kinesis", kinesis_local.url)
 
 
 class Stream:
@@ -71,11 +64,18 @@ class Stream:
         wait_for(active, "the stream is active")
 
 
-@pytest.mark.parametrize("name", ["", "billing"], ids=["unnamed", "named"])
+@pytest.fixture
+def pushing(kinesis_local: KinesisLocal) -> Iterator[FanOutEndpoint]:
+    """The emulator with the subscriptions that it has not."""
+    with FanOutEndpoint(kinesis_local.url) as endpoint:
+        yield endpoint
+
+
+@pytest.mark.parametrize("name", ["", "billing", "pushed"], ids=["unnamed", "named", "enhanced"])
 def test_nothing_is_lost_and_parents_come_first(
-    name: str, gateway_factory: Callable[..., Gateway], emulator: KinesisLocal, kinesis: Client, queue_name: str
+    name: str, gateway_factory: Callable[..., Gateway], pushing: FanOutEndpoint, kinesis: Client, queue_name: str
 ) -> None:
-    gateway = gateway_factory(emulator.url, routes=ROUTES)
+    gateway = gateway_factory(pushing.url, routes=ROUTES)
     stream = Stream(kinesis, queue_name)
     stream.write()
     headers = {"x-stream-offset": "first"} | ({"x-stream-name": name} if name else {})
@@ -98,3 +98,5 @@ def test_nothing_is_lost_and_parents_come_first(
         assert found == stream.written
         shards = {each.headers["x-stream-offset"].partition("@")[0] for each in client.deliveries}
         assert len(shards) >= 4
+        assert len({each["ShardId"] for each in pushing.agreed}) == (len(shards) if name == "pushed" else 0)
+    finish(gateway)

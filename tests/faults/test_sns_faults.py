@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from adapters.sns.backend import SnsBackend
-from adapters.sns.settings import parse_target
-from gateway.core.backend import Entry
-from gateway.core.batcher import Batcher, BatchPolicy
-from gateway.core.message import Address, Message
-from gateway.core.outcome import Outcome, Result
-from tests.adapters.sns.scripted_sns import ScriptedSns, entries
 from tests.conftest import finish
 from tests.faults.conftest import quick_config
 from tests.rig.clients import MqttPublisher, StompClient
-from tests.rig.clock import on_clock
 from tests.rig.counting import SqsClient, assert_nothing_lost, drain
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.faults import SERVICE_UNAVAILABLE, Slow
@@ -139,60 +128,3 @@ def test_a_body_that_cannot_be_fetched_comes_later(
         (delivery,) = consumer.wait_deliveries(1)
     assert delivery.body == LARGE
     s3.close()
-
-
-TARGET = parse_target("arn:aws:sns:eu-west-1:111122223333:events", {}, frozenset())
-
-
-@pytest.mark.parametrize("size", range(1, 11))
-@settings(max_examples=15, deadline=None)
-@given(data=st.data())
-def test_only_what_failed_is_sent_again(size: int, data: st.DataObject) -> None:
-    """Whatever fails in batches of every size: each entry is stored once, unchanged, and its own publisher is told."""
-    failing = data.draw(st.lists(st.sets(st.integers(0, size - 1)), max_size=3))
-    rejected = data.draw(st.sets(st.integers(0, size - 1), max_size=2))
-    run_batches(size, [set(each) for each in failing], rejected)
-
-
-@on_clock
-async def run_batches(size: int, failing: list[set[int]], rejected: set[int]) -> None:
-    stored: Counter[str] = Counter()
-    sent: dict[str, set[str]] = {}
-
-    def answer(request: dict[str, str]) -> object:
-        bad = failing.pop(0) if failing else set()
-        result: dict[str, list[dict[str, str]]] = {"Successful": [], "Failed": []}
-        for position, entry in enumerate(entries(request)):
-            sent.setdefault(entry["Message"], set()).add(str({**entry, "Id": ""}))
-            if int(entry["Message"]) in rejected:
-                result["Failed"].append({"Id": entry["Id"], "Code": "InvalidParameter"})
-            elif position in bad:
-                result["Failed"].append({"Id": entry["Id"], "Code": "Throttled"})
-            else:
-                stored[entry["Message"]] += 1
-                result["Successful"].append({"Id": entry["Id"]})
-        return result
-
-    sns = ScriptedSns()
-    sns.answers["PublishBatch"] = answer
-    backend = SnsBackend(sns)
-    told: dict[int, Outcome] = {}
-
-    async def send(batch: Sequence[Entry]) -> Sequence[Result]:
-        return await backend.send(TARGET, batch)
-
-    def done(batch: Sequence[Entry], results: Sequence[Result]) -> None:
-        for entry, result in zip(batch, results, strict=True):
-            assert isinstance(entry.token, int)
-            told[entry.token] = result.outcome
-
-    batcher = Batcher(send, done, batch_entries=10, batch_bytes=262_144, policy=BatchPolicy())
-    for number in range(size):
-        entry = backend.encode(TARGET, Message(Address("amq.topic", "k"), b"%d" % number))
-        entry.token = number
-        batcher.put(entry)
-    await batcher.drain()
-    expected = {number: Outcome.REJECTED if number in rejected else Outcome.ACCEPTED for number in range(size)}
-    assert told == expected
-    assert stored == {str(number): 1 for number in range(size) if number not in rejected}
-    assert all(len(forms) == 1 for forms in sent.values()), "a retry is what was sent before"

@@ -180,7 +180,7 @@ async def test_two_gateways_count_together(
 
 async def test_a_write_that_comes_late_changes_nothing(store: DynamoStore, faults: FaultEndpoint) -> None:
     """The request is still under way when its retry, and the next write, have been done."""
-    late = Slow(READ_TIMEOUT * 3, before=True)
+    late = Slow(READ_TIMEOUT * 5, before=True)
     for expected in (None, 0):
         key = f"{expected}"
         faults.inject(late, action="UpdateItem")

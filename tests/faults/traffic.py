@@ -53,7 +53,8 @@ class RecordingConsumer(StompClient):
 class Consumers:
     """STOMP consumers of one queue that connect again whenever they are cut off. Use it as a context manager."""
 
-    def __init__(self, port: int, queue: str, number: int = 2, *, decide: Decide = ack_all) -> None:
+    def __init__(self, port: int, queue: str, number: int = 2, *, decide: Decide = ack_all, selector: str = "") -> None:
+        self._headers = {"prefetch-count": "20"} | ({"selector": selector} if selector else {})
         self._port = port
         self._queue = queue
         self._decide = decide
@@ -90,7 +91,7 @@ class Consumers:
 
     def _consume(self) -> None:
         with RecordingConsumer(self._port, self.acks, self._decide) as client:
-            client.subscribe(f"/queue/{self._queue}", ack="client-individual", **{"prefetch-count": "20"})
+            client.subscribe(f"/queue/{self._queue}", ack="client-individual", **self._headers)
             self.connections += 1
             while client.connected and not self._stopping.wait(RECONNECT_INTERVAL):
                 pass

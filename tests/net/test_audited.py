@@ -15,9 +15,11 @@ from gateway.core.session import (
     DeclareQueue,
     DeleteExchange,
     DeleteQueue,
+    Presence,
     Unbind,
     UnbindExchange,
 )
+from gateway.core.shared import SUBSCRIPTION
 from tests.rig.clock import on_clock
 from tests.rig.hosting import Rig
 
@@ -28,6 +30,10 @@ MATCH: Headers = {"kind": "x"}
 
 BINDING = {"exchange": "logs", "pattern": "a.#", "queue": "orders"}
 ONWARD = {"exchange": "amq.topic", "pattern": "a.#", "to": "logs"}
+
+
+def renewal(topic: str) -> DeclareQueue:
+    return DeclareQueue("orders", QueueSpec(arguments={SUBSCRIPTION: topic}), topic, Presence.RENEWED)
 
 
 async def told(*commands: object) -> list[dict[str, object]]:
@@ -47,6 +53,7 @@ async def told(*commands: object) -> list[dict[str, object]]:
     ("commands", "line"),
     [
         ([QUEUE], {"event": "queue_declared", "queue": "orders"}),
+        ([renewal("a"), renewal("b")], {"event": "queue_declared", "queue": "orders"}),
         ([QUEUE, DeleteQueue("orders", "t")], {"event": "queue_deleted", "queue": "orders"}),
         ([EXCHANGE], {"event": "exchange_declared", "exchange": "logs", "type": "topic"}),
         ([EXCHANGE, DeleteExchange("logs", "t")], {"event": "exchange_deleted", "exchange": "logs"}),
@@ -76,6 +83,7 @@ async def test_a_change_is_told(commands: list[object], line: dict[str, object])
     "commands",
     [
         [QUEUE, QUEUE],
+        [renewal("a"), renewal("a")],
         [DeclareQueue("live", QueueSpec(durable=False, exclusive=True), "t")],
         [DeleteQueue("nothing", "t")],
         [EXCHANGE, EXCHANGE],

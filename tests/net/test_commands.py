@@ -7,8 +7,34 @@ import typing
 
 import pytest
 
-from gateway.core.session import Aside, ChangePrefetch, Close, Command, ControlCommand, EndSession, Publish, Settle
+from gateway.core.auth import Action, Identity
+from gateway.core.backend import QueueSpec
+from gateway.core.outcome import Outcome
+from gateway.core.session import (
+    Aside,
+    ChangePrefetch,
+    ClaimClientId,
+    Close,
+    Command,
+    ControlCommand,
+    DeclareQueue,
+    EndSession,
+    Presence,
+    Publish,
+    Settle,
+)
+from gateway.core.shared import SUBSCRIPTION
 from gateway.net.commands import AT_THE_END, CONCURRENT, IMMEDIATE, WAITING, Peer
+from tests.rig.clock import on_clock
+from tests.rig.hosting import Rig
+
+
+class NoDeclarations:
+    """Allows everything but declarations."""
+
+    def allows(self, identity: Identity, action: Action, exchange: str, key: str) -> bool:
+        return action is not Action.DECLARE
+
 
 TABLES = (WAITING, CONCURRENT, IMMEDIATE)
 EVERY_LINE = [(kind, function) for table in TABLES for kind, function in table.items()]
@@ -38,3 +64,29 @@ def test_a_function_is_that_of_its_command(kind: type[object], function: typing.
     assert hints["peer"] is Peer
     assert hints["command"] is kind
     assert inspect.iscoroutinefunction(function) is (kind in WAITING)
+
+
+@on_clock
+async def test_who_may_not_declare_uses_a_subscription_that_is_there_and_changes_none() -> None:
+    def renewal(topic: str) -> DeclareQueue:
+        return DeclareQueue("mine", QueueSpec(arguments={SUBSCRIPTION: topic}), topic, Presence.RENEWED)
+
+    rig = Rig()
+    await rig.connect().sends(renewal("a"))
+    rig.broker.authorizer = NoDeclarations()
+    peer = rig.connect()
+    await peer.sends(renewal("a"), renewal("b"))
+    assert (peer.outcome_of("a"), peer.outcome_of("b")) == (Outcome.ACCEPTED, Outcome.REJECTED)
+    assert rig.broker.is_declared_as("mine", renewal("a").spec)
+
+
+@on_clock
+async def test_a_client_id_is_given_back_with_the_connection() -> None:
+    rig = Rig()
+    first, second = rig.connect(), rig.connect()
+    await first.sends(ClaimClientId("c", "first"))
+    await second.sends(ClaimClientId("c", "second"))
+    assert (first.outcome_of("first"), second.outcome_of("second")) == (Outcome.ACCEPTED, Outcome.REJECTED)
+    await first.sends(Close("done"))
+    await second.sends(ClaimClientId("c", "again"))
+    assert second.outcome_of("again") is Outcome.ACCEPTED

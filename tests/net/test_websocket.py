@@ -19,6 +19,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.uri import parse_uri
 
 from gateway.net import websocket as websocket_module
+from gateway.net.large import UNCOUNTED
 from gateway.net.tls import ServerTls, TlsOptions
 from gateway.net.websocket import FRAME_MARGIN, HANDSHAKE_BYTES, SENT_FRAME, WebSocket, WebSocketOptions
 from tests.rig.certificates import Authority
@@ -174,6 +175,41 @@ def every_way(data: bytes) -> Iterator[list[bytes]]:
     yield [data[index : index + 1] for index in range(len(data))]
     for cut in range(1, len(data), max(1, len(data) // 20)):
         yield [data[:cut], data[cut:]]
+
+
+class Gathering(Echo):
+    """An echo that answers for the memory of frames."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.gathered: list[tuple[int, int]] = []
+
+    def gather(self, size: int, received: int) -> None:
+        self.gathered.append((size, received))
+
+    def data_received(self, data: bytes) -> None:
+        self.gathered.append((-1, len(data)))
+
+
+def test_a_large_frame_counts_as_the_largest_packet_until_it_is_complete() -> None:
+    held = Held(replace(MQTT, max_packet=8 * UNCOUNTED)).open()
+    echo = held.websocket._above = Gathering()
+    whole = frame(b"x" * 4 * UNCOUNTED)
+    largest = held.options.max_packet
+    for start in range(0, len(whole), UNCOUNTED):
+        held.receive(whole[start : start + UNCOUNTED])
+    rest = len(whole) % UNCOUNTED
+    more = (largest, UNCOUNTED)
+    assert echo.gathered == [more, more, more, (-1, 4 * UNCOUNTED), (0, rest)]
+
+
+def test_small_frames_are_not_counted() -> None:
+    held = Held(replace(MQTT, max_packet=8 * UNCOUNTED)).open()
+    echo = held.websocket._above = Gathering()
+    for _ in range(5):
+        held.receive(frame(b"x" * (UNCOUNTED // 2))[:-1])
+        held.receive(frame(b"x" * (UNCOUNTED // 2))[-1:])
+    assert echo.gathered == [(-1, UNCOUNTED // 2)] * 5
 
 
 # Handshakes

@@ -25,13 +25,17 @@ PERSISTENT = 2
 class Got:
     """One message, delivered or taken."""
 
-    body: str
+    octets: bytes
     properties: pika.BasicProperties
     routing_key: str
     redelivered: bool
     tag: int
     channel: Any
     """The one that it came on."""
+
+    @property
+    def body(self) -> str:
+        return self.octets.decode()
 
     def ack(self) -> None:
         self.channel.basic_ack(self.tag)
@@ -74,10 +78,11 @@ class AmqpClient:
         declared = self.channel.queue_declare(queue, durable=bool(queue), exclusive=not queue, arguments=named)
         return str(declared.method.queue)
 
-    def publish(self, routing_key: str, body: str, exchange: str = "", **properties: Any) -> None:
+    def publish(self, routing_key: str, body: str | bytes, exchange: str = "", **properties: Any) -> None:
         """Publish, and wait for the confirm. pika raises `NackError` and `UnroutableError`."""
         about = pika.BasicProperties(**{"delivery_mode": PERSISTENT} | properties)
-        self.channel.basic_publish(exchange, routing_key, body.encode(), about, mandatory=True)
+        octets = body if isinstance(body, bytes) else body.encode()
+        self.channel.basic_publish(exchange, routing_key, octets, about, mandatory=True)
 
     def consume(self, queue: str, *, prefetch: int = 0, no_ack: bool = False, tag: str = "c") -> None:
         if prefetch:
@@ -118,4 +123,4 @@ class AmqpClient:
 
 
 def _got(channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> Got:
-    return Got(body.decode(), properties, method.routing_key, method.redelivered, method.delivery_tag, channel)
+    return Got(body, properties, method.routing_key, method.redelivered, method.delivery_tag, channel)

@@ -184,7 +184,8 @@ class MqttSubscriber(MqttClient):
 class StompDelivery:
     """One MESSAGE frame. `at` is when it was read (`time.monotonic`)."""
 
-    body: str
+    body: Any
+    """Text, or bytes for a client that was told not to decode."""
     headers: dict[str, str]
     at: float
 
@@ -207,19 +208,25 @@ class StompClient(stomp.ConnectionListener):  # type: ignore[misc]  # stomp.py h
         username: str = "",
         password: str = "",
         heartbeats: tuple[int, int] = (0, 0),
+        decode: bool = True,
     ) -> None:
+        """With `decode` False, bodies stay the bytes that they are."""
         self._login = (username, password)
         self._decide = decide
         self._lock = threading.Lock()
         self._receipts: set[str] = set()
         self._receipt = 0
-        self._ack_modes: dict[str, AckMode] = {}
         self._acknowledged: dict[str, float] = {}
         self.deliveries: list[StompDelivery] = []
         self.errors: list[tuple[dict[str, str], str]] = []
         # Reconnecting is the test's decision: it makes another client.
         self.connection: Any = stomp.Connection12(
-            [(HOST, port)], reconnect_attempts_max=1, heartbeats=heartbeats, timeout=STOMP_TIMEOUT
+            [(HOST, port)],
+            reconnect_attempts_max=1,
+            heartbeats=heartbeats,
+            timeout=STOMP_TIMEOUT,
+            auto_decode=decode,
+            vhost="/",  # RabbitMQ takes `host` for the name of one
         )
         self.connection.set_listener("test", self)
 
@@ -246,7 +253,6 @@ class StompClient(stomp.ConnectionListener):  # type: ignore[misc]  # stomp.py h
         self, destination: str, subscription: str = "0", ack: AckMode = "client-individual", **headers: str
     ) -> None:
         """Subscribe and wait for the RECEIPT."""
-        self._ack_modes[subscription] = ack
         receipt = self._next_receipt()
         self.connection.subscribe(destination, subscription, ack, headers=headers | {"receipt": receipt})
         self._wait_receipt(receipt)
@@ -290,7 +296,7 @@ class StompClient(stomp.ConnectionListener):  # type: ignore[misc]  # stomp.py h
     def on_message(self, frame: Any) -> None:
         delivery = StompDelivery(frame.body, dict(frame.headers), time.monotonic())
         self.deliveries.append(delivery)
-        if self._ack_modes.get(delivery.headers["subscription"]) == "auto":
+        if "ack" not in delivery.headers:  # [STOMP 1.2, MESSAGE] only what has to be acknowledged has one
             return
         decision = self._decide(delivery)
         if decision == "ack":

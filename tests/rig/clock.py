@@ -72,10 +72,10 @@ async def settle_down(turns: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Let time pass, step by step, until something is so. `AssertionError` after 100 s of the clock."""
+async def until(condition: Callable[[], object], what: str, step: float = 0.001) -> None:
+    """Let time pass, `step` seconds at once, until something is so. `AssertionError` after 100 s of the clock."""
     loop = _running()
     end = loop.time() + 100
     while not condition():
         assert loop.time() < end, f"never: {what}"
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(step)

@@ -119,6 +119,9 @@ class ScriptedSession:
         self.deadline = inf
         self.established = True
         self.congested = False
+        self.assembling = 0
+        self.unsent: list[Delivery] = []
+        """Deliveries that `deliver` has not encoded."""
         self.script: dict[bytes, Sequence[Command]] = {}
         self.on_answer: Callable[[object, Result], Sequence[Command]] = lambda _token, _result: ()
         self.on_tick: Callable[[float], Sequence[Command]] = lambda _now: ()
@@ -165,6 +168,9 @@ class ScriptedSession:
 
     def unsettled(self) -> Sequence[Delivery]:
         return self.held
+
+    def needs_body(self, delivery: Delivery) -> bool:
+        return delivery in self.unsent
 
     def cancelled(self, tag: str) -> Sequence[Command]:
         self.log.append(f"cancelled {tag}")

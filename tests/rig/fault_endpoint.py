@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from io import BytesIO
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs
@@ -27,6 +28,8 @@ from tests.rig.waiting import wait_for
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HISTORY = 200_000
 UPSTREAM_TIMEOUT = 60.0
+LARGE = 1024 * 1024
+"""Bytes of a request over which aiohttp wants a file."""
 POLL_INTERVAL = 0.05
 STOP_TIMEOUT = 10.0
 CLOSING = 0.05
@@ -310,9 +313,15 @@ class FaultEndpoint:
         url = self._upstream + call.path
         try:
             async with upstream.request(
-                call.method, url, data=body, headers=headers, allow_redirects=False
+                call.method,
+                url,
+                data=BytesIO(body) if len(body) > LARGE else body,
+                headers=headers,
+                allow_redirects=False,
             ) as response:
                 kept = {name: value for name, value in response.headers.items() if name.lower() not in HOP_BY_HOP}
+                if call.method == "HEAD":
+                    kept["Content-Length"] = response.headers.get("Content-Length", "0")
                 text = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             return Answer(HTTPStatus.BAD_GATEWAY, repr(error).encode(), {"Content-Type": "text/plain"})
@@ -342,7 +351,7 @@ class _Peer:
         if headers.get("expect", "").lower() == "100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await self._reader.readexactly(int(headers.get("content-length", "0")))
-        return Call(method, path, headers, body, action_of(headers, body))
+        return Call(method, path, headers, body, action_of(headers, body) or s3_action_of(method, path, headers))
 
     async def gone(self) -> None:
         while await self._reader.read(MAX_HEAD_BYTES):
@@ -375,6 +384,20 @@ def action_of(headers: dict[str, str], body: bytes) -> str:
     if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         return next(iter(parse_qs(body.decode("latin-1")).get("Action", ())), "")
     return ""
+
+
+_S3_ACTIONS = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
+_S3_UPLOAD_ACTIONS = {"PUT": "UploadPart", "POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}
+
+
+def s3_action_of(method: str, path: str, headers: dict[str, str]) -> str:
+    """The operation on an object that is asked for of S3, which names it nowhere; empty for another service."""
+    if "/s3/aws4_request" not in headers.get("authorization", ""):
+        return ""
+    query = parse_qs(path.partition("?")[2], keep_blank_values=True)
+    if "uploads" in query:
+        return "CreateMultipartUpload"
+    return (_S3_UPLOAD_ACTIONS if "uploadId" in query else _S3_ACTIONS).get(method, "")
 
 
 def _stored(exchange: Exchange) -> Iterator[Stored]:

@@ -240,7 +240,7 @@ class Slow:
 
 def render(answer: Answer) -> bytes:
     """The answer as HTTP/1.1."""
-    headers = {**answer.headers, "Content-Length": str(len(answer.body))}
+    headers = {"Content-Length": str(len(answer.body)), **answer.headers}  # of what a HEAD would have got
     lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body

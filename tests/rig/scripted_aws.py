@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple, TypeAlias
 
 import orjson
@@ -50,16 +51,36 @@ class ScriptedAws:
         read_timeout: float | None = None,
     ) -> bytes:
         assert service == self._service
-        request = orjson.loads(body)
-        self.calls.append(Call(action, request, resource, region, read_timeout))
+        answer = await self._answer(Call(action, orjson.loads(body), resource, region, read_timeout))
+        return answer if isinstance(answer, bytes) else orjson.dumps(answer)
+
+    @contextlib.asynccontextmanager
+    async def events(
+        self, service: str, action: str, body: bytes, *, silence: float, resource: str = "", region: str | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The answer is a list of what `call` answers with, one for each event."""
+        assert service == self._service
+        answer = await self._answer(Call(action, orjson.loads(body), resource, region, silence))
+        assert isinstance(answer, list)
+
+        async def each() -> AsyncIterator[bytes]:
+            for event in answer:
+                if isinstance(event, Exception):
+                    raise event
+                yield orjson.dumps(event)
+
+        yield each()
+
+    async def _answer(self, call: Call) -> Answer:
+        self.calls.append(call)
         if self.gate is not None:
             await self.gate.wait()
-        answer = self.answers[action]
+        answer = self.answers[call.action]
         if callable(answer):
-            answer = answer(request)
+            answer = answer(call.request)
         if isinstance(answer, Exception):
             raise answer
-        return answer if isinstance(answer, bytes) else orjson.dumps(answer)
+        return answer
 
     async def caller(self) -> str:
         return "arn:aws:iam::111122223333:user/test"

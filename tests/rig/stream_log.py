@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.backend import QueueSpec, Target
+from gateway.core.errors import Contended
 from gateway.core.message import Address, Message
 from gateway.core.stream import Page, Position, PositionLost, ReadLimits, Shard, StreamRecord, Whence
 from tests.rig.scripted import ScriptedBackend
 
-LIMITS: Final = ReadLimits(reads_per_second=4.0, bytes_per_second=1_000_000, page_records=100)
+LIMITS: Final = ReadLimits(reads_per_second=4.0, bytes_per_second=1_000_000, page_records=100, subscription_seconds=5.0)
 
+
+IDLE_EVENT_SECONDS: Final = 5.0
+"""Between two events of a subscription when nothing is written."""
+
+SUBSCRIPTION_SECONDS: Final = 300.0
+"""After so long a subscription ends."""
 
 PAGE_BYTES: Final = 1_000_000
 """After so many bytes a page ends; in Kinesis after ten times as many."""
@@ -40,6 +48,16 @@ class StreamLog(ScriptedBackend):
         self.seeks: list[tuple[str, Position]] = []
         self.failures: list[Exception] = []
         """What the next calls raise."""
+        self.refusals: list[Exception] = []
+        """What the next subscriptions raise."""
+        self.enrolled: set[str] = set()
+        self.subscriptions: list[tuple[float, str, str, Position]] = []
+        """When each began that was agreed to, by whom, of which shard, and where."""
+        self.live: dict[tuple[str, str], asyncio.Future[None]] = {}
+        """Subscriptions that are read, by consumer and shard; `cut` ends one."""
+        self.events = 0
+        """Events that were taken."""
+        self._written = asyncio.Event()
         self.now = wall
         self._sequences = itertools.count(1)
         self._lost_before = 0
@@ -60,10 +78,24 @@ class StreamLog(ScriptedBackend):
         messages = [Message(Address("", "s"), body.encode()) for body in bodies]
         record = StreamRecord(str(next(self._sequences)), messages, self.now, sum(map(len, bodies)))
         self.logs[shard].records.append(record)
+        self._something_new()
+
+    def _something_new(self) -> None:
+        self._written.set()
+        self._written = asyncio.Event()
+
+    def cut(self, consumer: str, shard: str, error: Exception | None = None) -> None:
+        """End a subscription, with an error or as after its time."""
+        ending = self.live[consumer, shard]
+        if error is None:
+            ending.set_result(None)
+        else:
+            ending.set_exception(error)
 
     def close(self, shard: str) -> None:
         log = self.logs[shard]
         log.shard = log.shard._replace(open=False)
+        self._something_new()
 
     def split(self, shard: str, *children: str) -> None:
         self.close(shard)
@@ -121,6 +153,57 @@ class StreamLog(ScriptedBackend):
 
     def _iterator(self, place: int) -> str:
         return f"{next(self._iterators)}/{place}"
+
+    async def enroll(self, target: Target, consumer: str) -> None:
+        self._fail()
+        self.enrolled.add(consumer)
+
+    @contextlib.asynccontextmanager
+    async def subscribe(
+        self, target: Target, consumer: str, shard: str, position: Position
+    ) -> AsyncIterator[AsyncIterator[Page]]:
+        """One for each consumer and shard, as in Kinesis: the later one takes over."""
+        self._fail()
+        if self.refusals:
+            raise self.refusals.pop(0)
+        now = asyncio.get_running_loop().time()
+        same = [at for at, *which, _ in self.subscriptions if which == [consumer, shard]]
+        if same and now - same[-1] < LIMITS.subscription_seconds:
+            raise Contended("there is another one")
+        self.subscriptions.append((now, consumer, shard, position))
+        before = self.live.get((consumer, shard))
+        if before is not None and not before.done():
+            before.set_exception(Contended("taken over"))
+        ending = self.live[consumer, shard] = asyncio.get_running_loop().create_future()
+        try:
+            async with contextlib.aclosing(self._events(shard, position, ending)) as pages:
+                yield pages
+        finally:
+            if not ending.done():
+                ending.cancel()
+            elif not ending.cancelled():
+                ending.exception()  # whether or not it was met
+            if self.live.get((consumer, shard)) is ending:
+                del self.live[consumer, shard]
+
+    async def _events(self, shard: str, position: Position, ending: asyncio.Future[None]) -> AsyncGenerator[Page, None]:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + SUBSCRIPTION_SECONDS
+        place = self._place(self.logs[shard].records, position)
+        while not ending.done() and loop.time() < end:
+            log, written = self.logs[shard], self._written
+            records = log.records[place : place + LIMITS.page_records]
+            place += len(records)
+            behind = place < len(log.records)
+            last = log.records[place - 1].sequence if place else "0"
+            self.events += 1
+            yield Page(records, last if behind or log.shard.open else None, behind)
+            if not behind:
+                waiting = asyncio.ensure_future(written.wait())
+                await asyncio.wait({waiting, ending}, timeout=IDLE_EVENT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+        if ending.done():
+            ending.result()
 
     def _fail(self) -> None:
         if self.failures:

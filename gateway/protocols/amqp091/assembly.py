@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 from gateway.protocols.amqp091.content import Content
 from gateway.protocols.amqp091.errors import ConnectionException, ReplyCode
 from gateway.protocols.amqp091.frames import BASIC, BodyFrame, HeaderFrame
@@ -21,7 +23,8 @@ class Assembly:
         self.size = 0
         """Bytes that the header has announced."""
         self._missing = 0
-        self._body = bytearray()  # not a list of pieces: those may be tiny, or empty, and many
+        # Not a list of pieces: those may be tiny, or empty, and many. Nor a bytearray, which would have to be copied.
+        self._body = BytesIO()
 
     def begin(self, header: HeaderFrame) -> None:
         """The header has come."""
@@ -33,14 +36,14 @@ class Assembly:
         self._missing -= len(frame.payload)
         if self._missing < 0:
             raise self.unexpected()
-        self._body += frame.payload
+        self._body.write(frame.payload)
 
     @property
     def complete(self) -> bool:
         return self.content is not None and not self._missing
 
     def body(self) -> bytes:
-        return bytes(self._body)
+        return self._body.getvalue()
 
     def unexpected(self) -> ConnectionException:
         """What came is not what has to come next (spec §4.2.6: content is not mixed with other frames)."""

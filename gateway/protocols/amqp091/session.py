@@ -309,6 +309,13 @@ class AmqpSession:
         for each in confirming:
             each.write_confirms()
 
+    @property
+    def assembling(self) -> int:
+        return self._link.unfinished
+
+    def needs_body(self, delivery: Delivery) -> bool:  # noqa: ARG002 - each is encoded when it is delivered
+        return False
+
     def unsettled(self) -> Sequence[Delivery]:
         held = [delivery for channel in self._channels.values() for delivery in channel.unsettled()]
         return [*held, *self._strays, *(delivery for delivery, _ in self._link.later)]

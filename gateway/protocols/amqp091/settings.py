@@ -64,6 +64,11 @@ class Settings(BaseModel):
     max_transaction_bytes: int = Field(default=64 * MIB, ge=1)
     """Of their bodies, properties and headers."""
 
+    @property
+    def largest_body(self) -> tuple[str, int]:
+        """The option that says how large a message may be, and its bytes."""
+        return "max_message_size", self.max_message_size
+
     @model_validator(mode="after")
     def _check_vhost_users(self) -> Self:
         unknown = sorted(self.vhost_users.keys() - self.vhosts.keys())

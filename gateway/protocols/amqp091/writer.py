@@ -120,9 +120,10 @@ def _write_with_content(channel: int, method: bytes, content: bytes, body: bytes
     if 0 < size <= limit:
         body_head = _BODY_HEAD.pack(FRAME_END, _BODY, channel, size)
         return b"".join((head, method, middle, content, body_head, body, _END))
-    parts = [head, method, middle, content]
+    parts: list[bytes | memoryview] = [head, method, middle, content]
+    view = memoryview(body)
     for start in range(0, size, limit):  # no frame for an empty body (spec §4.2.6)
-        piece = body[start : start + limit]
+        piece = view[start : start + limit]
         parts += (_BODY_HEAD.pack(FRAME_END, _BODY, channel, len(piece)), piece)
     parts.append(_END)
     return b"".join(parts)

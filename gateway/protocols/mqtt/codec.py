@@ -136,6 +136,11 @@ class Decoder:
         """The protocol level that packets are read at."""
         return self._level
 
+    @property
+    def assembling(self) -> int:
+        """Bytes that an unfinished packet has."""
+        return 0 if self._rest is None else self._need
+
     def feed(self, data: bytes) -> None:
         """Take bytes. They are not copied, unless packets are still unread or an incomplete one waits."""
         rest = self._rest

@@ -411,6 +411,11 @@ class Delivering:
             if not held:
                 self._acknowledged.append(outgoing.delivery)
 
+    def needs_body(self, delivery: Delivery) -> bool:
+        """Whether a delivery that is here has not been sent yet."""
+        unsent = [exchange.outgoing for exchange in self._exchanges.values() if exchange.state == _ASSIGNED]
+        return any(each is not None and each.delivery is delivery for each in (*unsent, *(self._backlog or ())))
+
     def unsettled(self) -> Sequence[Delivery]:
         """What the session holds."""
         held = list(self._unacknowledged.values())

@@ -351,6 +351,13 @@ class MqttSession:
         out.clear()
         return data
 
+    @property
+    def assembling(self) -> int:
+        return self._decoder.assembling
+
+    def needs_body(self, delivery: Delivery) -> bool:
+        return self._delivering is not None and self._delivering.needs_body(delivery)
+
     def unsettled(self) -> Sequence[Delivery]:
         return () if self._delivering is None else self._delivering.unsettled()
 

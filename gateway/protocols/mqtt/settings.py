@@ -81,3 +81,8 @@ class Settings(BaseModel):
     def largest_packet(self) -> int:
         """Bytes that a WebSocket message has to have room for."""
         return self.max_packet_size
+
+    @property
+    def largest_body(self) -> tuple[str, int]:
+        """The option that says how large a message may be, and its bytes."""
+        return "max_packet_size", self.max_packet_size

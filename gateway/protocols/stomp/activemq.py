@@ -14,6 +14,7 @@ from urllib.parse import quote
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import Refused
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
+from gateway.core.selector import CONVERTING
 from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.activemq_headers import message_headers, to_message
 from gateway.protocols.stomp.dialect import (
@@ -48,11 +49,10 @@ _VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.(VirtualTopic\..+)")
 """ActiveMQ's default: `Consumer.*.` before the name of any topic below `VirtualTopic`."""
 
 _REPLY_QUEUES = ("amq.gen-", "amq.rabbitmq.reply-to")
-"""Begin the names of queues that AMQP's clients get from the server, for answers mostly: they are there, or are gone."""
+"""Begin the names that AMQP's clients get from the server, for answers mostly: such queues are there, or are gone."""
 
 _TEMPORARY_TOPIC = f"/topic/{TEMPORARY}"
 
-_CONVERT = "convert_string_expressions:"
 _DO_NOT_CONVERT = "no_convert_string_expressions:"
 
 
@@ -125,10 +125,12 @@ class ActiveMQ:
         durable = _durable_queue(headers, owner)
         return () if durable is None else (durable,)
 
-    def selector(self, selector: str) -> tuple[str, bool]:
+    def selector(self, selector: str) -> str:
         # As ActiveMQ's STOMP connector, which puts the first of these before every selector.
-        selector = selector.removeprefix(_CONVERT)
-        return selector.removeprefix(_DO_NOT_CONVERT), not selector.startswith(_DO_NOT_CONVERT)
+        selector = selector.removeprefix(CONVERTING)
+        if selector.startswith(_DO_NOT_CONVERT):
+            return selector.removeprefix(_DO_NOT_CONVERT)
+        return CONVERTING + selector
 
     # MESSAGE
 

@@ -26,6 +26,9 @@ _MEANINGLESS = frozenset(b"\r\n\0")
 # `int` is quadratic in the digits: nothing longer can be within any limit.
 _MAX_CONTENT_LENGTH_DIGITS = 18
 
+UNANNOUNCED = 64 * 1024
+"""Bytes of a body that may have come without a content-length before it counts as one of the largest."""
+
 _MAX_PIECES = 1024
 """Pieces of an unfinished frame before they are joined: each costs some 40 bytes besides its own."""
 
@@ -123,6 +126,15 @@ class FrameParser:
     def buffered(self) -> int:
         """Bytes that no frame was made of yet."""
         return len(self._buffer) - self._position + self._late_size
+
+    @property
+    def assembling(self) -> int:
+        """Bytes that the body of an unfinished frame has; at most, where it has not said how many."""
+        if self._frame is None:
+            return 0
+        if self._wanted:
+            return self._wanted - 1
+        return self._limits.body if self.buffered > UNANNOUNCED else 0
 
     def _worth_a_look(self, data: bytes) -> bool:
         size = len(self._buffer) - self._position + self._late_size

@@ -39,13 +39,14 @@ class Source:
     """A queue that is needed. `spec` is None for one that somebody else has declared; bindings are (exchange, key).
 
     `exact`: it is to be just this, for one consumer; what an earlier subscription of its name has asked for goes, with
-    the messages that came by it.
+    the messages that came by it. `selector`: of what is in the queue, the consumer wants what that matches.
     """
 
     queue: str
     spec: QueueSpec | None
     bindings: tuple[Address, ...] = ()
     exact: bool = False
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,8 @@ class Dialect(Protocol):
     def reply_to(self, reply_to: str, owner: Owner) -> ReplyTo | None:
         """What the `reply-to` of a SEND stands for, unless it is published as it is. Raises `BadDestination`."""
 
-    def selector(self, selector: str) -> tuple[str, bool]:
-        """The selector proper, and whether texts count as numbers in it."""
+    def selector(self, selector: str) -> str:
+        """What the hub understands by a selector of this dialect, see `core.selector.CONVERTING`."""
 
     def format(self, address: Address, owner: Owner) -> str:
         """The destination header of a message that was published to `address`."""

@@ -130,8 +130,8 @@ class RabbitMQ:
             and source.spec.durable
         ]
 
-    def selector(self, selector: str) -> tuple[str, bool]:
-        return selector, False
+    def selector(self, selector: str) -> str:
+        return selector
 
     # MESSAGE
 

@@ -183,6 +183,14 @@ class StompSession:
             )
         return self._client.take_commands()
 
+    @property
+    def assembling(self) -> int:
+        return self._parser.assembling
+
+    def needs_body(self, delivery: Delivery) -> bool:  # noqa: ARG002 - all are alike
+        # It is encoded when it is delivered; but a NACK may have to publish it as a dead letter.
+        return self._client.dialect.dead_letter_queue is not None
+
     def unsettled(self) -> Sequence[Delivery]:
         return self._subscribing.unsettled() + self._transactions.unsettled()
 

@@ -65,6 +65,11 @@ class Settings(BaseModel):
         """Bytes that a WebSocket message has to have room for."""
         return self.max_header_section + self.max_body
 
+    @property
+    def largest_body(self) -> tuple[str, int]:
+        """The option that says how large a message may be, and its bytes."""
+        return "max_body", self.max_body
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.default_prefetch > self.max_prefetch:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.errors import Refused
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome
@@ -58,7 +59,7 @@ class Subscribing:
         live_queue = f"stomp-subscription-{client.owner.session_id}-{self._made + 1}"
         sources = client.dialect.sources(headers, client.owner, live_queue)
         if headers.get("selector"):
-            sources = self._filtered(sources, headers["selector"])
+            sources = _filtered(sources, self._selector(headers["selector"]), live_queue)
         wishes = client.dialect.wishes(headers)
         if wishes.others_only:
             sources = [self._of_others(source) for source in sources]
@@ -78,32 +79,24 @@ class Subscribing:
             return frame.headers.get("id") or None
         return required(frame, "id")  # [STOMP 1.1, SUBSCRIBE id Header]
 
-    def _filtered(self, sources: Sequence[Source], selector: str) -> Sequence[Source]:
-        text, converts = self._client.dialect.selector(selector)
+    def _selector(self, text: str) -> str:
+        """As the hub reads it. It is read here too, so that the client is told in words of its protocol."""
+        selector = self._client.dialect.selector(text)
         try:
-            accepts = compile_selector(text, texts_as_numbers=converts)
+            compile_selector(selector)
         except SelectorError as error:
             raise BadSelector(str(error)) from None
-        filtered = []
-        for source in sources:
-            if source.spec is None or not source.spec.virtual or not source.bindings:
-                raise Refused(
-                    f"selector: only a live subscription to a topic can have one; "
-                    f"queue {shown(source.queue)} would keep what does not match for ever, and read it again and again"
-                )
-            filtered.append(replace(source, spec=replace(source.spec, accepts=accepts)))
-        return filtered
+        return selector
 
     def _of_others(self, source: Source) -> Source:
         """The source without what this connection publishes."""
         spec, own = source.spec, self._client.sender.origin
         if spec is None or not spec.virtual or not source.bindings:
             raise Refused("noLocal: only a live subscription to a topic can leave out what its own connection sends")
-        accepts = spec.accepts
 
         def of_others(message: Message) -> bool:
             # Each connection has one origin: two of the same client and user are still two.
-            return message.origin is not own and (accepts is None or accepts(message))
+            return message.origin is not own
 
         return replace(source, spec=replace(spec, accepts=of_others))
 
@@ -151,6 +144,7 @@ class Subscribing:
                     cancellable=True,
                     arguments=wishes.arguments,
                     acknowledges=subscription.acknowledges,
+                    selector=source.selector,
                 )
             )
 
@@ -237,6 +231,16 @@ class Subscribing:
     def unsettled(self) -> list[Delivery]:
         held = [delivery for each in set(self._by_tag.values()) for delivery in each.held()]
         return held + self._returned
+
+
+def _filtered(sources: Sequence[Source], selector: str, live_queue: str) -> Sequence[Source]:
+    """A queue of the subscription's own gets nothing else; from any other queue, its consumer does."""
+    return [
+        replace(source, spec=replace(source.spec, arguments={**source.spec.arguments, SELECTOR: selector}))
+        if source.spec is not None and (source.exact or source.queue == live_queue)
+        else replace(source, selector=selector)
+        for source in sources
+    ]
 
 
 def _key(headers: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ STORED = {"SequenceNumber": "1", "ShardId": "shardId-000000000000"}
 
 
 def summary(status: str) -> dict[str, object]:
-    return {"StreamDescriptionSummary": {"StreamName": "telemetry", "StreamStatus": status}}
+    return {"StreamDescriptionSummary": {"StreamName": "telemetry", "StreamARN": ARN, "StreamStatus": status}}
 
 
 def all_stored(request: dict[str, object]) -> object:

@@ -40,6 +40,14 @@ def test_topics_that_are_fed() -> None:
     assert parse_target("s", {"tail": "a/{partition_key}/b"}, DEVICE).tail == "a/{partition_key}/b"
 
 
+def test_consumers_that_records_are_brought_to() -> None:
+    assert parse_target("s", {}, DEVICE).pushed == ()
+    assert parse_target("s", {"enhanced_fan_out": ["billing", "a.b-c_D"]}, DEVICE).pushed == ("billing", "a.b-c_D")
+    assert parse_target("s", {"tail": "t", "enhanced_fan_out": ["live"]}, DEVICE).pushed == ("live",)
+    on_each_host = {"tail": "t", "enhanced_fan_out": ["live-{hostname}"]}
+    assert parse_target("s", on_each_host, DEVICE).pushed == ("live-{hostname}",)
+
+
 @pytest.mark.parametrize(
     ("value", "options", "line"),
     [
@@ -60,6 +68,19 @@ def test_topics_that_are_fed() -> None:
         ("s", {"tail": "a/#"}, "tail: 'a/#' is not the topic"),
         ("s", {"tail": "a/{device}"}, "tail: 'a/{device}' is not the topic"),
         ("{device}", {"tail": "a"}, "tail: which stream to read depends on a client's name; name one stream"),
+        ("s", {"enhanced_fan_out": "billing"}, "enhanced_fan_out: not a list of names; name consumers, such as"),
+        ("s", {"enhanced_fan_out": []}, "enhanced_fan_out: not a list of names"),
+        ("s", {"enhanced_fan_out": [5]}, "enhanced_fan_out: not a list of names"),
+        ("s", {"enhanced_fan_out": ["a b"]}, "enhanced_fan_out: 'a b' cannot be registered; A-Z a-z 0-9 _ . -"),
+        ("s", {"enhanced_fan_out": ["a-{hostname}"]}, "enhanced_fan_out: 'a-{hostname}' cannot be registered"),
+        ("s", {"tail": "t", "enhanced_fan_out": ["{host}"]}, "enhanced_fan_out: '{host}' cannot be registered"),
+        ("s", {"enhanced_fan_out": ["a", "a"]}, "enhanced_fan_out: too many names, or one twice; 50 different ones"),
+        ("s", {"enhanced_fan_out": [f"c{n}" for n in range(51)]}, "enhanced_fan_out: too many names"),
+        (
+            "s",
+            {"tail": "t", "enhanced_fan_out": ["a", "b"]},
+            "enhanced_fan_out: live subscribers are fed by one consumer; one name, with {hostname} in it",
+        ),
         ("s", {"max_record_bytes": 1023}, "max_record_bytes: 1023 is no size of a record"),
     ],
 )

@@ -9,7 +9,10 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from gateway.core.errors import BackendError, NotFound, TooLarge
+from adapters.aws.api import Changed, Version
+from adapters.aws.content import Content, Payload, payload_bytes
+from gateway.core.budget import ByteBudget
+from gateway.core.errors import BackendError, NotFound
 
 ACCOUNT = "111122223333"
 
@@ -32,25 +35,36 @@ class Objects:
         self.kept: dict[tuple[str, str], bytes] = {}
         self.failures: list[BackendError] = []
         self.puts = 0
+        self.deadlines: list[float] = []
+        self.changes: list[Changed] = []
+        self.budget = ByteBudget()
 
     def _fail(self) -> None:
         if self.failures:
             raise self.failures.pop(0)
 
-    async def put(self, bucket: str, key: str, body: bytes) -> None:
+    async def put(self, bucket: str, key: str, content: Content, deadline: float) -> None:
         self.puts += 1
+        self.deadlines.append(deadline)
         await asyncio.sleep(0)
         self._fail()
-        self.kept[bucket, key] = body
+        self.kept[bucket, key] = b"".join(map(content.part, range(content.parts)))
 
-    async def get(self, bucket: str, key: str, limit: int) -> bytes:
+    async def look(self, bucket: str, key: str) -> Version:
         await asyncio.sleep(0)
         self._fail()
         if (bucket, key) not in self.kept:
             raise NotFound("NoSuchKey", resource=f"s3 bucket {bucket}")
-        if len(self.kept[bucket, key]) > limit:
-            raise TooLarge("too large")
-        return self.kept[bucket, key]
+        return Version(len(self.kept[bucket, key]), "etag")
+
+    async def get(self, bucket: str, key: str, version: Version, *, base64: bool) -> bytes:
+        await asyncio.sleep(0)
+        assert self.budget.used >= min(payload_bytes(version.size, base64=base64), self.budget.size), "there is room"
+        if self.changes:
+            raise self.changes.pop()
+        payload = Payload(version.size, base64=base64)
+        payload.add(0, self.kept[bucket, key])
+        return payload.body()
 
     async def delete(self, bucket: str, key: str) -> None:
         self._fail()

@@ -7,7 +7,7 @@ from adapters.sns.inlet import STATEMENT, Inlet, filter_policy, is_fifo, open_in
 from adapters.sns.queues import with_statement
 from adapters.sns.settings import parse_target
 from gateway.core.backend import Target
-from gateway.core.errors import BackendError, Invalid, Unavailable
+from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
 from gateway.core.message import Address, Headers, Message, Origin, Properties
 from gateway.core.packing import pack_meta
 from tests.adapters.sns.scripted_sns import ACCOUNT, ScriptedSns
@@ -79,6 +79,20 @@ class TestAttach:
         with pytest.raises(BackendError, match="remove that subscription") as told:
             await inlet(sns).attach()
         assert not told.value.permanent
+
+    async def test_a_topic_that_is_gone_is_made_again(self, sns: ScriptedSns) -> None:
+        attached = inlet(sns)
+        await attached.attach()
+        sns.answers["Subscribe"] = NotFound("Topic does not exist")
+        with pytest.raises(NotFound):
+            await attached.attach()
+        sns.answers |= {
+            "Subscribe": {"SubscriptionArn": "s"},
+            "GetTopicAttributes": NotFound("no topic"),
+            "CreateTopic": {"TopicArn": ARN},
+        }
+        await attached.attach()
+        assert "CreateTopic" in sns.actions()
 
     @pytest.mark.parametrize("answer", [{}, {"Attributes": {}}, b"<html>"])
     async def test_what_is_no_answer(self, sns: ScriptedSns, answer: object) -> None:

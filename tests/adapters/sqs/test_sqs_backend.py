@@ -411,6 +411,32 @@ class TestFinding:
         assert len(directory._queues) == LIMIT
         assert "q0" not in directory._queues
 
+    @pytest.mark.parametrize(
+        ("answer", "after"),
+        [
+            (b"{}", None),
+            (b'{"Attributes":{}}', None),
+            (b'{"Attributes":{"RedrivePolicy":"{\\"deadLetterTargetArn\\":\\"a\\",\\"maxReceiveCount\\":5}"}}', 5),
+            (b'{"Attributes":{"RedrivePolicy":"{\\"maxReceiveCount\\":\\"7\\"}"}}', 7),
+        ],
+    )
+    async def test_a_redrive_policy(
+        self, scripted: ScriptedAws, scripted_backend: SqsBackend, answer: bytes, after: int | None
+    ) -> None:
+        scripted.answers["GetQueueAttributes"] = answer
+        assert await scripted_backend.redriven_after(ORDERS) == after
+
+    @pytest.mark.parametrize(
+        "answer",
+        [b"[]", b'{"Attributes":{"RedrivePolicy":"{}"}}', b'{"Attributes":{"RedrivePolicy":"nonsense"}}'],
+    )
+    async def test_a_redrive_policy_that_is_none(
+        self, scripted: ScriptedAws, scripted_backend: SqsBackend, answer: bytes
+    ) -> None:
+        scripted.answers["GetQueueAttributes"] = answer
+        with pytest.raises(Unavailable):
+            await scripted_backend.redriven_after(ORDERS)
+
     @pytest.mark.parametrize("answer", [b"", b"{}", b'{"Attributes":{}}', b'{"Attributes":{"x":"y"}}'])
     async def test_a_depth_that_is_none(
         self, scripted: ScriptedAws, scripted_backend: SqsBackend, answer: bytes

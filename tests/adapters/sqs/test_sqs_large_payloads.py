@@ -8,10 +8,9 @@ import orjson
 import pytest
 
 from adapters.aws.payloads import LargePayloadSettings, Pointer
-from adapters.sqs import offloaded
 from adapters.sqs.backend import SqsBackend, open_backend
 from adapters.sqs.settings import Settings
-from gateway.core.backend import Target
+from gateway.core.backend import Received, Target
 from gateway.core.errors import Unavailable
 from gateway.core.message import Address, Message
 from gateway.core.outcome import ACCEPTED, Outcome
@@ -59,9 +58,13 @@ def plain(body: str, group: str = "") -> dict[str, object]:
     return pointing(body, group=group) | {"Body": body, "MessageAttributes": {}}
 
 
-async def received(backend: SqsBackend, aws: ScriptedAws, *messages: object) -> list[bytes]:
+async def received(backend: SqsBackend, aws: ScriptedAws, *messages: object) -> list[Received]:
     aws.answers["ReceiveMessage"] = {"Messages": list(messages)}
-    return [each.message.body for each in await backend.receive(TARGET, 10, 0.0, 30.0)]
+    return list(await backend.receive(TARGET, 10, 0.0, 30.0))
+
+
+async def body_of(each: Received) -> bytes:
+    return each.message.body if each.large is None else await each.large.fetch()
 
 
 def released(aws: ScriptedAws) -> list[str]:
@@ -73,49 +76,43 @@ def released(aws: ScriptedAws) -> list[str]:
     ]
 
 
-async def test_bodies_are_fetched(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
+async def test_bodies_come_when_they_are_asked_for(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
     objects.kept = {("payloads", "a"): b"from S3", ("payloads", "b"): b"\xff\xfe", ("payloads", "c"): b"old"}
     old = pointing("c", attribute="SQSLargePayloadSize")
-    assert await received(backend, aws, pointing("a"), plain("here"), pointing("b", "?"), old) == [
-        b"from S3",
-        b"here",
-        b"\xff\xfe",
-        b"old",
-    ]
+    messages = await received(backend, aws, pointing("a"), plain("here"), pointing("b", "?"), old)
+    assert [each.message.body for each in messages] == [b"", b"here", b"", b""]
+    assert [each.large is None for each in messages] == [False, True, False, False]
+    assert [await body_of(each) for each in messages] == [b"from S3", b"here", b"\xff\xfe", b"old"]
+
+
+async def test_base64_is_undone_once(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
+    objects.kept = {("payloads", "a"): b"AP8="}
+    message = pointing("a")
+    message["MessageAttributes"]["mqlift.encoding"] = {"DataType": "String", "StringValue": "base64"}  # type: ignore[index]
+    (each,) = await received(backend, aws, message)
+    assert await body_of(each) == b"\x00\xff"
+    assert not each.message.headers
+    assert backend.unreadable == 0
 
 
 async def test_a_pointer_elsewhere_is_a_body(backend: SqsBackend, aws: ScriptedAws) -> None:
     text = Pointer("secrets", "a").text
-    assert await received(backend, aws, pointing("a") | {"Body": text}) == [text.encode()]
+    (each,) = await received(backend, aws, pointing("a") | {"Body": text})
+    assert await body_of(each) == text.encode()
 
 
-async def test_one_that_cannot_be_had_comes_back(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:
-    objects.kept = {("payloads", "b"): b"b"}
-    assert await received(backend, aws, pointing("gone"), pointing("b"), plain("c")) == [b"b", b"c"]
-    assert not released(aws), "it stays hidden for a while"
-    objects.failures = [Unavailable("S3 is down")]
-    with pytest.raises(Unavailable, match="S3 is down"):
-        await received(backend, aws, pointing("b"))
-
-
-async def test_what_follows_in_its_group_does_not_overtake_it(
-    backend: SqsBackend, aws: ScriptedAws, objects: Objects
+@pytest.mark.parametrize(
+    ("queue", "group", "ordered"),
+    [("orders", "", False), ("orders", "fair", False), ("orders.fifo", "g", True)],
+)
+async def test_order_counts_in_fifo_queues_alone(
+    backend: SqsBackend, aws: ScriptedAws, objects: Objects, queue: str, group: str, ordered: bool
 ) -> None:
-    messages = [pointing("gone", group="g"), plain("later", group="g"), plain("other", group="h")]
-    assert await received(backend, aws, *messages) == [b"other"]
-    assert released(aws) == ["r-later"]
-
-
-async def test_no_more_is_fetched_than_memory_allows(
-    backend: SqsBackend, aws: ScriptedAws, objects: Objects, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(offloaded, "ANSWER_BYTES", 100)
-    objects.kept = {("payloads", key): b"x" * 60 for key in "abc"}
-    assert await received(backend, aws, pointing("a", 60), pointing("b", 60), pointing("c", 30)) == [b"x" * 60] * 2
-    assert released(aws) == ["r-b"]
-    # However large, one at a time goes.
-    objects.kept["payloads", "d"] = b"x" * 500
-    assert await received(backend, aws, pointing("d", 500)) == [b"x" * 500]
+    objects.kept = {("payloads", "a"): b"a"}
+    aws.answers["ReceiveMessage"] = {"Messages": [pointing("a", group=group)]}
+    (each,) = await backend.receive(Target(kind="sqs", name=queue, queue=queue), 10, 0.0, 30.0)
+    assert each.large is not None
+    assert each.large.ordered is ordered
 
 
 async def test_a_body_is_removed_after_its_message(backend: SqsBackend, aws: ScriptedAws, objects: Objects) -> None:

@@ -237,16 +237,16 @@ class TestSources:
             ACTIVEMQ.wishes({"activemq.priority": "high"})
 
     @pytest.mark.parametrize(
-        ("selector", "plain", "converts"),
+        ("selector", "read"),
         [
-            ("a = 1", "a = 1", True),
-            ("convert_string_expressions:a = 1", "a = 1", True),
-            ("no_convert_string_expressions:a = 1", "a = 1", False),
-            ("convert_string_expressions:no_convert_string_expressions:a = 1", "a = 1", False),
+            ("a = 1", "convert_string_expressions:a = 1"),
+            ("convert_string_expressions:a = 1", "convert_string_expressions:a = 1"),
+            ("no_convert_string_expressions:a = 1", "a = 1"),
+            ("convert_string_expressions:no_convert_string_expressions:a = 1", "a = 1"),
         ],
     )
-    def test_selector(self, selector, plain, converts):
-        assert ACTIVEMQ.selector(selector) == (plain, converts)
+    def test_selector(self, selector, read):
+        assert ACTIVEMQ.selector(selector) == read
 
 
 class TestHeaders:

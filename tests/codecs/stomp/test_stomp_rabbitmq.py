@@ -268,7 +268,7 @@ TOPIC = Address("amq.topic", "foo.bar")
 
 def test_names_that_are_not_for_clients():
     for headers in ({"destination": "/queue/amq.x"}, {"destination": "/topic/a", "x-queue-name": "amq.x"}):
-        with pytest.raises(ReservedName, match="queue name 'amq.x' contains reserved prefix"):
+        with pytest.raises(ReservedName, match=r"queue name .amq\.x. contains reserved prefix"):
             RABBITMQ.sources(headers, OWNER, "live")
     assert source(destination="/amq/queue/amq.gen-x") == Source("amq.gen-x", None)
 

@@ -35,6 +35,14 @@ def dialect_gateway(ministack: Ministack, dialect: Dialect, directory: Path) -> 
             listener | {"port": ports.websocket, "transport": "websocket"},
         ],
         receiver={"wait": 1},
+        # Selectors on queues have to be allowed.
+        routes=[
+            {
+                "match": {"queue": "{name}-selected"},
+                "to": [{"sqs": f"{dialect}-{{name}}-selected"}],
+                "selectors": {"pass_over": 1},
+            }
+        ],
         prefix=f"{dialect}-",
         auth={"users": [str(users)]},
     )

@@ -12,6 +12,7 @@ from typing import Final
 from tests.interop.stomp.activemq_scenarios import ACTIVEMQ
 from tests.interop.stomp.rabbitmq_scenarios import RABBITMQ
 from tests.interop.stomp.scenarios import COMMON, Scenario
+from tests.interop.stomp.selector_scenarios import SELECTORS
 from tests.interop.stomp.stage import Dialect
 
 _FOLDER = Path(__file__).parent / "observed"
@@ -22,7 +23,7 @@ UNEXPLAINED = "?"
 
 SCENARIOS: Final[Mapping[Dialect, Sequence[Scenario]]] = {
     "rabbitmq": (*COMMON, *RABBITMQ),
-    "activemq": (*COMMON, *ACTIVEMQ),
+    "activemq": (*COMMON, *ACTIVEMQ, *SELECTORS),
 }
 
 _EVERYWHERE: Final[tuple[tuple[re.Pattern[str], str], ...]] = (

@@ -6,10 +6,12 @@ import dataclasses
 
 import pytest
 
+from gateway.core.arguments import SELECTOR
 from gateway.core.backend import QueueSpec
-from gateway.core.errors import Refused, Unavailable
-from gateway.core.message import Address, Message, Origin
-from gateway.core.outcome import Outcome
+from gateway.core.errors import NotSupported, Refused, Unavailable
+from gateway.core.message import Address, Origin
+from gateway.core.outcome import Outcome, Result
+from gateway.core.selector import CONVERTING
 from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Publish, Rebind, Settle
 from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.dialect import PRIVATE
@@ -284,29 +286,67 @@ class TestSelectors:
         line = open_line(dialect=dialect)
         line.connect()
         line.frame("SUBSCRIBE", id="0", destination="/topic/a", selector="colour = 'red'")
-        accepts = line.take(DeclareQueue)[0].spec.accepts
-        assert accepts(Message(Address("amq.topic", "a"), b"", headers={"colour": "red"}))
-        assert not accepts(Message(Address("amq.topic", "a"), b"", headers={"colour": "blue"}))
-
-    def test_texts_as_numbers(self, active):
-        active.frame("SUBSCRIBE", id="0", destination="/topic/a", selector="convert_string_expressions\\cn > 4")
-        accepts = active.take(DeclareQueue)[0].spec.accepts
-        assert accepts(Message(Address("amq.topic", "a"), b"", headers={"n": "5"}))
+        prefix = "" if dialect == "rabbitmq" else CONVERTING
+        assert line.take(DeclareQueue)[0].spec.arguments == {SELECTOR: f"{prefix}colour = 'red'"}
+        assert line.take(Consume)[0].selector == ""
 
     @pytest.mark.parametrize(
-        ("headers", "error"),
+        ("written", "read"),
         [
-            ({"destination": "/queue/a", "selector": "b = 1"}, Refused),
-            ({"destination": "/topic/a", "selector": "b = 1", "activemq.subscriptionName": "n"}, Refused),
-            ({"destination": "/queue/a,/topic/b", "selector": "b = 1"}, Refused),
-            ({"destination": "/topic/a", "selector": "b ="}, BadSelector),
+            ("n > 4", "convert_string_expressions:n > 4"),
+            ("convert_string_expressions\\cn > 4", "convert_string_expressions:n > 4"),
+            ("no_convert_string_expressions\\cn > 4", "n > 4"),
         ],
     )
-    def test_refused(self, active, headers, error):
-        active.frame("SUBSCRIBE", id="0", receipt="1", **headers)
+    def test_texts_as_numbers(self, active, written, read):
+        active.frame("SUBSCRIBE", id="0", destination="/topic/a", selector=written)
+        assert active.take(DeclareQueue)[0].spec.arguments == {SELECTOR: read}
+
+    def test_of_a_durable_subscription(self, active):
+        headers = {"activemq.subscriptionName": "n", "selector": "b = 1"}
+        active.frame("SUBSCRIBE", id="0", destination="/topic/a", **headers)
+        declare = active.take(DeclareQueue)[0]
+        assert declare.spec.arguments == {SUBSCRIPTION: "a", SELECTOR: f"{CONVERTING}b = 1"}
+        assert declare.presence is Presence.RENEWED
+        assert active.take(Consume)[0].selector == ""
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"destination": "/queue/a"},
+            {"destination": "/amq/queue/a"},
+            {"destination": "/topic/a", "durable": "true"},
+            {"destination": "/topic/a", "x_queue_name": "shared"},
+        ],
+    )
+    def test_on_a_queue_that_others_may_consume_it_is_the_consumers(self, line, headers):
+        line.frame("SUBSCRIBE", id="0", selector="b = 1", **headers)
+        assert all(declare.spec.arguments == {} for declare in line.take(DeclareQueue))
+        assert line.take(Consume)[0].selector == "b = 1"
+
+    def test_of_a_composite(self, active):
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a,/topic/b", selector="b = 1")
+        assert [each.spec.arguments for each in active.take(DeclareQueue)] == [{}, {SELECTOR: f"{CONVERTING}b = 1"}]
+        assert [each.selector for each in active.take(Consume)] == [f"{CONVERTING}b = 1", ""]
+
+    def test_what_the_hub_says_of_one_is_told(self, active):
+        active.refuse[Consume] = Result(Outcome.REJECTED, NotSupported("a rule has to allow it"))
+        active.frame("SUBSCRIBE", id="0", destination="/queue/a", selector="b = 1")
+        assert b"a rule has to allow it" in active.only("ERROR").body
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"destination": "/queue/a"},
+            {"destination": "/topic/a"},
+            {"destination": "/topic/a", "activemq.subscriptionName": "n"},
+        ],
+    )
+    def test_one_that_is_none(self, active, headers):
+        active.frame("SUBSCRIBE", id="0", receipt="1", selector="b =", **headers)
         assert active.only("ERROR").headers["receipt-id"] == "1"
-        assert isinstance(active.closed.error, error)
-        assert active.take(DeclareQueue) == []
+        assert isinstance(active.closed.error, BadSelector)
+        assert kinds(active) == ["Close"]
 
 
 class TestConsumerOptions:
@@ -318,15 +358,15 @@ class TestConsumerOptions:
     @pytest.mark.parametrize("selector", [{}, {"selector": "colour = 'red'"}])
     def test_no_local(self, active, selector):
         active.frame("SUBSCRIBE", id="0", destination="/topic/a", **{"activemq.noLocal": "true"}, **selector)
-        accepts = active.take(DeclareQueue)[0].spec.accepts
+        spec = active.take(DeclareQueue)[0].spec
+        assert (SELECTOR in spec.arguments) is bool(selector)
+        accepts = spec.accepts
         active.frame("SEND", destination="/topic/a", colour="red")
         own = active.take(Publish)[0].message
         assert not accepts(own)
         # Another connection of the same client and user.
         assert accepts(dataclasses.replace(own, origin=dataclasses.replace(own.origin)))
-        assert accepts(dataclasses.replace(own, origin=Origin("mqtt"), headers={"colour": "blue"})) is not bool(
-            selector
-        )
+        assert accepts(dataclasses.replace(own, origin=Origin("mqtt")))
 
     @pytest.mark.parametrize(
         "headers", [{"destination": "/queue/a"}, {"destination": "/topic/a", "activemq.subscriptionName": "n"}]
