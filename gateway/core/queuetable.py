@@ -390,7 +390,7 @@ class QueueTable:
             queue = None
         if spec is not None and queue is None:
             self.adopt(name, spec.arguments)
-        elif spec is not None and queue is not None:
+        elif spec is not None and queue is not None and not (queue.declared and queue.spec == spec):
             queue.redefine(spec)
             queue.declared = True
         return ended
