@@ -237,7 +237,7 @@ async def _put(s3: S3Client, bucket: str, key: str, body: bytes) -> None:
 
 
 async def _read(answer: GetObjectAnswer, size: int) -> bytearray:
-    """The bytes of an answer. Raises `ValueError` when they are not as many as were asked for."""
+    """The bytes of an answer. Raises `Unavailable` when they are not as many as were asked for."""
     body = answer["Body"]
     part = bytearray()
     try:

@@ -13,7 +13,8 @@ from adapters.aws.directory import Resource
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference
 from adapters.kinesis.settings import HOSTNAME
-from adapters.kinesis.streams import Provision, Stream, StreamDirectory
+from adapters.kinesis.streams import Stream, StreamDirectory
+from gateway.core.backend import Provision
 from gateway.core.errors import BackendError, NotFound, Unavailable
 
 CONSUMER_LIMIT: Final = 1_000

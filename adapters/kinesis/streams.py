@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import orjson
 import structlog
@@ -13,10 +13,8 @@ from adapters.aws.directory import Remembered, Resource, now
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference, parse_reference
 from adapters.kinesis.settings import RECORD_BYTES, KinesisOptions
-from gateway.core.backend import Target
+from gateway.core.backend import Provision, Target
 from gateway.core.errors import BackendError, NotFound, Unavailable
-
-Provision: TypeAlias = Literal["auto", "never"]
 
 NEGATIVE_SECONDS: Final = 1.0
 """How long a stream that is missing or not ready is not asked for again: DescribeStreamSummary may be called 20 times

@@ -17,10 +17,11 @@ from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
 from gateway.core.deadletter import Bury, Reason
 from gateway.core.errors import BackendError, NotSupported, Refused
+from gateway.core.later import Later
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import GET_WAIT, Keeper, Receiver
-from gateway.core.selecting import Later, Redrive, check_selectors
+from gateway.core.selecting import Redrive, check_selectors
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription

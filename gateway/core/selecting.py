@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Final
+from typing import Final
 
 from gateway.core.arguments import QueuePolicy
 from gateway.core.backend import Backend, Redriving, Target
@@ -58,15 +57,3 @@ class Redrive:
                 f"selectors: {self._target.kind} queue '{self._target.name}' has a redrive policy, and a message would "
                 f"be moved away once it was passed over {self._after} times; remove that policy"
             )
-
-
-class Later:
-    """Something to wait for that begins when somebody does."""
-
-    __slots__ = ("_begin",)
-
-    def __init__(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._begin = begin
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._begin().__await__()
