@@ -42,6 +42,7 @@ from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.budget import ByteBudget
 from gateway.core.errors import ConfigError
+from gateway.core.fleetbroker import FleetBroker
 from gateway.core.health import Health
 from gateway.core.ingress import Ingress
 from gateway.core.metrics import Metrics, ReadsMessages, Tally
@@ -96,7 +97,7 @@ class Gateway:
         for kind, backend in backends.items():
             if isinstance(backend, ReadsMessages):
                 metrics.count_unreadable(kind, backend)
-        self._broker = (Broker if place is None else WorkerBroker)(
+        self._broker = _broker_kind(place, store)(
             topology=Topology(),
             routes=assembly.routes,
             backends=backends,
@@ -373,6 +374,12 @@ def _limits(settings: Settings) -> BrokerLimits:
         sessions=limits.sessions,
         retained=RetainedLimits(messages=limits.retained_messages, bytes=limits.retained_bytes),
     )
+
+
+def _broker_kind(place: Place | None, store: StateStore) -> type[Broker]:
+    if place is not None:
+        return WorkerBroker
+    return FleetBroker if store.shared else Broker
 
 
 def _client_ids_shared(settings: Settings) -> bool:

@@ -58,6 +58,7 @@ class DynamoStore:
 
     key_bytes = KEY_BYTES
     value_bytes = VALUE_BYTES
+    shared = True
 
     def __init__(self, calls: Calls, prefix: str, clock: Callable[[], float] = time.time) -> None:
         """`clock`: seconds since 1970."""

@@ -16,6 +16,7 @@ class MemoryStore:
 
     key_bytes = MAX_KEY_BYTES
     value_bytes = VALUE_BYTES
+    shared = False
 
     def __init__(self) -> None:
         self._records: dict[str, dict[str, Record]] = {}

@@ -71,6 +71,7 @@ class SqliteStore:
 
     key_bytes = MAX_KEY_BYTES
     value_bytes = VALUE_BYTES
+    shared = False
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it. Raises `ConfigError` when it cannot be used."""

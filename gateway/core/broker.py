@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -43,6 +44,7 @@ from gateway.core.streamtail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 from gateway.core.tracing import Tracer
+from gateway.core.usage import Usage
 
 log = structlog.get_logger("mqlift.broker")
 
@@ -135,12 +137,11 @@ class Broker:
         self._claims: dict[str, Claim] = {}
         self._client_ids: dict[str, Owner] = {}
         self.store = store
-        self._writer = StateWriter(store)
-        self._retained = Retained(store, self._writer, limits.retained)
-        self._sessions = Sessions(
-            store, self._writer, limit=limits.sessions, publish=self._publish_will, remove=self._remove_session
-        )
+        self._writer = self._open_writer()
+        self._retained = Retained(store, self._writer, limits.retained, fleet=self._writer.fleet)
+        self._sessions = self._open_sessions(limits.sessions)
         self._shared = SharedQueues(store, self._writer)
+        self._usage = self._open_usage()
         self._durable = DurableTopology(store, self._writer)
         self._resources = BackendResources(
             backends,
@@ -164,6 +165,7 @@ class Broker:
             nobody=_NOBODY,
             metrics=metrics,
             limit=limits.durable_queues,
+            usage=self._usage,
         )
         self._fanout = self._routing.fanout = FanOut(
             subscribers,
@@ -176,7 +178,38 @@ class Broker:
             routes.tails(), self._resources.stream, lambda message: self._routing.publish_live(message, _NOBODY)
         )
         self._show_sizes()
+        self._opened()
         self._lengths_due = self._loop.time() + RECHECK
+
+    # What is another thing where several gateways share a store (`core/fleetbroker.py`)
+
+    def _opened(self) -> None:
+        """All parts are there."""
+
+    def _open_writer(self) -> StateWriter:
+        return StateWriter(self.store)
+
+    def _open_sessions(self, limit: int) -> Sessions:
+        return Sessions(self.store, self._writer, limit=limit, publish=self._publish_will, remove=self._remove_session)
+
+    def _open_usage(self) -> Usage | None:
+        """What other gateways use."""
+        return None
+
+    def _change(self, change: Callable[[], object], *, here: bool = False) -> Awaitable[None] | None:  # noqa: ARG002
+        """Change the topology; what to wait for until what is durable of it is written.
+
+        `here`: it concerns this gateway alone.
+        """
+        change()
+        return self._durable.written()
+
+    def finding(self, queue: str) -> Awaitable[None] | None:  # noqa: ARG002
+        """What to wait for until a queue is known that another gateway may have declared; None when it is."""
+        return None
+
+    async def _leave(self) -> None:
+        """Nothing more is written."""
 
     def _show_sizes(self) -> None:
         metrics = self._metrics
@@ -336,6 +369,11 @@ class Broker:
 
         Raises `Inequivalent`, `UnknownExchange`, `InvalidArgument`, `Refused`, `StoreError`.
         """
+        if presence is not Presence.EQUIVALENT and self._topology.has_exchange(exchange):
+            return None
+        return self._change(lambda: self._declare_exchange(exchange, spec, presence))
+
+    def _declare_exchange(self, exchange: str, spec: ExchangeSpec, presence: Presence) -> None:
         try:
             self._topology.exchange_spec(exchange)
         except UnknownExchange:
@@ -343,14 +381,12 @@ class Broker:
                 raise
         else:
             if presence is not Presence.EQUIVALENT:
-                return None
+                return
         self._topology.declare_exchange(exchange, spec)
-        return self._durable.written()
 
     def delete_exchange(self, exchange: str, *, if_unused: bool) -> Awaitable[None] | None:
         """As `declare_exchange`. Raises `InUse`, `Refused` for a predeclared one, `StoreError`."""
-        self._topology.delete_exchange(exchange, if_unused=if_unused)
-        return self._durable.written()
+        return self._change(lambda: self._topology.delete_exchange(exchange, if_unused=if_unused))
 
     async def declare_queue(
         self, name: str, spec: QueueSpec, owner: Owner, presence: Presence = Presence.ANY
@@ -378,25 +414,37 @@ class Broker:
 
         Raises the topology's errors for unknown names and impossible patterns; awaited, `StoreError`.
         """
+        change = partial(self._bind, destination, exchange, pattern, arguments)
+        return self._change(change, here=self._is_here(destination, exchange))
+
+    def _bind(self, destination: Bound, exchange: str, pattern: str, arguments: Headers) -> None:
         if self._topology.bind(destination, exchange, pattern, arguments) and isinstance(destination, str):
             self._shared.bound(destination, exchange, pattern)
-        return self._durable.written()
+
+    def _is_here(self, destination: Bound, exchange: str) -> bool:
+        """Whether a binding is this gateway's alone: that of a queue of its own to an exchange that it knows."""
+        if not isinstance(destination, str) or self._topology.is_durable(destination):
+            return False
+        return self._topology.has_queue(destination) and self._topology.has_exchange(exchange)
 
     def unbind(
         self, destination: Bound, exchange: str, pattern: str, arguments: Headers = NO_HEADERS
     ) -> Awaitable[None] | None:
         """As `bind`. What was not bound is not unbound."""
-        self._topology.unbind(destination, exchange, pattern, arguments)
-        return self._durable.written()
+        change = partial(self._topology.unbind, destination, exchange, pattern, arguments)
+        return self._change(change, here=self._is_here(destination, exchange))
 
     def rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> Awaitable[None] | None:
         """Let a queue have these bindings and no others. As `bind`; where one is impossible, nothing is undone."""
+        here = all(self._is_here(queue, exchange) for exchange, _ in bindings)
+        return self._change(partial(self._rebind, queue, bindings), here=here)
+
+    def _rebind(self, queue: str, bindings: Sequence[tuple[str, str]]) -> None:
         for exchange, pattern in bindings:
             self._topology.bind(queue, exchange, pattern)
         for binding in self._topology.bindings(queue):
             if (binding.source, binding.pattern) not in bindings or binding.arguments:
                 self._topology.unbind(queue, binding.source, binding.pattern, binding.arguments)
-        return self._durable.written()
 
     def consume(self, command: Consume, consumer: Owner) -> Subscription:
         """Deliver a queue's messages to a consumer. Raises `UnknownQueue`, `Locked`, `InUse`, `NotSupported`."""
@@ -435,6 +483,7 @@ class Broker:
         claim = self._claims.get(client_id) if client_id else None
         if claim is not None and claim.owner is owner:
             del self._claims[client_id]
+            self._sessions.released(client_id)
 
     # What operators ask for
 
@@ -535,6 +584,7 @@ class Broker:
             log.warning("housekeeping_failed", problem=str(error))  # and is tried again
 
     def _consumed(self) -> set[str]:
+        """Durable queues that are not to be ended."""
         return {queue.name for queue in self._queues.all_durable() if queue.consumers}
 
     def stop_polling(self) -> None:
@@ -567,6 +617,7 @@ class Broker:
         await self._resources.stop_sending()
         await self._sessions.aclose()
         await self._writer.drain()
+        await self._leave()
         await self.store.aclose()
         await self._resources.aclose()
 

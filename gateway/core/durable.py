@@ -6,23 +6,28 @@ import asyncio
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Final
 
-import orjson
 import structlog
 
 from gateway.core.backend import QueueSpec
 from gateway.core.errors import MqliftError
-from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
-from gateway.core.message import HeaderValue
-from gateway.core.packing import pack_value, unpack_value
+from gateway.core.exchanges import ExchangeSpec
 from gateway.core.statewriter import StateWriter
-from gateway.core.store import StateStore, every_record
+from gateway.core.store import Conflict, StateStore, every_record
 from gateway.core.topology import Binding, Topology
+from gateway.core.topologyrecords import (
+    BINDING,
+    BOUND,
+    EXCHANGE,
+    QUEUE,
+    binding_key,
+    pack_exchange,
+    pack_queue,
+    parse_binding,
+    unpack_exchange,
+    unpack_queue,
+)
 
 log = structlog.get_logger("mqlift.topology")
-
-EXCHANGE: Final = "exchange"
-QUEUE: Final = "queue"
-BINDING: Final = "binding"
 
 UNDONE: Final = 100_000
 """Records that are remembered until they are written: as many as the writer takes."""
@@ -39,18 +44,17 @@ class DurableTopology:
         """What is being written, or could not be: who asks for the same again must not be told that it is durable."""
 
     def exchange_changed(self, name: str, spec: ExchangeSpec | None) -> None:
-        self._write(EXCHANGE, name, None if spec is None else _pack_exchange(spec))
+        self._write(EXCHANGE, name, None if spec is None else pack_exchange(spec))
 
     def binding_changed(self, binding: Binding, *, bound: bool) -> None:
-        key = _binding_key(binding)
-        self._write(BINDING, key, b"{}" if bound else None)
+        self._write(BINDING, binding_key(binding), BOUND if bound else None)
 
     def exchange_repeated(self, name: str) -> None:
         self._repeat(EXCHANGE, name)
 
     def binding_repeated(self, binding: Binding) -> None:
         if self._undone:
-            self._repeat(BINDING, _binding_key(binding))
+            self._repeat(BINDING, binding_key(binding))
 
     def queue_repeated(self, name: str) -> None:
         """A queue was asked for again, or to be deleted and is not there."""
@@ -58,7 +62,11 @@ class DurableTopology:
 
     def queue_changed(self, name: str, spec: QueueSpec | None) -> None:
         """A queue was declared, or with None deleted."""
-        self._write(QUEUE, name, None if spec is None else orjson.dumps({"arguments": _pack(spec.arguments)}))
+        self._write(QUEUE, name, None if spec is None else pack_queue(spec))
+
+    def followed(self, kind: str, key: str) -> None:
+        """What the store has of a record is in effect: what was asked for here, and could not be written, is not."""
+        self._undone.pop((kind, key), None)
 
     def written(self) -> Awaitable[None] | None:
         """What to wait for until everything that was told since the last call is durable; None for nothing.
@@ -79,13 +87,15 @@ class DurableTopology:
         """Declare the exchanges that are kept, and give the queues. Raises `StoreError`."""
         async for record in every_record(self._store, EXCHANGE):
             try:
-                topology.declare_exchange(record.key, _unpack_exchange(record.value))
+                topology.declare_exchange(record.key, unpack_exchange(record.value))
+                self._writer.known(EXCHANGE, record.key, record.version)
             except (MqliftError, AttributeError, KeyError, TypeError, ValueError) as error:
                 log.error("exchange_unreadable", exchange=record.key, problem=str(error))  # noqa: TRY400
         queues: dict[str, QueueSpec] = {}
         async for record in every_record(self._store, QUEUE):
             try:
-                queues[record.key] = QueueSpec(arguments=_unpack(orjson.loads(record.value)["arguments"]))
+                queues[record.key] = unpack_queue(record.value)
+                self._writer.known(QUEUE, record.key, record.version)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 log.error("queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400
         return queues
@@ -94,9 +104,8 @@ class DurableTopology:
         """After the queues are there again. Raises `StoreError`."""
         async for record in every_record(self._store, BINDING):
             try:
-                source, kind, name, pattern, arguments = orjson.loads(record.key)
-                destination = ToExchange(name) if kind == EXCHANGE else str(name)
-                topology.bind(destination, source, pattern, _unpack(arguments))
+                binding = parse_binding(record.key)
+                topology.bind(binding.destination, binding.source, binding.pattern, binding.arguments)
             except (MqliftError, AttributeError, TypeError, ValueError) as error:
                 log.error("binding_unreadable", binding=record.key, problem=str(error))  # noqa: TRY400
 
@@ -110,7 +119,8 @@ class DurableTopology:
         noted = self._note(kind, key, value)
 
         def done(error: MqliftError | None) -> None:
-            if error is None and self._undone.get((kind, key)) is noted:
+            over = error is None or isinstance(error, Conflict)  # then it is somebody else's word that counts
+            if over and self._undone.get((kind, key)) is noted:
                 del self._undone[kind, key]
             if write.cancelled():
                 return
@@ -121,7 +131,9 @@ class DurableTopology:
                 write.exception()  # whether or not anybody waits for it; the writer has logged it
 
         self._unwritten.append(write)
-        self._writer.write(kind, key, value, done)
+        # What others may have declared otherwise is not to be overwritten; a binding cannot be another one.
+        conditional = self._writer.shared and value is not None and kind != BINDING
+        self._writer.write(kind, key, value, done, conditional=conditional)
 
     def _note(self, kind: str, key: str, value: bytes | None) -> _Write:
         if len(self._undone) >= UNDONE:
@@ -150,41 +162,3 @@ class Writes:
     def __await__(self) -> Generator[object, None, None]:
         for write in self._writes:
             yield from write
-
-
-def _pack(arguments: Mapping[str, object]) -> dict[str, object]:
-    return {name: pack_value(value) for name, value in arguments.items()}  # type: ignore[arg-type]  # AMQP's types
-
-
-def _unpack(packed: Mapping[str, object]) -> dict[str, HeaderValue]:
-    return {name: unpack_value(value) for name, value in packed.items()}
-
-
-def _pack_exchange(spec: ExchangeSpec) -> bytes:
-    return orjson.dumps(
-        {
-            "type": spec.type.value,
-            "auto_delete": spec.auto_delete,
-            "internal": spec.internal,
-            "arguments": _pack(spec.arguments),
-        }
-    )
-
-
-def _unpack_exchange(value: bytes) -> ExchangeSpec:
-    packed = orjson.loads(value)
-    return ExchangeSpec(
-        type=ExchangeType(packed["type"]),
-        durable=True,
-        auto_delete=packed["auto_delete"],
-        internal=packed["internal"],
-        arguments=_unpack(packed["arguments"]),
-    )
-
-
-def _binding_key(binding: Binding) -> str:
-    destination = binding.destination
-    kind, name = (EXCHANGE, destination.exchange) if isinstance(destination, ToExchange) else (QUEUE, destination)
-    return orjson.dumps(
-        [binding.source, kind, name, binding.pattern, _pack(binding.arguments)], option=orjson.OPT_SORT_KEYS
-    ).decode()

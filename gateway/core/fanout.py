@@ -22,13 +22,16 @@ from gateway.core.backend import Answerable, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import MqliftError, NotFound
 from gateway.core.exchanges import Destination, ToExchange
+from gateway.core.fleet import Fleet
 from gateway.core.merge import Merge
 from gateway.core.message import DEFAULT_EXCHANGE, Message
 from gateway.core.outcome import Result
 from gateway.core.queues import BackendQueue
+from gateway.core.recordfollower import RecordFollower
 from gateway.core.sender import Publisher, Sender
 from gateway.core.shared import SESSION, SHARED
-from gateway.core.store import StateStore, StoreError, every_record
+from gateway.core.statewriter import StateWriter
+from gateway.core.store import Record, StateStore, StoreError, every_record
 from gateway.core.topology import Topology
 
 log = structlog.get_logger("mqlift.fanout")
@@ -178,6 +181,7 @@ class FanOut:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`subscribers` by the kind of their targets; `find` gives a durable queue; `changed` forgets every plan."""
+        self._fleet: Fleet | None = None
         self._subscribers = subscribers
         self._topology = topology
         self._store = store
@@ -260,13 +264,29 @@ class FanOut:
         Raises `StoreError`.
         """
         async for record in every_record(self._store, KIND):
-            try:
-                pair = _unpack(record.key, record.value)
-            except (KeyError, TypeError, ValueError) as error:
-                log.error("fanout_unreadable", record=record.key, problem=str(error))  # noqa: TRY400 - in one line
-                continue
-            if pair.topic.kind in self._subscribers:
-                self._add(pair)
+            self._take(record)
+
+    def follow(self, fleet: Fleet, writer: StateWriter) -> None:
+        """Share the pairs with other gateways: what one of them needs, none of them ends."""
+        self._fleet = fleet
+        fleet.followers.append(RecordFollower(self._store, writer, KIND, apply=self._apply, here=tuple))
+
+    def _apply(self, key: str, record: Record | None) -> None:  # noqa: ARG002 - each finds for itself what has ended
+        if record is not None:
+            self._take(record)
+
+    def _take(self, record: Record) -> None:
+        """Know a pair that is kept."""
+        try:
+            kept = _unpack(record.key, record.value)
+        except (KeyError, TypeError, ValueError) as error:
+            log.error("fanout_unreadable", record=record.key, problem=str(error))  # noqa: TRY400 - in one line
+            return
+        pair = self._pairs.get(kept.key)
+        if pair is not None:
+            pair.sources |= kept.sources  # another gateway's too: it may publish where this one does not
+        elif kept.topic.kind in self._subscribers:
+            self._add(kept)
 
     async def run(self) -> None:
         """Subscribe, look, and clean up, as it falls due. Never ends, but where nothing can be subscribed."""
@@ -349,7 +369,7 @@ class FanOut:
         if pair.subscription and now < pair.ended_at + LEAVING:
             pair.due = pair.ended_at + LEAVING
             return
-        if pair.subscription:
+        if pair.subscription and (self._fleet is None or self._fleet.is_mine(_record_key(pair))):
             await subscriber.unsubscribe(pair.topic, pair.queue, pair.subscription)
             await self._store.delete(KIND, _record_key(pair))
             log.info("fanout_unsubscribed", topic=pair.topic.name, queue=pair.queue.queue)
@@ -367,6 +387,8 @@ class FanOut:
         }
         try:
             await self._store.put(KIND, _record_key(pair), orjson.dumps(value))
+            if self._fleet is not None:
+                self._fleet.note(KIND, _record_key(pair))
         except StoreError:
             pair.unwritten = True
             raise

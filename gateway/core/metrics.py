@@ -177,6 +177,8 @@ class Metrics:
         self.virtual_queues = gauge("virtual_queues", "Queues in the gateway's memory")
         self.bindings = gauge("bindings", "Bindings to queues and exchanges")
         self.sessions = gauge("sessions", "Sessions that are kept")
+        self.gateways = gauge("gateways", "Gateways that share the state store and are alive, this one among them")
+        self.gateways.set(1)
         self.retained = gauge("retained_messages", "Retained messages")
 
         self.state_calls = counter("state_calls", "Calls of the state store", "action", "outcome")

@@ -22,6 +22,7 @@ class ObservedStore:
         self._seconds = metrics.state_seconds
         self.key_bytes = store.key_bytes
         self.value_bytes = store.value_bytes
+        self.shared = store.shared
 
     async def get(self, kind: str, key: str) -> Record | None:
         return await self._observed("get", self._store.get(kind, key))

@@ -118,6 +118,7 @@ class BackendQueue:
         self._loading: set[asyncio.Task[None]] = set()
         """Bodies that are fetched once more, for dead letters and delays."""
         self._waiting: _Waiting | None = None
+        self._alone = True
         self._expiring = self.policy.message_ttl is not None
         """Whether messages that expire may be in it."""
         self._depth: Depth | None = None
@@ -258,9 +259,25 @@ class BackendQueue:
 
     def watch_expiry(self) -> None:
         """Dead letters of messages that expire are due even when nobody consumes the queue."""
-        wanted = self._expiring and self.policy.dead_letter_exchange is not None
-        if wanted and self._waiting is None and not self.consumers:
+        if self.expiring and self._alone and self._waiting is None and not self.consumers:
             self._waiting = _Waiting(self, self._receiving(), self._wall)
+
+    @property
+    def expiring(self) -> bool:
+        """Whether messages may expire, and are dead letters then."""
+        return self._expiring and self.policy.dead_letter_exchange is not None
+
+    def be_alone(self, alone: bool) -> None:
+        """Whether messages that expire are this gateway's to see to, as long as it has no consumers.
+
+        Of several gateways one does, and only while none of them has consumers: they would wait for what it holds.
+        """
+        if alone is not self._alone:
+            self._alone = alone
+            if alone:
+                self.watch_expiry()
+            else:
+                self._stop_waiting()
 
     def _stop_waiting(self) -> None:
         waiting, self._waiting = self._waiting, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
@@ -20,12 +20,13 @@ from gateway.core.receiver import Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
 from gateway.core.session import Consume, Counted, Delivery, Got, Presence
 from gateway.core.shared import SESSION, SHARED, SharedQueues
-from gateway.core.store import StateStore
+from gateway.core.store import Conflict, StateStore
 from gateway.core.stream import StreamBackend
 from gateway.core.streamoffset import STREAM_OFFSET
 from gateway.core.streams import StreamQueue
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Binding, Topology, UnknownExchange, UnknownQueue
+from gateway.core.usage import Usage
 from gateway.core.virtual import VirtualQueue
 
 log = structlog.get_logger("mqlift.queues")
@@ -58,6 +59,9 @@ class Resources(Protocol):
 
     async def remove(self, target: Target) -> None:
         """Remove it in the backend, once everything that was sent to it has its answer. Raises `BackendError`."""
+
+    async def forget(self, target: Target) -> None:
+        """Keep nothing open for it: somebody else has removed it."""
 
 
 class _Alone:
@@ -103,8 +107,11 @@ class QueueTable:
         nobody: Publisher,
         metrics: Metrics,
         limit: int,
+        usage: Usage | None = None,
     ) -> None:
+        """`usage`: what other gateways use."""
         self._topology = topology
+        self._usage = usage
         self._kept = durable
         self._shared = shared
         self._resources = resources
@@ -262,14 +269,26 @@ class QueueTable:
         queue = self.known(name, spec)
         if not queue.declared:
             queue.redefine(spec)
+        repeated = queue.declared
         queue.ensured = queue.declared = True
         if spec.arguments.get(SHARED):
             self._shared.declare(name, spec.arguments)
         elif not spec.arguments.get(SESSION):
-            self._kept.queue_changed(name, spec)
-            await self._written()
+            if repeated:
+                self._kept.queue_repeated(name)
+            else:
+                self._kept.queue_changed(name, spec)
+            await self._agreed(queue)
         queue.watch_expiry()
         return queue
+
+    async def _agreed(self, queue: DurableQueue) -> None:
+        """As `_written`. When another gateway was faster, its word counts: this is a queue that nobody has declared."""
+        try:
+            await self._written()
+        except Conflict:
+            queue.ensured = queue.declared = False
+            raise
 
     async def _written(self) -> None:
         """Wait for what has just been told to the store. Nothing may come between; raises `StoreError`."""
@@ -286,7 +305,7 @@ class QueueTable:
         queue = self.known(name, QueueSpec())
         queue.ensured = True
         self._kept.queue_changed(name, queue.spec)
-        await self._written()
+        await self._agreed(queue)
         return queue
 
     async def _count(self, queue: Queue, presence: Presence) -> Counted:
@@ -303,6 +322,8 @@ class QueueTable:
             return queue
         self._check_room(name)
         queue = self._make(self._resources.home(name, spec), spec)
+        if self._usage is not None:
+            queue.be_alone(False)  # until it is known what the others do with it
         self._topology.declare_queue(name, durable=not (spec.arguments.get(SESSION) or spec.arguments.get(SHARED)))
         self._durable[name] = queue
         return queue
@@ -352,6 +373,55 @@ class QueueTable:
             self._topology.bind(name, exchange, pattern)
         queue.watch_expiry()
 
+    # What others have changed
+
+    def follow(self, name: str, spec: QueueSpec | None) -> Sequence[Binding] | None:
+        """Have a queue as another gateway has declared it, or with None deleted it.
+
+        The durable bindings that end with the one that was here. None: not now, as something is on its way here.
+        Raises `Refused`, `Invalid`.
+        """
+        if name in self._virtual or name in self._alone:
+            return None
+        queue = self._durable.get(name)
+        ended: Sequence[Binding] = ()
+        if queue is not None and self._is_gone(queue, spec):
+            ended = self._withdraw(queue)
+            queue = None
+        if spec is not None and queue is None:
+            self.adopt(name, spec.arguments)
+        elif spec is not None and queue is not None and not (queue.declared and queue.spec == spec):
+            queue.redefine(spec)
+            queue.declared = True
+        return ended
+
+    def _is_gone(self, queue: DurableQueue, spec: QueueSpec | None) -> bool:
+        """Whether a queue was deleted elsewhere, and may have been declared anew as another one."""
+        if spec is None:
+            return queue.declared  # what a rule names is there without anybody's word
+        if queue.spec == spec:
+            return False
+        undefined = not (queue.declared and queue.spec.arguments)
+        in_place = not spec.arguments.get("x-max-priority") and self._resources.home(queue.name, spec) == queue.target
+        return not (undefined and in_place)
+
+    def withdraw(self, name: str) -> None:
+        """Have a queue no more that another gateway has deleted, if it is here."""
+        queue = self._durable.get(name)
+        if queue is not None:
+            self._withdraw(queue)
+
+    def _withdraw(self, queue: DurableQueue) -> Sequence[Binding]:
+        self._remove(queue.name)
+        ended = self._topology.withdraw_queue(queue.name)
+        queue.cancel_consumers()
+        self._in_background(self._close(queue))
+        return ended
+
+    async def _close(self, queue: DurableQueue) -> None:
+        await queue.aclose()
+        await self._resources.forget(queue.target)
+
     def _check_room(self, name: str) -> None:
         if len(self._durable) >= self.limit:
             raise Refused(f"queue '{name}': {self.limit} queues are in use, the limit of this gateway")
@@ -366,10 +436,13 @@ class QueueTable:
         return await self._in_any_case(self._delete(name, owner, if_unused=if_unused, if_empty=if_empty))
 
     async def _in_any_case(self, deletion: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.shield(self._in_background(deletion))
+
+    def _in_background(self, deletion: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(deletion)
         self._deletions.add(task)
         task.add_done_callback(self._deletions.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def _delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
         async with self._one_at_a_time(name):
@@ -422,7 +495,7 @@ class QueueTable:
             return  # two have asked for it
         bindings = self._topology.bindings(name)
         durable = self._topology.is_durable(name)
-        del self._durable[name]
+        self._remove(name)
         self._topology.delete_queue(name)  # nothing is routed to it from now on, or that would make it anew
         self._kept.forget()
         try:
@@ -453,6 +526,11 @@ class QueueTable:
         """Forget a durable queue here; somebody else removes it in AWS."""
         self._topology.delete_queue(name)
         self._kept.forget()
+        return self._remove(name)
+
+    def _remove(self, name: str) -> DurableQueue | None:
+        if self._usage is not None:
+            self._usage.forget(name)
         return self._durable.pop(name, None)
 
     def disconnected(self, owner: object) -> None:
@@ -511,14 +589,21 @@ class QueueTable:
         now = self._loop.time()
         queues: list[Queue] = [*self._virtual.values(), *self._durable.values()]
         for queue in queues:
+            if self._usage is not None and not isinstance(queue, VirtualQueue):
+                self._usage.look(queue)
             expires = queue.policy.expires
             if expires is None or queue.consumers or now - queue.used_at < expires / 1000:
+                continue
+            if not self._is_expired_everywhere(queue, expires / 1000):
                 continue
             log.info("queue_expired", queue=queue.name)
             if isinstance(queue, VirtualQueue):
                 self._drop(queue.name)
             else:
                 await self._in_any_case(self._expire(queue))
+
+    def _is_expired_everywhere(self, queue: Queue, expires: float) -> bool:
+        return self._usage is None or isinstance(queue, VirtualQueue) or self._usage.is_expired(queue, expires)
 
     async def _expire(self, queue: DurableQueue) -> None:
         async with self._one_at_a_time(queue.name):
@@ -531,6 +616,8 @@ class QueueTable:
     async def check_lengths(self) -> None:
         """Keep queues to their `x-max-length`."""
         for queue in self.all_durable():
+            if self._usage is not None and not self._usage.keeps_length(queue):
+                continue
             try:
                 await queue.check_length()
             except MqliftError as error:

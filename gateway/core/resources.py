@@ -124,12 +124,20 @@ class BackendResources:
 
     async def remove(self, target: Target) -> None:
         """Remove a queue in its backend, once what was sent to it has its answer. Raises `BackendError`."""
-        sender = self._senders.pop((target.kind, target.name), None)
-        if sender is not None:
-            await sender.drain()  # an entry that came later than the deletion would make the queue anew
-            await sender.aclose()
+        await self._stop_sending_to(target)  # an entry that came later than the deletion would make the queue anew
         await self._backend_of(target).remove(target)
         await self._levels.forget(target)
+
+    async def forget(self, target: Target) -> None:
+        """Keep nothing open for a queue that somebody else has removed."""
+        await self._stop_sending_to(target)
+        await self._levels.forget(target)
+
+    async def _stop_sending_to(self, target: Target) -> None:
+        sender = self._senders.pop((target.kind, target.name), None)
+        if sender is not None:
+            await sender.drain()
+            await sender.aclose()
 
     def sender(self, target: Target) -> Sender:
         """What sends to a resource. Raises `Refused` at the limit."""

@@ -10,10 +10,12 @@ from typing import Final
 import structlog
 
 from gateway.core.errors import Refused
+from gateway.core.fleet import Fleet
 from gateway.core.message import RETAINED, TOPIC_EXCHANGE, Address, Message
 from gateway.core.packing import MetaUnreadable, pack_message, unpack_message
+from gateway.core.recordfollower import RecordFollower
 from gateway.core.statewriter import Done, StateWriter
-from gateway.core.store import StateStore, every_record
+from gateway.core.store import Record, StateStore, every_record
 from gateway.core.trie import check_words, split_words
 
 log = structlog.get_logger("mqlift.retained")
@@ -51,9 +53,18 @@ class Retained:
     """The retained messages of `amq.topic`: all in memory for matching, each in the store."""
 
     def __init__(
-        self, store: StateStore, writer: StateWriter, limits: RetainedLimits, wall: Callable[[], float] = time.time
+        self,
+        store: StateStore,
+        writer: StateWriter,
+        limits: RetainedLimits,
+        wall: Callable[[], float] = time.time,
+        fleet: Fleet | None = None,
     ) -> None:
+        """With a `fleet`, what other gateways retain is here too."""
         self._wall = wall
+        self._fleet = fleet
+        if fleet is not None:
+            fleet.followers.append(RecordFollower(store, writer, KIND, apply=self._apply, here=self._keys))
         self._store = store
         self._writer = writer
         self.limits = limits
@@ -67,12 +78,30 @@ class Retained:
     async def restore(self) -> None:
         """Read what the store has. Raises `StoreError`."""
         async for record in every_record(self._store, KIND):
-            try:
-                message = unpack_message(record.value)
-            except MetaUnreadable as error:
-                log.error("retained_unreadable", key=record.key, problem=str(error))  # noqa: TRY400
-                continue
-            self._set(record.key, _Kept(message, record.expires_at))
+            self._take(record)
+
+    def _take(self, record: Record) -> None:
+        try:
+            message = unpack_message(record.value)
+        except MetaUnreadable as error:
+            log.error("retained_unreadable", key=record.key, problem=str(error))  # noqa: TRY400 - told in one line
+            return
+        self._set(record.key, _Kept(message, record.expires_at))
+
+    def _apply(self, key: str, record: Record | None) -> None:
+        """Another gateway has retained a message, or forgotten it."""
+        if record is None:
+            self._set(key, None)
+            return
+        try:
+            self._check_room(key, len(record.value))
+        except Refused as error:
+            log.warning("retained_not_followed", problem=str(error))
+            return
+        self._take(record)
+
+    def _keys(self) -> Iterator[str]:
+        return (kept.message.address.routing_key for kept in _all(self._root, skip_dollar=False) if kept.counted)
 
     def keep(self, message: Message, done: Done) -> None:
         """Keep a message as the last of its key, or with an empty body forget that; `done` when it is durable."""
@@ -82,7 +111,7 @@ class Retained:
             self._writer.write(KIND, key, None, done)
             return
         try:
-            self._check_room(key, message)
+            self._check_room(key, len(message.body))
         except Refused as error:
             done(error)
             return
@@ -110,19 +139,22 @@ class Retained:
                 yield _for_subscriber(kept, now)
 
     async def sweep(self) -> None:
-        """Remove what has expired."""
+        """Remove what has expired; of several gateways, one does."""
         for record in await self._store.expired(KIND, self._wall()):
+            if self._fleet is not None and not self._fleet.is_mine(record.key):
+                continue
             level = self._level(record.key, make=False)
             if level is not None and level.kept is not None and level.kept.expires_at == record.expires_at:
                 self._set(record.key, None)
-                self._writer.write(KIND, record.key, None)
+                self._writer.known(KIND, record.key, record.version)  # another gateway may have set it anew by now
+                self._writer.write(KIND, record.key, None, conditional=True)
 
-    def _check_room(self, key: str, message: Message) -> None:
+    def _check_room(self, key: str, length: int) -> None:
         check_words(split_words(key))
         level = self._level(key, make=False)
         kept = level.kept if level is not None and level.kept is not None and level.kept.counted else None
         count = self._count + (kept is None)
-        size = self._bytes + len(message.body) - (len(kept.message.body) if kept else 0)
+        size = self._bytes + length - (len(kept.message.body) if kept else 0)
         if count > self.limits.messages or size > self.limits.bytes:
             raise Refused(f"there are {self._count} retained messages of {self._bytes} bytes already, the limit")
 

@@ -114,6 +114,9 @@ class SessionRecord:
     """Who it belongs to, empty for an anonymous peer; the hub fills it in."""
     state: bytes = b""
     inflight: bytes = b""
+    will: Message | None = None
+    """Published after `will_delay` seconds when the gateway ends without a word. A connection's end has its own."""
+    will_delay: float = 0.0
 
 
 class Opened(Result):

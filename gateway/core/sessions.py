@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 import structlog
@@ -39,6 +39,11 @@ class Ending:
     ends_at: float
     will: Message | None = None
     will_at: float = math.inf
+
+    @classmethod
+    def of_lost(cls, record: SessionRecord, now: float) -> Ending:
+        """That of a session whose gateway has ended, and has not said anything of it."""
+        return cls(ends_at=now + record.expiry, will=record.will, will_at=now + record.will_delay)
 
     @property
     def next(self) -> float | None:
@@ -78,12 +83,12 @@ class Sessions:
         """Read what the store has; sessions that were connected when the gateway ended begin to expire now."""
         async for record in every_record(self._store, KIND):
             try:
-                kept, ending = unpack(record.value)
+                kept, ending, _ = unpack(record.value)
             except MetaUnreadable as error:
                 log.error("session_unreadable", client_id=record.key, problem=str(error))  # noqa: TRY400
                 continue
             self._kept[record.key] = kept
-            self._end_later(record.key, kept, ending or Ending(ends_at=self._wall() + kept.expiry))
+            self._end_later(record.key, kept, ending or Ending.of_lost(kept, self._wall()))
         return list(self._kept.values())
 
     def in_use(self) -> set[str]:
@@ -108,8 +113,7 @@ class Sessions:
         if over:
             self._forget(client_id)
             return None
-        if user:
-            kept = self._kept[client_id] = replace(kept, user=user)
+        kept = self._kept[client_id] = replace(kept, user=user or kept.user, will=None)
         self._write(client_id, kept, None)
         try:
             await self._writer.settled(INFLIGHT, client_id)
@@ -145,7 +149,7 @@ class Sessions:
             if will is not None:
                 self._publish(will)
             return
-        record = self._kept[client_id] = replace(record or SessionRecord(), expiry=expiry)
+        record = self._kept[client_id] = replace(record or SessionRecord(), expiry=expiry, will=None)
         self._end_later(client_id, record, Ending(ends_at=now + expiry, will=will, will_at=now + will_delay))
 
     def sweep(self) -> None:
@@ -157,11 +161,17 @@ class Sessions:
             if ending is not None and ending.next is not None and ending.next <= now:
                 self._end(client_id, ending, now)
 
+    def released(self, client_id: str) -> None:
+        """The connection that had a client id is gone; the end of its session may still be told."""
+
+    def abandon(self, client_id: str) -> None:
+        """Nobody was given the session that was just opened."""
+
     async def retry_removals(self) -> None:
         """Delete what could not be deleted before. Raises `StoreError`."""
         for record in await self._store.scan(REMOVED):
             if record.key not in self._removals:
-                self._remove_soon(unpack(record.value)[0])
+                self._remove_soon(unpack(record.value).record)
 
     async def aclose(self) -> None:
         """Leave the removals under way to the next gateway."""
@@ -180,6 +190,11 @@ class Sessions:
             self._end_later(client_id, self._kept[client_id], replace(ending, will=None))
 
     def _end_later(self, client_id: str, record: SessionRecord, ending: Ending) -> None:
+        self._expect(client_id, ending)
+        self._write(client_id, record, ending)
+
+    def _expect(self, client_id: str, ending: Ending) -> None:
+        """Look at a session when its ending is due."""
         self._endings[client_id] = ending
         if ending.next is not None:
             if len(self._due) > 2 * len(self._endings) + SPARE:
@@ -188,7 +203,6 @@ class Sessions:
                 heapq.heapify(self._due)
             else:
                 heapq.heappush(self._due, (ending.next, client_id))
-        self._write(client_id, record, ending)
 
     def _forget(self, client_id: str) -> None:
         record = self._kept.pop(client_id)
@@ -216,7 +230,24 @@ class Sessions:
         self._writer.write(KIND, client_id, pack(record, ending), done, expires_at=expires_at)
 
 
-def pack(record: SessionRecord, ending: Ending | None) -> bytes:
+class Holding(NamedTuple):
+    """Whose a session is, where several gateways share a store. Empty: it was not shared when it was written."""
+
+    gateway: str = ""
+    """Where its client is connected, or was last."""
+    born: str = ""
+    """Tells a session from later ones of the same client."""
+
+
+class Kept(NamedTuple):
+    """What a session's record says."""
+
+    record: SessionRecord
+    ending: Ending | None
+    holding: Holding
+
+
+def pack(record: SessionRecord, ending: Ending | None, holding: Holding | None = None) -> bytes:
     """A session as the store keeps it; `inflight` is a record of its own."""
     packed: dict[str, object] = {
         "v": VERSION,
@@ -228,6 +259,11 @@ def pack(record: SessionRecord, ending: Ending | None) -> bytes:
         "user": record.user,
         "state": base64.b64encode(record.state).decode(),
     }
+    if holding is not None:
+        packed["gateway"], packed["born"] = holding
+    if ending is None and record.will is not None:
+        packed["will"] = base64.b64encode(pack_message(record.will)).decode()
+        packed["will_delay"] = record.will_delay
     if ending is not None:
         packed["ends_at"] = _seconds(ending.ends_at)
         if ending.will is not None:
@@ -236,7 +272,7 @@ def pack(record: SessionRecord, ending: Ending | None) -> bytes:
     return orjson.dumps(packed)
 
 
-def unpack(value: bytes) -> tuple[SessionRecord, Ending | None]:
+def unpack(value: bytes) -> Kept:
     """The reverse of `pack`. Raises `MetaUnreadable`."""
     try:
         packed = orjson.loads(value)
@@ -251,13 +287,14 @@ def unpack(value: bytes) -> tuple[SessionRecord, Ending | None]:
             user=packed.get("user", ""),  # those of earlier versions have none
             state=base64.b64decode(packed["state"]),
         )
-        if "ends_at" not in packed:
-            return record, None
+        holding = Holding(str(packed.get("gateway", "")), str(packed.get("born", "")))
         will = unpack_message(base64.b64decode(packed["will"])) if "will" in packed else None
+        if "ends_at" not in packed:
+            return Kept(replace(record, will=will, will_delay=packed.get("will_delay", 0.0)), None, holding)
         ending = Ending(ends_at=_unlimited(packed["ends_at"]), will=will, will_at=packed.get("will_at", math.inf))
     except (KeyError, TypeError, ValueError) as error:
         raise MetaUnreadable(f"not a session: {error}") from None
-    return record, ending
+    return Kept(record, ending, holding)
 
 
 def _seconds(value: float) -> float | None:

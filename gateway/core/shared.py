@@ -11,8 +11,10 @@ from typing import Final
 import orjson
 import structlog
 
+from gateway.core.fleet import Fleet
+from gateway.core.recordfollower import RecordFollower
 from gateway.core.statewriter import StateWriter
-from gateway.core.store import StateStore, every_record
+from gateway.core.store import Record, StateStore, every_record
 
 log = structlog.get_logger("mqlift.shared")
 
@@ -52,13 +54,38 @@ class SharedQueues:
     async def restore(self) -> Mapping[str, SharedQueue]:
         """Read what the store has. Raises `StoreError`."""
         async for record in every_record(self._store, KIND):
-            try:
-                packed = orjson.loads(record.value)
-                bindings = dict.fromkeys((exchange, pattern) for exchange, pattern in packed["bindings"])
-                self._queues[record.key] = SharedQueue(packed["arguments"], bindings)
-            except (KeyError, TypeError, ValueError) as error:
-                log.error("shared_queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400
+            self._take(record)
         return self._queues
+
+    def follow(
+        self, fleet: Fleet, appeared: Callable[[str, SharedQueue], None], vanished: Callable[[str], None]
+    ) -> None:
+        """Have the queues of other gateways too; `appeared` and `vanished` are told of them."""
+
+        def apply(name: str, record: Record | None) -> None:
+            if record is None:
+                if self._queues.pop(name, None) is not None:
+                    vanished(name)
+            elif self._take(record):
+                appeared(name, self._queues[name])
+
+        fleet.followers.append(RecordFollower(self._store, self._writer, KIND, apply=apply, here=lambda: self._queues))
+
+    def _take(self, record: Record) -> bool:
+        """Know a queue as its record has it. False for a record that cannot be read."""
+        try:
+            packed = orjson.loads(record.value)
+            bindings = dict.fromkeys((exchange, pattern) for exchange, pattern in packed["bindings"])
+            queue = SharedQueue(packed["arguments"], bindings)
+        except (KeyError, TypeError, ValueError) as error:
+            log.error("shared_queue_unreadable", queue=record.key, problem=str(error))  # noqa: TRY400 - told in one line
+            return False
+        known = self._queues.get(record.key)
+        if known is not None:
+            queue.unused_since = known.unused_since
+            queue.bindings.update(known.bindings)  # those that are not written yet
+        self._queues[record.key] = queue
+        return True
 
     def declare(self, name: str, arguments: Mapping[str, object]) -> None:
         """A consumer wants it, whether or not it was there."""

@@ -56,6 +56,9 @@ class StateStore(Protocol):
     value_bytes: int
     """A value's size at most."""
 
+    shared: bool
+    """Whether other gateways may have the same records; then what they write is followed (`core/fleet.py`)."""
+
     async def get(self, kind: str, key: str) -> Record | None:
         """Read one record as it was last written by anybody whose write has returned."""
 

@@ -223,8 +223,13 @@ class StreamQueue:
     async def check_length(self) -> None:
         """A stream keeps what it has for as long as AWS is told to."""
 
+    expiring = False
+
     def watch_expiry(self) -> None:
         """Nothing expires for one consumer before another."""
+
+    def be_alone(self, alone: bool) -> None:
+        """As `watch_expiry`."""
 
     # Ending
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -277,7 +278,7 @@ class Topology:
         self._headers_bindings += exchange.by_headers
         self.binding_count += 1
         self.version += 1
-        self._tell(source, exchange, key, arguments, bound=True)
+        self._tell(source, key, arguments, bound=True)
         return True
 
     def unbind(self, destination: Destination, source: str, pattern: str, arguments: Headers = NO_HEADERS) -> bool:
@@ -315,6 +316,54 @@ class Topology:
             for key, arguments in exchange.bindings.items()
         )
 
+    # What others have changed
+
+    @contextmanager
+    def untold(self) -> Iterator[None]:
+        """Changes within are written down already: the journal is not told of them."""
+        journal, self.journal = self.journal, None
+        try:
+            yield
+        finally:
+            self.journal = journal
+
+    def withdraw_exchange(self, exchange: str) -> list[Binding]:
+        """Remove an exchange that another gateway has removed; the durable bindings that end with it.
+
+        No auto-delete exchange follows: who has removed its last binding has seen to that.
+        """
+        leading = [(exchange, key) for key in self._exchanges[exchange].bindings]
+        leading += self._incoming.get(ToExchange(exchange), ())
+        with self.untold():
+            bindings = self._withdraw_bindings(dict.fromkeys(leading))  # one to itself leads both ways
+            self._forget_exchange(exchange)
+        return bindings
+
+    def withdraw_queue(self, queue: str) -> list[Binding]:
+        """As `withdraw_exchange`."""
+        with self.untold():
+            bindings = self._withdraw_bindings(list(self._incoming.get(queue, ())))
+            self.delete_queue(queue)
+        return bindings
+
+    def _withdraw_bindings(self, leading: Iterable[tuple[str, BindingKey]]) -> list[Binding]:
+        """Drop bindings; those of them that are durable."""
+        kept = []
+        for source, key in leading:
+            if self.is_kept(source, key.destination):
+                arguments = self._exchanges[source].bindings[key]
+                kept.append(Binding(source, key.destination, key.pattern, arguments))
+            self._drop_binding(source, key)
+        return kept
+
+    def withdraw_binding(self, binding: Binding) -> None:
+        """Remove a binding that another gateway has removed, if it is here. As `withdraw_exchange`."""
+        exchange = self._exchanges.get(binding.source)
+        key = BindingKey.of(binding.destination, binding.pattern, binding.arguments)
+        if exchange is not None and key in exchange.bindings:
+            with self.untold():
+                self._drop_binding(binding.source, key)
+
     def _unbind_all(self, destination: Destination) -> None:
         for source, key in list(self._incoming.get(destination, ())):
             self._unbind(source, key)
@@ -335,14 +384,17 @@ class Topology:
         self._headers_bindings -= exchange.by_headers
         self.binding_count -= 1
         self.version += 1
-        self._tell(source, exchange, key, arguments, bound=False)
+        self._tell(source, key, arguments, bound=False)
         return exchange.spec.auto_delete and not exchange.bindings
 
-    def _tell(self, source: str, exchange: Exchange, key: BindingKey, arguments: Headers, *, bound: bool) -> None:
-        if self.journal is not None and exchange.spec.durable and self._is_durable(key.destination):
+    def _tell(self, source: str, key: BindingKey, arguments: Headers, *, bound: bool) -> None:
+        if self.journal is not None and self.is_kept(source, key.destination):
             self.journal.binding_changed(Binding(source, key.destination, key.pattern, arguments), bound=bound)
 
-    def _is_durable(self, destination: Destination) -> bool:
+    def is_kept(self, source: str, destination: Destination) -> bool:
+        """Whether bindings between the two, which are there, are durable: as both are."""
+        if not self._exchanges[source].spec.durable:
+            return False
         if isinstance(destination, ToExchange):
             return self._exchanges[destination.exchange].spec.durable
         return self._queues[destination]

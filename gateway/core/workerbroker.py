@@ -36,7 +36,7 @@ class WorkerRouting(Routing):
         queue = address.routing_key
         unknown = address.exchange == DEFAULT_EXCHANGE and queue and not self._topology.has_queue(queue)
         if unknown and not queue.startswith(RESERVED):
-            self.queues.adopt(queue, {})
+            self.queues.adopt(queue, {}, declared=False)
             names = [queue]
         super().add_sinks(sinks, address, names, fan_out=fan_out)
 

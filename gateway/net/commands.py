@@ -26,7 +26,8 @@ from gateway.core.broker import Broker, Owner
 from gateway.core.certificate import Certificate
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.exchanges import ToExchange
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
+from gateway.core.later import Later
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.session import (
     Authenticate,
@@ -214,7 +215,16 @@ async def _open_session(peer: Peer, command: OpenSession) -> Result:
 
 
 async def _keep_session(peer: Peer, command: KeepSession) -> Result:
-    return await _told(lambda done: peer.broker.keep_session(command.client_id, command.record, done))
+    record = replace(command.record, will=_allowed_will(peer, command.client_id, command.record.will))
+    return await _told(lambda done: peer.broker.keep_session(command.client_id, record, done))
+
+
+def _allowed_will(peer: Peer, client_id: str, will: Message | None) -> Message | None:
+    """A will that the peer may not publish is none."""
+    if will is None or peer.guard is None or (refusal := peer.guard.refusal(will.address)) is None:
+        return will
+    log.info("will_not_allowed", client_id=client_id, problem=str(refusal))
+    return None
 
 
 async def _declare_queue(peer: Peer, command: DeclareQueue) -> Result:
@@ -382,6 +392,20 @@ def _unbind_exchange(peer: Peer, command: UnbindExchange) -> Awaitable[None] | N
 
 
 def _consume(peer: Peer, command: Consume) -> Awaitable[None] | None:
+    finding = peer.broker.finding(command.queue)
+    return (
+        _begin_consuming(peer, command) if finding is None else Later(lambda: _find_and_consume(peer, command, finding))
+    )
+
+
+async def _find_and_consume(peer: Peer, command: Consume, finding: Awaitable[None]) -> None:
+    await finding
+    begun = _begin_consuming(peer, command)
+    if begun is not None:
+        await begun
+
+
+def _begin_consuming(peer: Peer, command: Consume) -> Awaitable[None] | None:
     _check_consuming(peer, command.queue)
     begun = peer.subscribe(command)
     return None if begun is None else _begun(peer, command.tag, begun)
@@ -433,10 +457,7 @@ def end_session(peer: Peer, command: EndSession) -> None:
     """Has no answer, and is executed whatever has become of the connection: so it is in no table."""
     if peer.session != command.client_id:
         return  # it was refused, or the connection ended before it was asked for: it is somebody else's
-    will = command.will
-    if will is not None and peer.guard is not None and (refusal := peer.guard.refusal(will.address)) is not None:
-        log.info("will_not_allowed", client_id=command.client_id, problem=str(refusal))
-        will = None
+    will = _allowed_will(peer, command.client_id, command.will)
     peer.broker.end_session(command.client_id, peer.owner, command.expiry, will, command.will_delay)
 
 

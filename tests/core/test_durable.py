@@ -11,12 +11,13 @@ from structlog.testing import capture_logs
 
 from adapters.memory.store import MemoryStore
 from gateway.core.backend import QueueSpec
-from gateway.core.durable import BINDING, EXCHANGE, QUEUE, DurableTopology
+from gateway.core.durable import DurableTopology
 from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
 from gateway.core.message import HeaderValue
 from gateway.core.statewriter import StateWriter
 from gateway.core.store import Record, StoreError
 from gateway.core.topology import Topology
+from gateway.core.topologyrecords import BINDING, EXCHANGE, QUEUE
 from tests.rig.clock import on_clock, settle_down
 
 DURABLE = ExchangeSpec(type=ExchangeType.TOPIC, durable=True)

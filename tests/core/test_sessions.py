@@ -253,6 +253,30 @@ async def test_an_unreadable_record_is_left_alone() -> None:
 # Whose it is
 
 
+async def test_who_was_connected_when_the_gateway_ended_has_its_will_published_by_the_next() -> None:
+    rig = Rig()
+    await rig.keep("at once", replace(RECORD, queue="1", will=WILL))
+    await rig.keep("later", replace(RECORD, queue="2", will=WILL, will_delay=30.0))
+    await rig.keep("back in time", replace(RECORD, queue="3", will=WILL, will_delay=30.0))
+    await rig.keep("parted", replace(RECORD, queue="4", will=WILL))
+    rig.sessions.end("parted", 600.0, None, 0.0)
+    await rig.keep("twice", replace(RECORD, queue="5", will=WILL))
+    rig.sessions.end("twice", 600.0, None, 0.0)
+    await rig.sessions.open("twice", clean=False)  # without a will now
+    await rig.quiet()
+    again = rig.restarted()
+    await again.sessions.restore()
+    await again.sessions.open("back in time", clean=False)
+    await again.pass_time(1.0)
+    assert again.published == [WILL]
+    await again.pass_time(30.0)
+    assert again.published == [WILL, WILL]
+    third = again.restarted()
+    await third.sessions.restore()
+    await third.pass_time(100.0)
+    assert third.published == []
+
+
 async def test_it_belongs_to_its_user_also_after_a_restart() -> None:
     rig = Rig()
     assert rig.sessions.user("a") == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final, TypeAlias
 
-from gateway.core.message import Origin
+from gateway.core.message import Message, Origin
 from gateway.protocols.mqtt.convert import PROTOCOL
 from gateway.protocols.mqtt.errors import ReasonCode
 from gateway.protocols.mqtt.fields import MAX_VARIABLE_INT
@@ -44,6 +44,8 @@ class Client:
         "problem_information",
         "requested_expiry",
         "topic_alias_maximum",
+        "will",
+        "will_delay",
         "window",
     )
 
@@ -61,6 +63,9 @@ class Client:
         self.grant_expiry(self.requested_expiry, settings)
         self.kept = self.expiry > 0
         """Whether the session outlives its connection, or is one that did."""
+        self.will: Message | None = None
+        """What is published for it when the gateway is killed; when its connection ends, the session says what is."""
+        self.will_delay = 0.0
 
     @property
     def client_id(self) -> str:

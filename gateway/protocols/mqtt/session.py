@@ -237,11 +237,15 @@ class MqttSession:
         record = yield from open_record(connect, client)
         if record is not None:
             client.kept = True
+        if client.kept and connect.will is not None:
+            client.will, client.will_delay = self._will_of(connect.will, client)
+        if record is not None:
             yield from self._restore(record, client)
         elif client.kept:
             # A session exists from CONNECT on, whether or not anything is in it [MQTT-3.1.2-4].
             self._keeper = InflightKeeper(client.client_id, b"", self._inflight)
-            yield from keep(client, SessionRecord(expiry=client.expiry))
+            empty = SessionRecord(expiry=client.expiry, will=client.will, will_delay=client.will_delay)
+            yield from keep(client, empty)
         self._establish(connect, client, session_present=record is not None)
         if record is not None:
             yield from self._subscriptions().consume()
@@ -252,7 +256,7 @@ class MqttSession:
         self._inherited = read_inflight(record.inflight)
         self._keeper = InflightKeeper(client.client_id, record.inflight, self._inflight)
         yield from self._subscriptions().restore(record.queue, state)
-        if record.expiry != client.expiry:
+        if record.expiry != client.expiry or client.will is not None:
             yield from keep(client, self._subscriptions().record())
 
     def _establish(self, connect: packets.Connect, client: Client, *, session_present: bool) -> None:
@@ -458,6 +462,9 @@ class MqttSession:
         will, self._will = self._will, None
         if will is None:
             return None, 0.0
+        return self._will_of(will, client)
+
+    def _will_of(self, will: packets.Will, client: Client) -> tuple[Message, float]:
         delay = min(float(will.properties.will_delay_interval or 0), client.expiry)
         return message_of(will, client.origin, lambda: self._clock() + delay), delay
 

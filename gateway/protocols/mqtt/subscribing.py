@@ -297,6 +297,8 @@ class Subscribing:
             shared=tuple(shared_queue_name(each.topic_filter) for each in shared),
             expiry=self._client.expiry,
             state=write_state(State(filters=filters, shared=shared)),
+            will=self._client.will,
+            will_delay=self._client.will_delay,
         )
 
     def _keep(self) -> Procedure[None]:

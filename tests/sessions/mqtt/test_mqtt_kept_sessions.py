@@ -73,6 +73,23 @@ def test_a_new_session_is_kept_before_connack() -> None:
     assert peer.received() == [Connack(False, 0)]
 
 
+def test_its_will_is_kept_with_it() -> None:
+    """For a gateway that is killed; what a connection says at its end counts more."""
+    will = Will(topic="last", payload=b"words", properties=PacketProperties(will_delay_interval=5))
+    peer = Peer()
+    peer.send(v5(600, will=will))
+    *_, keep = peer.execute()
+    assert isinstance(keep, KeepSession)
+    assert keep.record.will is not None
+    assert (keep.record.will.body, keep.record.will_delay) == (b"words", 5.0)
+    again = Peer()
+    again.record = SessionRecord(expiry=600.0)
+    again.send(v5(600, will=will))
+    *_, keep = again.execute()
+    assert isinstance(keep, KeepSession)
+    assert keep.record.will is not None
+
+
 def test_a_kept_session_is_present() -> None:
     """[MQTT-3.2.2-2]"""
     peer = Peer()
