@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import finish, serving
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.processes import Gateway, Ministack, gateway_config
 
@@ -56,9 +56,7 @@ def endpoint(ministack: Ministack) -> Iterator[FaultEndpoint]:
 def gateway(endpoint: FaultEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One for all tests of a module, behind the endpoint. At the end it has to stop, without any traceback before."""
     running = Gateway(quick_config(endpoint.url), tmp_path_factory.mktemp("gateway"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 
