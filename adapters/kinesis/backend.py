@@ -86,7 +86,7 @@ class KinesisBackend(SendOnly):
         self._aws = aws
         self._prefix = prefix
         self._streams = StreamDirectory(aws, provision)
-        self._consumers = ConsumerDirectory(aws, self._streams, provision, hostname)
+        self._consumers = ConsumerDirectory(self._streams, provision, hostname)
 
     def home(self, queue: str, spec: QueueSpec) -> Target:  # noqa: ARG002 - all streams are alike
         name = stream_name(self._prefix + queue)
@@ -209,9 +209,7 @@ class KinesisBackend(SendOnly):
             return await self._begin(stack, stream, arn, shard, NEXT)
 
     async def _call(self, target: Target, action: str, request: dict[str, object]) -> bytes:
-        stream = self._streams.find(target)
-        body = orjson.dumps(request)
-        return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
+        return await self._streams.call(self._streams.find(target), action, request)
 
     async def aclose(self) -> None:
         """Nothing here is open but the client, which others share."""
