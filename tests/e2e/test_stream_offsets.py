@@ -60,7 +60,7 @@ def read_stream(
         got: list[Got] = []
 
         def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            got.append(Got(body.decode(), properties, method.routing_key, method.redelivered, 0, channel))
+            got.append(Got(body, properties, method.routing_key, method.redelivered, 0, channel))
             assert len(got) - acknowledged <= 2
             unacknowledged.append(method.delivery_tag)
 
