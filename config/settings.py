@@ -28,6 +28,7 @@ from config.auth import AuthSettings
 from config.mistakes import ConfigErrors, from_validation, mistake
 from config.section import Count, Seconds, Section, Text, Unlimited
 from config.sources import DELIMITER, PREFIX, Environment, read_file, unknown_variables, variable_at
+from gateway.core.backend import Provision
 from gateway.core.errors import ConfigError
 
 MEMORY_STATE: Final = "memory:"
@@ -390,7 +391,7 @@ class Settings(BaseSettings):
     """Checked by the adapter of AWS."""
     prefix: Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z0-9_-]*$")] = ""
     """Of the names of AWS resources that are made from legacy names."""
-    provision: Literal["auto", "never"] = "auto"
+    provision: Provision = "auto"
     """Whether missing resources are created."""
     state: str = MEMORY_STATE
     """Where exchanges, bindings and sessions are kept."""

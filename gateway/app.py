@@ -24,7 +24,6 @@ from gateway import logs
 from gateway.admin.server import AdminServer, Protection
 from gateway.assembly import (
     HOME_KIND,
-    STREAM_KIND,
     Assembly,
     IngressPart,
     ListenerPart,
@@ -60,6 +59,7 @@ from gateway.net.quotas import QuotaLimits, Quotas
 from gateway.notify import READY, STOPPING, notify
 from gateway.operations import Operations
 from gateway.reloading import can_follow, waits_for_restart
+from gateway.rules import STREAM_KIND
 from gateway.status import StatusTopics
 
 log = structlog.get_logger("mqlift.app")

@@ -9,12 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, Protocol, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,14 +26,12 @@ from adapters.sns import inlet
 from adapters.sns.settings import parse_target as parse_topic
 from adapters.sqlite.store import SqliteStore
 from adapters.sqs.settings import DEFAULT_OPTIONS as USUAL_QUEUE
-from config.mistakes import ConfigErrors, closest, from_validation, under
+from config.mistakes import ConfigErrors, from_validation, under
 from config.settings import (
     MEMORY_STATE,
     SQLITE_STATE,
     IngressSettings,
     ListenerSettings,
-    MatchSettings,
-    RouteSettings,
     Settings,
     located,
 )
@@ -47,45 +44,30 @@ from gateway.core.ingress import IngressRule, Inlet
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE
 from gateway.core.routes import (
     QUEUE_KIND,
-    ExchangeMatch,
-    Match,
-    Pattern,
-    QueueMatch,
     Routes,
-    Rule,
-    RuleTarget,
-    TopicMatch,
 )
-from gateway.core.selecting import FIFO_SUFFIX
 from gateway.core.session import SessionFactory
 from gateway.core.store import StateStore
 from gateway.core.templates import Template
 from gateway.core.tracing import Tracer
-from gateway.core.transform import OPTIONS as TRANSFORM_OPTIONS
-from gateway.core.transform import Transform
 from gateway.net.tls import NamedCertificate, ServerTls, TlsOptions
 from gateway.net.websocket import WebSocketOptions
-
-TargetParser: TypeAlias = Callable[[object, Mapping[str, object], AbstractSet[str]], Target]
-"""`settings.parse_target` of an adapter: what its key was set to, the options beside it, the names of captures."""
+from gateway.rules import (
+    STREAM_KIND,
+    check_no_fanout,
+    check_not_pushed,
+    check_whole,
+    fanned_out,
+    not_there,
+    read_rule,
+    target_parser,
+)
 
 HOME_KIND: Final = "sqs"
 """Where queues live that no rule maps."""
 
-STREAM_KIND: Final = "kinesis"
-"""Where streams live that clients declare and no rule maps."""
-
 STATE_SERVICE: Final = "dynamodb"
 """What keeps the state of several gateways."""
-
-FANOUT: Final = "fanout"
-"""The option of a topic that is to hand messages to queues itself."""
-
-ENHANCED: Final = "enhanced_fan_out"
-"""The option of a stream that brings records to consumers itself."""
-
-BEST_EFFORT: Final = "best_effort"
-"""The option of every target that takes it out of the acknowledgement."""
 
 
 class PacketSettings(Protocol):
@@ -154,19 +136,6 @@ class Assembly:
         return (*self.kinds, STATE_SERVICE) if self.settings.state_table else self.kinds
 
 
-def _check_room(settings: Settings, listeners: Iterable[ListenerPart | None], mistakes: list[ConfigError]) -> None:
-    """A message that has no room alone would wait for ever."""
-    room = settings.limits.gateway.large_body_bytes
-    for listener in listeners:
-        if listener is None:
-            continue
-        option, size = cast("BodySettings", listener.protocol_settings).largest_body
-        if size > room:
-            problem = f"{room} bytes have no room for a message of {listener.key}, which may have {size}"
-            remedy = f"{size} or more, or a smaller {option} of that listener"
-            mistakes.append(ConfigError("limits.gateway.large_body_bytes", problem, remedy))
-
-
 async def open_store(assembly: Assembly, aws: AwsClient) -> StateStore:
     """Open the state store that the settings name. The client stays the caller's to close.
 
@@ -214,17 +183,17 @@ def assemble(settings: Settings) -> Assembly:
     aws = _aws(settings, mistakes)
     listeners = [_listener(number, each, mistakes) for number, each in enumerate(settings.listeners)]
     _check_room(settings, listeners, mistakes)
-    parsers = {kind: _target_parser(kind) for kind in backend_kinds()}
-    rules = [_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
+    parsers = {kind: target_parser(kind) for kind in backend_kinds()}
+    rules = [read_rule(number, each, parsers, mistakes) for number, each in enumerate(settings.routes)]
     _tracing(settings, mistakes)
     for kind in parsers:
         own = _section(kind, settings, mistakes)
         if getattr(own, "large_payloads", None) is not None:
-            _check_whole(kind, rules, mistakes)
+            check_whole(kind, rules, mistakes)
     if settings.provision == "never":
-        _check_no_fanout(rules, mistakes)
+        check_no_fanout(rules, mistakes)
     if settings.workers > 1:
-        _check_not_pushed(rules, mistakes)
+        check_not_pushed(rules, mistakes)
     ingress = [_ingress(number, each, mistakes) for number, each in enumerate(settings.ingress)]
     _check_apart(ingress, mistakes)
     access = prepare(settings.auth, mistakes)
@@ -295,46 +264,12 @@ def open_inlet(part: IngressPart, aws: AwsClient, queue: Target, settings: Setti
 def open_subscribers(assembly: Assembly, aws: AwsClient) -> Mapping[str, Subscriber]:
     """What makes subscriptions, by kind, for the rules that ask for fan-out. Nothing is called yet."""
     opened: dict[str, Subscriber] = {}
-    for _, target in _fanned_out(assembly.routes.rules):
+    for _, target in fanned_out(assembly.routes.rules):
         if target.kind not in opened:
             module = importlib.import_module(f"adapters.{target.kind}.fanout")
             own = section(target.kind, assembly.settings)
             opened[target.kind] = module.open_subscriber(aws, settings=own, usual=USUAL_QUEUE)
     return opened
-
-
-def _fanned_out(rules: Iterable[Rule | None]) -> Iterator[tuple[str, Target]]:
-    """The targets that ask for fan-out, and where each stands."""
-    for rule in rules:
-        for position, each in enumerate(rule.targets if rule is not None else ()):
-            if each.target.fanout is not None:
-                assert rule is not None
-                yield f"{rule.key}.to.{position}.{FANOUT}", each.target
-
-
-def _check_whole(kind: str, rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
-    """A body in S3 has one message that ends it; with fan-out there are several."""
-    for key, target in _fanned_out(rules):
-        if target.kind == kind:
-            problem = f"with {kind}.large_payloads, queues would share a body in S3"
-            mistakes.append(ConfigError(key, problem, f"leave it out, or {kind}.large_payloads"))
-
-
-def _check_no_fanout(rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
-    for key, _ in _fanned_out(rules):
-        problem = "the gateway makes the subscriptions, which `provision: never` forbids"
-        mistakes.append(ConfigError(key, problem, "leave it out, or set provision: auto"))
-
-
-def _check_not_pushed(rules: Iterable[Rule | None], mistakes: list[ConfigError]) -> None:
-    """There is one subscription for each consumer and shard, and workers share no state to agree who has it."""
-    for rule in rules:
-        for position, each in enumerate(rule.targets if rule is not None else ()):
-            if each.target.pushed:
-                assert rule is not None
-                problem = "workers would take each other's subscriptions away"
-                remedy = "run 1 worker, in as many gateways as needed, or leave it out"
-                mistakes.append(ConfigError(f"{rule.key}.to.{position}.{ENHANCED}", problem, remedy))
 
 
 def _section(kind: str, settings: Settings, mistakes: list[ConfigError]) -> BaseModel | None:
@@ -407,7 +342,7 @@ def _listener(number: int, settings: ListenerSettings, mistakes: list[ConfigErro
     key = f"listeners.{number}"
     known = protocol_names()
     if settings.protocol not in known:
-        mistakes.append(_not_there(f"{key}.protocol", f"no protocol {settings.protocol!r}", settings.protocol, known))
+        mistakes.append(not_there(f"{key}.protocol", f"no protocol {settings.protocol!r}", settings.protocol, known))
         return None
     found = len(mistakes)
     protocol_settings = _protocol_settings(key, settings, mistakes)
@@ -423,6 +358,19 @@ def _listener(number: int, settings: ListenerSettings, mistakes: list[ConfigErro
         tls=tls,
         websocket=websocket,
     )
+
+
+def _check_room(settings: Settings, listeners: Iterable[ListenerPart | None], mistakes: list[ConfigError]) -> None:
+    """A message that has no room alone would wait for ever."""
+    room = settings.limits.gateway.large_body_bytes
+    for listener in listeners:
+        if listener is None:
+            continue
+        option, size = cast("BodySettings", listener.protocol_settings).largest_body
+        if size > room:
+            problem = f"{room} bytes have no room for a message of {listener.key}, which may have {size}"
+            remedy = f"{size} or more, or a smaller {option} of that listener"
+            mistakes.append(ConfigError("limits.gateway.large_body_bytes", problem, remedy))
 
 
 def _protocol_settings(key: str, settings: ListenerSettings, mistakes: list[ConfigError]) -> object:
@@ -493,166 +441,3 @@ def _websocket(
         max_packet=cast("PacketSettings", protocol_settings).largest_packet,
         origins=settings.origins,
     )
-
-
-def _target_parser(kind: str) -> TargetParser:
-    module: ModuleType = importlib.import_module(f"adapters.{kind}.settings")
-    parser: TargetParser = module.parse_target
-    return parser
-
-
-def _rule(
-    number: int, settings: RouteSettings, parsers: Mapping[str, TargetParser], mistakes: list[ConfigError]
-) -> Rule | None:
-    key = f"routes.{number}"
-    found = len(mistakes)
-    try:
-        match = _match(settings.match)
-    except ConfigError as error:
-        mistakes.append(under(f"{key}.match", error))
-        return None
-    targets: list[RuleTarget] = []
-    for position, given in enumerate(settings.to):
-        try:
-            targets.append(_target(given, match, parsers, first=not position))
-        except ConfigError as error:
-            mistakes.append(under(f"{key}.to.{position}", error))
-    if settings.selectors is not None and len(mistakes) == found:
-        try:
-            targets[0] = _selective(targets[0], settings.selectors.pass_over)
-        except ConfigError as error:
-            mistakes.append(under(key, error))
-    return Rule(key, match, tuple(targets)) if len(mistakes) == found else None
-
-
-def _selective(home: RuleTarget, pass_over: float) -> RuleTarget:
-    """Where a queue lives whose consumers may have selectors. Raises `ConfigError` with a key relative to the rule."""
-    kind, name = home.target.kind, home.target.name
-    if kind == STREAM_KIND:
-        raise ConfigError("selectors", "a stream is not filtered", "leave it out, or name sqs: first")
-    if name.endswith(FIFO_SUFFIX):
-        problem = "of a FIFO queue, a message that nobody takes would hold up its group"
-        raise ConfigError("selectors", problem, "leave it out, or name a standard queue first")
-    return replace(home, target=replace(home.target, pass_over=pass_over))
-
-
-def _match(settings: MatchSettings) -> Match:
-    """Raises `ConfigError` with a key relative to the match."""
-    if settings.topic is not None:
-        return TopicMatch(_pattern("topic", Pattern.topic, settings.topic))
-    try:
-        if settings.queue is not None:
-            return QueueMatch(_pattern("queue", Pattern.name, settings.queue))
-        key = None if settings.key is None else _pattern("key", Pattern.key, settings.key)
-        return ExchangeMatch(_pattern("exchange", Pattern.name, settings.exchange or ""), key)
-    except ValueError as error:
-        raise ConfigError("queue" if settings.queue is not None else "exchange", str(error)) from None
-
-
-def _pattern(key: str, parse: Callable[[str], Pattern], text: str) -> Pattern:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ConfigError(key, str(error)) from None
-
-
-def _target(
-    given: Mapping[str, object], match: Match, parsers: Mapping[str, TargetParser], *, first: bool
-) -> RuleTarget:
-    """Raises `ConfigError` with a key relative to the target."""
-    kind = _kind(given, [QUEUE_KIND, *parsers])
-    options = {name: value for name, value in given.items() if name != kind}
-    if kind == QUEUE_KIND:
-        target = _hub_queue(given[kind], options)
-        if first and isinstance(match, QueueMatch):
-            raise ConfigError(
-                QUEUE_KIND, "a queue cannot live in another queue of the gateway", "name a resource first, such as sqs:"
-            )
-    else:
-        target = _resource(kind, given[kind], options, match, parsers, first=first)
-        if first and isinstance(match, QueueMatch) and not _keeps_queues(kind):
-            raise ConfigError(kind, "a queue cannot live here", "name what keeps it first, such as sqs:, and this next")
-    try:
-        return RuleTarget.of(target, match.captures)
-    except ValueError as error:
-        raise ConfigError(kind, str(error)) from None
-
-
-def _keeps_queues(kind: str) -> bool:
-    return bool(getattr(importlib.import_module(f"adapters.{kind}.settings"), "KEEPS_QUEUES", True))
-
-
-def _resource(
-    kind: str,
-    name: object,
-    options: Mapping[str, object],
-    match: Match,
-    parsers: Mapping[str, TargetParser],
-    *,
-    first: bool,
-) -> Target:
-    """A target with the options that all kinds share; what is left is checked by its adapter. Raises `ConfigError`."""
-    own = {key: value for key, value in options.items() if key not in TRANSFORM_OPTIONS and key != BEST_EFFORT}
-    target = parsers[kind](name, own, match.captures)
-    if target.tail and not isinstance(match, TopicMatch):
-        raise ConfigError("tail", "only topics have live subscribers that a stream feeds", "leave it out")
-    if target.pushed and not target.tail and not (first and isinstance(match, QueueMatch)):
-        remedy = "leave it out; it is for a queue that lives there, and for topics with tail"
-        raise ConfigError(ENHANCED, "nothing is read from there by this rule", remedy)
-    best_effort = options.get(BEST_EFFORT, False)
-    if not isinstance(best_effort, bool):
-        raise ConfigError(BEST_EFFORT, f"{best_effort!r} is neither true nor false", "true or false")
-    if best_effort and first and isinstance(match, QueueMatch):
-        problem = "a queue lives in its first target, which has to take every message"
-        raise ConfigError(BEST_EFFORT, problem, "leave it out, or name another target first")
-    transform = Transform.parse(options)
-    if target.fanout is not None:
-        _check_fanout(match, transform, best_effort=best_effort)
-    return replace(target, transform=transform, best_effort=best_effort)
-
-
-def _check_fanout(match: Match, transform: Transform | None, *, best_effort: bool) -> None:
-    """Raises `ConfigError` for a topic that cannot stand for the queues behind it."""
-    if isinstance(match, QueueMatch):
-        raise ConfigError(FANOUT, "nothing is bound to a queue", "give it where a topic or an exchange is matched")
-    if best_effort:
-        raise ConfigError(FANOUT, "queues are not to lose what the topic does not take", "leave best_effort out")
-    if transform is not None:
-        problem = "the queues would get what the rule makes of a message for the topic"
-        raise ConfigError(FANOUT, problem, f"leave {transform} out, or send that to another topic")
-
-
-def target_notes(target: Target, fixed: AbstractSet[str] = frozenset()) -> Sequence[str]:
-    """What an operator should know of a rule's target, a line each: `notes` of its adapter, if it has any.
-
-    `fixed` are fields of templates that are the same for each message that the rule is about.
-    """
-    settings = importlib.import_module(f"adapters.{target.kind}.settings")
-    notes: Callable[[Target, AbstractSet[str]], Sequence[str]] | None = getattr(settings, "notes", None)
-    return () if notes is None else notes(target, fixed)
-
-
-def _kind(given: Mapping[str, object], kinds: list[str]) -> str:
-    """The one key that says what kind of target it is."""
-    found = [name for name in given if name in kinds]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError("", f"{' and '.join(found)} are both given", "write one target for each")
-    for name in given:
-        if closest(name, kinds):
-            raise _not_there(name, "no such kind of target", name, kinds)
-    raise ConfigError("", "has no kind of target", f"one of {', '.join(kinds)}")
-
-
-def _hub_queue(name: object, options: Mapping[str, object]) -> Target:
-    if not isinstance(name, str) or not name:
-        raise ConfigError(QUEUE_KIND, "is not the name of a queue", "the name that clients use")
-    for option in options:
-        raise ConfigError(option, "a queue of the gateway has no options", "give them where a rule maps that queue")
-    return Target(kind=QUEUE_KIND, name=name)
-
-
-def _not_there(key: str, problem: str, name: str, known: Collection[str]) -> ConfigError:
-    meant = closest(name, known)
-    return ConfigError(key, problem, f"did you mean {meant}?" if meant else f"there are {', '.join(known)}")

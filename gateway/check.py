@@ -15,7 +15,7 @@ from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from config.settings import load, located
 from gateway import explanation
-from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, open_subscribers, probe_state, target_notes
+from gateway.assembly import HOME_KIND, Assembly, assemble, open_backend, open_subscribers, probe_state
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, NotSupported, Unavailable
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
@@ -25,6 +25,7 @@ from gateway.core.store import StoreError
 from gateway.core.stream import StreamBackend
 from gateway.core.templates import Template
 from gateway.core.trie import swap_separators
+from gateway.rules import target_notes
 
 EXIT_RIGHT: Final = 0
 EXIT_FAILED: Final = 1

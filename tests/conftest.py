@@ -138,6 +138,16 @@ def gateway_factory(ministack: Ministack, tmp_path: Path) -> Iterator[Callable[.
         yield start
 
 
+@contextlib.contextmanager
+def serving(gateway: Gateway) -> Iterator[None]:
+    """Start a gateway; at the end, and when it does not start, `finish` it."""
+    try:
+        gateway.start()
+        yield
+    finally:
+        finish(gateway)
+
+
 def finish(gateway: Gateway) -> None:
     """Stop a gateway. What it wrote is printed, which pytest shows for a test that failed."""
     try:

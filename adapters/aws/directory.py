@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Final, Generic, TypeVar
 
 from gateway.core.backend import Target
 from gateway.core.errors import BackendError, Invalid, NotFound
-
-Provision: TypeAlias = Literal["auto", "never"]
 
 LIMIT: Final = 10_000
 """Resources of a kind that are remembered; one beyond costs a lookup when it is used again."""

@@ -11,11 +11,12 @@ from typing import Final, NotRequired, Protocol, TypedDict, TypeVar
 from adapters.aws.api import Changed, Observer, Version
 from adapters.aws.content import PART_BYTES, Content, Payload, parts_of
 from adapters.aws.observed import observed
-from adapters.aws.parts import FETCH_PATIENCE, all_parts, persistently
+from adapters.aws.parts import AGAIN, FETCH_PATIENCE, all_parts
 from adapters.aws.translated import translated
 from adapters.aws.uploads import CompletedPart, CreatedUpload, Upload
 from gateway.core.budget import ByteBudget
 from gateway.core.errors import BackendError, Unavailable
+from gateway.core.retrying import retried
 
 SLOWEST: Final = 1_048_576
 """Bytes in a second of a transfer that is still worth waiting for."""
@@ -125,7 +126,7 @@ class S3Objects:
                 part = content.part(0)
                 await self._call("PutObject", bucket, len(part), lambda s3: _put(s3, bucket, key, part))
 
-        await persistently(put, deadline)
+        await retried(put, deadline, AGAIN)
 
     async def look(self, bucket: str, key: str) -> Version:
         """As `ObjectStore.look`."""
@@ -146,7 +147,7 @@ class S3Objects:
                 payload.add(number, await self._part(bucket, key, version, number))
 
         if version.size:  # a range of nothing is an error
-            await all_parts(parts_of(version.size), lambda number: persistently(lambda: get(number), deadline))
+            await all_parts(parts_of(version.size), lambda number: retried(lambda: get(number), deadline, AGAIN))
         return payload.body()
 
     async def _part(self, bucket: str, key: str, version: Version, number: int) -> bytearray:
@@ -237,7 +238,7 @@ async def _put(s3: S3Client, bucket: str, key: str, body: bytes) -> None:
 
 
 async def _read(answer: GetObjectAnswer, size: int) -> bytearray:
-    """The bytes of an answer. Raises `ValueError` when they are not as many as were asked for."""
+    """The bytes of an answer. Raises `Unavailable` when they are not as many as were asked for."""
     body = answer["Body"]
     part = bytearray()
     try:

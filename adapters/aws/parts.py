@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from gateway.core.batcher import BatchPolicy
-from gateway.core.errors import BackendError
 
 PARTS_OF_ONE: Final = 3
 """Parts of one object that are under way together: others have a turn as well."""
@@ -18,26 +17,6 @@ hidden from others meanwhile."""
 
 AGAIN: Final = BatchPolicy()
 """The pauses between two attempts are those of every request."""
-
-T = TypeVar("T")
-
-
-async def persistently(attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
-    """Make attempts until one succeeds. Raises the error of the last: one that is not retriable, or too late.
-
-    `deadline` is on the event loop's clock, and cuts off nothing that is under way.
-    """
-    loop = asyncio.get_running_loop()
-    failures = 0
-    while True:
-        try:
-            return await attempt()
-        except BackendError as error:
-            failures += 1
-            delay = AGAIN.backoff(failures)
-            if not error.retriable or loop.time() + delay >= deadline:
-                raise
-        await asyncio.sleep(delay)
 
 
 async def all_parts(count: int, work: Callable[[int], Awaitable[None]]) -> None:

@@ -22,7 +22,7 @@ from adapters.aws.content import Content, payload_bytes
 from adapters.aws.wire import BASE64, LEGACY_PAYLOAD_SIZE, PAYLOAD_SIZE, Attribute
 from gateway.core.budget import AwaitedShare
 from gateway.core.errors import BackendError, TooLarge, Unavailable
-from gateway.core.outcome import Outcome, Result
+from gateway.core.outcome import Result, failed
 
 MAX_PAYLOAD: Final = 128 * 1024 * 1024
 """Bytes of a body, as large as RabbitMQ 3 takes by default (`max_message_size`)."""
@@ -132,7 +132,7 @@ class LargePayloads:
         try:
             await self._aws.objects.put(*large.pointer, large.content, deadline)
         except BackendError as error:
-            return Result(Outcome.REJECTED if error.permanent else Outcome.RELEASED, error)
+            return failed(error)
         large.stored = True
         return None
 

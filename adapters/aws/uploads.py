@@ -12,8 +12,9 @@ from typing import Final, NotRequired, Protocol, TypedDict
 import structlog
 
 from adapters.aws.content import Content
-from adapters.aws.parts import all_parts, persistently
+from adapters.aws.parts import AGAIN, all_parts
 from gateway.core.errors import BackendError, NotFound
+from gateway.core.retrying import retried
 
 ABORT_PATIENCE: Final = 5.0
 """Seconds for telling S3 that an upload is not wanted any more: somebody may wait for the gateway to stop."""
@@ -59,10 +60,10 @@ class Upload:
     async def run(self) -> None:
         """Send it. Raises `BackendError`, and then there is no object."""
         requests, bucket, key = self._requests, self._bucket, self._key
-        upload_id = await persistently(lambda: requests.create_upload(bucket, key), self._deadline)
+        upload_id = await retried(lambda: requests.create_upload(bucket, key), self._deadline, AGAIN)
         try:
             parts = await self._send(upload_id)
-            await persistently(lambda: requests.complete_upload(bucket, key, upload_id, parts), self._deadline)
+            await retried(lambda: requests.complete_upload(bucket, key, upload_id, parts), self._deadline, AGAIN)
         except BaseException:
             await self._abort(upload_id)
             raise
@@ -71,9 +72,10 @@ class Upload:
         completed: dict[int, CompletedPart] = {}
 
         async def send(number: int) -> None:
-            completed[number] = await persistently(
+            completed[number] = await retried(
                 lambda: self._requests.upload_part(self._bucket, self._key, upload_id, self._content, number),
                 self._deadline,
+                AGAIN,
             )
 
         await all_parts(self._content.parts, send)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Final
 
 from adapters.aws.api import AwsClient
 from adapters.aws.errors import code_of
+from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import BackendError, Unavailable
+from gateway.core.retrying import retried
 from gateway.core.store import StoreError
 
 PATIENCE: Final = 10.0
@@ -17,9 +18,8 @@ PATIENCE: Final = 10.0
 ATTEMPT_SECONDS: Final = 3.0
 """For one answer: DynamoDB needs a few milliseconds, so what takes longer is lost."""
 
-BACKOFF_BASE: Final = 0.05
-BACKOFF_CAP: Final = 1.0
-"""Seconds before the first retry, and before any, at most; a random part of it is taken."""
+AGAIN: Final = BatchPolicy(backoff_base=0.05, backoff_cap=1.0)
+"""The pauses before a call is tried again."""
 
 PARALLEL: Final = 64
 """Requests under way at once. At 5 ms each they make 12,000 writes a second, more than a new table takes."""
@@ -82,22 +82,19 @@ class Calls:
         await self._idle.wait()
 
     async def _retried(self, action: str, request: bytes) -> bytes:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + PATIENCE
-        delay_limit = BACKOFF_BASE
         unsure = False
-        while True:
+
+        async def attempt() -> bytes:
+            nonlocal unsure
             try:
                 return await self._once(action, request)
             except BackendError as error:
                 if code_of(error) == "ConditionalCheckFailedException":
                     raise ConditionFailed(unsure=unsure) from None
                 unsure |= isinstance(error, Unavailable)
-                delay = random.uniform(0.0, delay_limit)  # noqa: S311 - spreads retries
-                if not error.retriable or loop.time() + delay >= deadline:
-                    raise
-            await asyncio.sleep(delay)
-            delay_limit = min(2 * delay_limit, BACKOFF_CAP)
+                raise
+
+        return await retried(attempt, asyncio.get_running_loop().time() + PATIENCE, AGAIN)
 
     async def _once(self, action: str, request: bytes) -> bytes:
         resource = f"dynamodb table {self.table}"

@@ -26,7 +26,8 @@ from adapters.dynamodb.items import (
     read_version,
     scan_request,
 )
-from adapters.dynamodb.table import Provision, find, find_or_create
+from adapters.dynamodb.table import find, find_or_create
+from gateway.core.backend import Provision
 from gateway.core.store import Conflict, Record, check_size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import orjson
 import structlog
@@ -12,10 +12,9 @@ import structlog
 from adapters.aws.errors import code_of
 from adapters.dynamodb.calls import Calls
 from adapters.dynamodb.items import ATTRIBUTE_TYPES, INDEX, INDEX_SCHEMA, KEY_SCHEMA, table_request
+from gateway.core.backend import Provision
 from gateway.core.errors import AccessDenied, BackendError, ConfigError, NotFound
 from gateway.core.store import StoreError
-
-Provision: TypeAlias = Literal["auto", "never"]
 
 KEY: Final = "state"
 """Of the configuration, where a table is named."""

@@ -10,12 +10,11 @@ import orjson
 
 from adapters.aws.api import AwsClient
 from adapters.aws.delays import refuse_delay
-from adapters.aws.directory import Provision
 from adapters.aws.errors import classify, code_of
 from adapters.aws.records import record_results
 from adapters.aws.sendonly import SendOnly
 from adapters.firehose.settings import DEFAULT_OPTIONS, NAME, FirehoseOptions
-from gateway.core.backend import Entry, Limits, QueueSpec, Target
+from gateway.core.backend import Entry, Limits, Provision, QueueSpec, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, Throttled, TooLarge, Unavailable
 from gateway.core.message import Message
 from gateway.core.outcome import Result

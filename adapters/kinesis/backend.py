@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, cast
 
 import orjson
@@ -26,8 +26,8 @@ from adapters.kinesis.reading import (
     subscription_request,
 )
 from adapters.kinesis.settings import DEFAULT_OPTIONS, KIND, OWN_OPTIONS, RECORD_BYTES, KinesisOptions
-from adapters.kinesis.streams import Provision, StreamDirectory
-from gateway.core.backend import Entry, Limits, QueueSpec, Target
+from adapters.kinesis.streams import Stream, StreamDirectory
+from gateway.core.backend import Entry, Limits, Provision, QueueSpec, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
 from gateway.core.message import Message
 from gateway.core.outcome import Result
@@ -86,7 +86,7 @@ class KinesisBackend(SendOnly):
         self._aws = aws
         self._prefix = prefix
         self._streams = StreamDirectory(aws, provision)
-        self._consumers = ConsumerDirectory(aws, self._streams, provision, hostname)
+        self._consumers = ConsumerDirectory(self._streams, provision, hostname)
 
     def home(self, queue: str, spec: QueueSpec) -> Target:  # noqa: ARG002 - all streams are alike
         name = stream_name(self._prefix + queue)
@@ -154,9 +154,8 @@ class KinesisBackend(SendOnly):
         try:
             answer = await self._call(target, "GetShardIterator", request)
         except Invalid as error:
-            if position.whence is not Whence.TIME or _IN_THE_FUTURE not in error.problem:
+            if not _is_ahead(position, error):
                 raise
-            # The gateway's clock is ahead of Kinesis's; nothing that is there by now is meant.
             return await self.seek(target, shard, NEXT)
         return read_iterator(answer)
 
@@ -187,25 +186,30 @@ class KinesisBackend(SendOnly):
         """As `StreamBackend.subscribe`."""
         stream = self._streams.find(target)
         arn = await self._consumers.find(stream, consumer)
+        async with AsyncExitStack() as stack:
+            try:
+                yield Events(await self._begin(stack, stream, arn, shard, position), target)
+            except NotFound:
+                self._consumers.forget(stream, consumer)  # for all that is known, it was the consumer that is gone
+                raise
+
+    async def _begin(
+        self, stack: AsyncExitStack, stream: Stream, arn: str, shard: str, position: Position
+    ) -> AsyncIterator[bytes]:
+        """The events of a subscription that ends with the stack. `arn`: of the consumer."""
         body = orjson.dumps({"ConsumerARN": arn, **subscription_request(shard, position)})
+        events = self._aws.events(
+            "kinesis", "SubscribeToShard", body, silence=SILENCE_SECONDS, resource=stream.resource, region=stream.region
+        )
         try:
-            async with self._aws.events(
-                "kinesis",
-                "SubscribeToShard",
-                body,
-                silence=SILENCE_SECONDS,
-                resource=stream.resource,
-                region=stream.region,
-            ) as events:
-                yield Events(events, target)
-        except NotFound:
-            self._consumers.forget(stream, consumer)  # for all that is known, it was the consumer that is gone
-            raise
+            return await stack.enter_async_context(events)
+        except Invalid as error:
+            if not _is_ahead(position, error):
+                raise
+            return await self._begin(stack, stream, arn, shard, NEXT)
 
     async def _call(self, target: Target, action: str, request: dict[str, object]) -> bytes:
-        stream = self._streams.find(target)
-        body = orjson.dumps(request)
-        return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
+        return await self._streams.call(self._streams.find(target), action, request)
 
     async def aclose(self) -> None:
         """Nothing here is open but the client, which others share."""
@@ -226,6 +230,11 @@ class Events:
     async def __anext__(self) -> Page:
         """Raises `BackendError`."""
         return read_event(await anext(self._events), self._target)
+
+
+def _is_ahead(position: Position, error: Invalid) -> bool:
+    """Whether the gateway's clock is ahead of Kinesis's: nothing that is there by now is meant."""
+    return position.whence is Whence.TIME and _IN_THE_FUTURE in error.problem
 
 
 def _record(entry: Entry) -> bytes:

@@ -8,12 +8,13 @@ from typing import Final
 import orjson
 import structlog
 
-from adapters.aws.api import AwsClient
 from adapters.aws.directory import Resource
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference
+from adapters.kinesis.reading import broken
 from adapters.kinesis.settings import HOSTNAME
-from adapters.kinesis.streams import Provision, Stream, StreamDirectory
+from adapters.kinesis.streams import Stream, StreamDirectory
+from gateway.core.backend import Provision
 from gateway.core.errors import BackendError, NotFound, Unavailable
 
 CONSUMER_LIMIT: Final = 1_000
@@ -38,8 +39,7 @@ class Consumer(Resource):
 class ConsumerDirectory:
     """All consumers that this gateway has used. Many shards need the same one at the same time."""
 
-    def __init__(self, aws: AwsClient, streams: StreamDirectory, provision: Provision, hostname: str) -> None:
-        self._aws = aws
+    def __init__(self, streams: StreamDirectory, provision: Provision, hostname: str) -> None:
         self._streams = streams
         self._provision = provision
         self._hostname = hostname
@@ -71,18 +71,18 @@ class ConsumerDirectory:
             return consumer.arn  # somebody has found it meanwhile
         request = {"StreamARN": await self._streams.arn(stream), "ConsumerName": consumer.name}
         try:
-            answer = await self._call(stream, "DescribeStreamConsumer", request)
+            answer = await self._streams.call(stream, "DescribeStreamConsumer", request)
         except NotFound:
             if self._provision == "never" or not stream.reference.ours:
                 raise self._missing(stream, consumer.name) from None
             await self._register(stream, request)
-            answer = await self._call(stream, "DescribeStreamConsumer", request)
+            answer = await self._streams.call(stream, "DescribeStreamConsumer", request)
         consumer.arn = _active(answer, stream, consumer.name)
         return consumer.arn
 
     async def _register(self, stream: Stream, request: Mapping[str, str]) -> None:
         try:
-            await self._call(stream, "RegisterStreamConsumer", request)
+            await self._streams.call(stream, "RegisterStreamConsumer", request)
         except BackendError as error:
             if code_of(error) != "ResourceInUseException":
                 raise
@@ -95,10 +95,6 @@ class ConsumerDirectory:
             problem += ", or set `provision: auto`, which needs the permission kinesis:RegisterStreamConsumer"
         return NotFound(problem, resource=stream.resource, action="kinesis:DescribeStreamConsumer")
 
-    async def _call(self, stream: Stream, action: str, request: Mapping[str, str]) -> bytes:
-        body = orjson.dumps(request)
-        return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
-
 
 def _active(answer: bytes, stream: Stream, consumer: str) -> str:
     """The ARN in a description of a consumer that can be used."""
@@ -106,7 +102,7 @@ def _active(answer: bytes, stream: Stream, consumer: str) -> str:
         described = orjson.loads(answer)["ConsumerDescription"]
         status, arn = str(described["ConsumerStatus"]), str(described["ConsumerARN"])
     except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None
+        raise broken(error) from None
     if status != _ACTIVE:
         # A new one is a few seconds in the state CREATING.
         problem = f"its enhanced fan-out consumer {consumer} is {status.lower()}"

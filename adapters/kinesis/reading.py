@@ -33,6 +33,11 @@ class AnswerBroken(Unavailable):
     """An answer that Kinesis does not give: of a proxy, or cut off."""
 
 
+def broken(error: Exception) -> AnswerBroken:
+    """What is raised for an answer that could not be read. `error`: what came of reading it."""
+    return AnswerBroken(f"an answer that is not Kinesis's: {type(error).__name__} {error}")
+
+
 def short_shard(shard: str) -> str:
     """What the hub calls a shard: its number where it has one, for it is in every offset."""
     found = _SHARD.fullmatch(shard)
@@ -72,7 +77,7 @@ def read_shards(answer: bytes) -> tuple[list[Shard], str]:
         document = orjson.loads(answer)
         return [_shard(shard) for shard in document["Shards"]], str(document.get("NextToken") or "")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _broken(error) from None
+        raise broken(error) from None
 
 
 def _shard(shard: Answer) -> Shard:
@@ -89,7 +94,7 @@ def read_iterator(answer: bytes) -> str:
     try:
         return str(orjson.loads(answer)["ShardIterator"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _broken(error) from None
+        raise broken(error) from None
 
 
 def read_page(answer: bytes, target: Target) -> Page:
@@ -110,7 +115,7 @@ def _page(answer: bytes, target: Target, continuation: str) -> Page:
         following = None if document.get("ChildShards") else document.get(continuation) or None
         return Page(records, following, behind)
     except (AttributeError, Base64Error, KeyError, TypeError, ValueError) as error:
-        raise _broken(error) from None
+        raise broken(error) from None
 
 
 def _record(record: Answer, target: Target) -> StreamRecord:
@@ -125,7 +130,3 @@ def _record(record: Answer, target: Target) -> StreamRecord:
     else:
         messages = [message_of(target, part.partition_key, part.data) for part in parts]
     return StreamRecord(record["SequenceNumber"], messages, arrived, size)
-
-
-def _broken(error: Exception) -> AnswerBroken:
-    return AnswerBroken(f"an answer that is not Kinesis's: {type(error).__name__} {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import orjson
 import structlog
@@ -12,11 +12,10 @@ from adapters.aws.api import AwsClient
 from adapters.aws.directory import Remembered, Resource, now
 from adapters.aws.errors import code_of
 from adapters.kinesis.naming import StreamReference, parse_reference
+from adapters.kinesis.reading import broken
 from adapters.kinesis.settings import RECORD_BYTES, KinesisOptions
-from gateway.core.backend import Target
+from gateway.core.backend import Provision, Target
 from gateway.core.errors import BackendError, NotFound, Unavailable
-
-Provision: TypeAlias = Literal["auto", "never"]
 
 NEGATIVE_SECONDS: Final = 1.0
 """How long a stream that is missing or not ready is not asked for again: DescribeStreamSummary may be called 20 times
@@ -69,7 +68,7 @@ class StreamDirectory:
         """Ask for the stream. Raises `NotFound` with what would help, and `Unavailable` for one that is not ready."""
         member, value = stream.reference.member
         try:
-            answer = await self._call(stream, "DescribeStreamSummary", {member: value})
+            answer = await self.call(stream, "DescribeStreamSummary", {member: value})
         except NotFound:
             raise self._missing(stream) from None
         status, arn = _summary(answer)
@@ -94,7 +93,7 @@ class StreamDirectory:
         if isinstance(options, KinesisOptions) and options.max_record_bytes > RECORD_BYTES:
             request["MaxRecordSizeInKiB"] = -(-options.max_record_bytes // 1024)
         try:
-            await self._call(stream, "CreateStream", request)
+            await self.call(stream, "CreateStream", request)
         except BackendError as error:
             if code_of(error) != "ResourceInUseException":
                 raise
@@ -104,7 +103,7 @@ class StreamDirectory:
     async def delete(self, stream: Stream) -> None:
         """Delete a stream. One that is not there is deleted already."""
         try:
-            await self._call(stream, "DeleteStream", {"StreamName": stream.reference.name})
+            await self.call(stream, "DeleteStream", {"StreamName": stream.reference.name})
         except NotFound:
             return
         finally:
@@ -117,7 +116,8 @@ class StreamDirectory:
             problem += ", or set `provision: auto`, which needs the permission kinesis:CreateStream"
         return NotFound(problem, resource=stream.resource, action="kinesis:DescribeStreamSummary")
 
-    async def _call(self, stream: Stream, action: str, request: Mapping[str, object]) -> bytes:
+    async def call(self, stream: Stream, action: str, request: Mapping[str, object]) -> bytes:
+        """A call about a stream, where it is. Raises `BackendError`."""
         body = orjson.dumps(request)
         return await self._aws.call("kinesis", action, body, resource=stream.resource, region=stream.region)
 
@@ -128,4 +128,4 @@ def _summary(answer: bytes) -> tuple[str, str]:
         summary = orjson.loads(answer)["StreamDescriptionSummary"]
         return str(summary["StreamStatus"]), str(summary["StreamARN"])
     except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable(f"an answer that is not Kinesis's: {type(error).__name__} {error}") from None
+        raise broken(error) from None

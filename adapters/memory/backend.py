@@ -10,11 +10,11 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, ParamSpec, TypeAlias, cast
+from typing import Final, ParamSpec, cast
 
 from adapters.memory.queues import FifoQueue, StandardQueue, Stored
 from adapters.memory.settings import DEFAULT_OPTIONS, KIND, MemoryOptions
-from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
+from gateway.core.backend import Depth, Entry, Limits, Provision, QueueSpec, Received, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, Throttled, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result, failed
@@ -22,8 +22,6 @@ from gateway.core.templates import Template
 from gateway.core.transform import transformed
 
 _P = ParamSpec("_P")
-
-Provision: TypeAlias = Literal["auto", "never"]
 
 # Those of SQS, see adapters/sqs/backend.py.
 BATCH_ENTRIES: Final = 10

@@ -8,7 +8,6 @@ from typing import Final
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
 from adapters.aws.delays import refuse_delay
-from adapters.aws.directory import Provision
 from adapters.aws.errors import classify, is_of_key
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
@@ -18,7 +17,7 @@ from adapters.aws.sendonly import SendOnly
 from adapters.sns.encoding import Encoder, legal_subject
 from adapters.sns.settings import DEFAULT_OPTIONS, DEFAULT_SETTINGS, Settings, SnsOptions
 from adapters.sns.topics import Topic, TopicDirectory
-from gateway.core.backend import Entry, Limits, QueueSpec, Target
+from gateway.core.backend import Entry, Limits, Provision, QueueSpec, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Result, failed

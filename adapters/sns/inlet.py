@@ -10,14 +10,13 @@ import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import SHAPE_ERRORS
-from adapters.aws.directory import Provision
 from adapters.aws.query import map_fields
 from adapters.aws.wire import ENCODING, INGRESS_QUEUE, KEY, META, ORIGIN, QUEUES, decode_body, header_value
 from adapters.sns.backend import FROM_TOPIC, origin_name
 from adapters.sns.naming import parse_reference
 from adapters.sns.queues import SubscribedQueues
 from adapters.sns.topics import TopicDirectory
-from gateway.core.backend import Target
+from gateway.core.backend import Provision, Target
 from gateway.core.errors import BackendError, Invalid, NotFound
 from gateway.core.ingress import Incoming
 from gateway.core.message import NO_PROPERTIES, Headers, HeaderValue, Message, Origin, Properties

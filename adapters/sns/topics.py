@@ -9,10 +9,11 @@ import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import text_of
-from adapters.aws.directory import Provision, Remembered, Resource, missing
+from adapters.aws.directory import Remembered, Resource, missing
 from adapters.aws.names import NAME_TAG, tag_value
 from adapters.aws.query import form, map_fields, quote
 from adapters.sns.naming import TopicReference, parse_reference, topic_arn
+from gateway.core.backend import Provision
 from gateway.core.errors import BackendError, CredentialsInvalid, NotFound, Unavailable
 
 # Deduplication ids are unique to each publish, so the limits can be those of a group (SNS guide, "High throughput FIFO

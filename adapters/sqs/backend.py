@@ -14,7 +14,6 @@ import structlog
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import batch_results
 from adapters.aws.delays import refuse_delay
-from adapters.aws.directory import Provision
 from adapters.aws.errors import classify, code_of
 from adapters.aws.groups import DeduplicationIds, legal_id, message_group
 from adapters.aws.names import is_fifo
@@ -25,7 +24,7 @@ from adapters.sqs.naming import queue_name
 from adapters.sqs.offloaded import handle_of, offloaded, pointer_of
 from adapters.sqs.queues import MAX_RETENTION, MIN_RETENTION, Queue, QueueDirectory
 from adapters.sqs.settings import DEFAULT_OPTIONS, DEFAULT_SETTINGS, KIND, Settings, SqsOptions
-from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
+from gateway.core.backend import Depth, Entry, Limits, Provision, QueueSpec, Received, Target
 from gateway.core.errors import Invalid, NotFound, TooLarge
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result

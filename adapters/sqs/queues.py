@@ -10,10 +10,10 @@ import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import text_of
-from adapters.aws.directory import Provision, Remembered, Resource, missing, now
+from adapters.aws.directory import Remembered, Resource, missing, now
 from adapters.aws.names import NAME_TAG, tag_value
 from adapters.sqs.naming import QueueReference, parse_reference
-from gateway.core.backend import Target
+from gateway.core.backend import Provision, Target
 from gateway.core.errors import BackendError, NotFound, Unavailable
 
 SETTLING_SECONDS: Final = 5.0

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
 from gateway.core.transform import Transform
 
 NO_CAPTURES: Mapping[str, str] = MappingProxyType({})
+
+Provision: TypeAlias = Literal["auto", "never"]
+"""Whether resources that are missing are created, or are an error that names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, InUse, InvalidArgument, Locked, MqliftError, NotEmpty, NotFound, Refused
 from gateway.core.health import Health
 from gateway.core.metrics import Metrics
+from gateway.core.onebyone import OneByOne
 from gateway.core.queues import BackendQueue
 from gateway.core.receiver import Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
@@ -64,35 +65,6 @@ class Resources(Protocol):
         """Keep nothing open for it: somebody else has removed it."""
 
 
-class _Alone:
-    """One after the other, what changes the queue of one name: so a declaration never meets a half-made decision."""
-
-    __slots__ = ("_lock", "_locks", "_name", "_users")
-
-    def __init__(self, locks: dict[str, _Alone], name: str) -> None:
-        self._locks = locks
-        self._name = name
-        self._lock = asyncio.Lock()
-        self._users = 0
-
-    async def __aenter__(self) -> None:
-        self._users += 1
-        try:
-            await self._lock.acquire()
-        except asyncio.CancelledError:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        self._users -= 1
-        if not self._users:
-            del self._locks[self._name]
-
-
 class QueueTable:
     """Queues by name. What belongs to a connection ends with it; what is durable is written down."""
 
@@ -124,7 +96,8 @@ class QueueTable:
         self._virtual: dict[str, VirtualQueue] = {}
         self._owners: dict[str, object] = {}
         self._owned: dict[object, set[str]] = {}
-        self._alone: dict[str, _Alone] = {}
+        self._one_by_one = OneByOne()
+        """What changes the queue of one name: so a declaration never meets a half-made decision."""
         self._deletions: set[asyncio.Task[Any]] = set()
         metrics.virtual_ready.set_function(lambda: sum(queue.ready for queue in self._virtual.values()))
 
@@ -182,7 +155,7 @@ class QueueTable:
         """Raises `Inequivalent`, `UnknownQueue`, `Locked`, `InUse`, `Refused`, `BackendError`, `StoreError`."""
         if presence is Presence.RENEWED:
             await self._in_any_case(self._make_way(name, spec, owner))
-        async with self._one_at_a_time(name):
+        async with self._one_by_one(name):
             known = self._known(name, spec, presence, owner)
             if known is None:
                 if presence is Presence.REQUIRED:
@@ -195,12 +168,6 @@ class QueueTable:
                 await self._repeat(known)
             known.used_at = self._loop.time()
         return await self._count(known, presence)
-
-    def _one_at_a_time(self, name: str) -> _Alone:
-        alone = self._alone.get(name)
-        if alone is None:
-            alone = self._alone[name] = _Alone(self._alone, name)
-        return alone
 
     def _known(self, name: str, spec: QueueSpec, presence: Presence, owner: object) -> Queue | None:
         """The queue, if there is nothing to be made. Raises `Inequivalent`, `Locked`."""
@@ -226,7 +193,7 @@ class QueueTable:
 
     async def _make_way(self, name: str, spec: QueueSpec, owner: object) -> None:
         """Remove a queue of other arguments, with its messages. Raises `Locked`, `InUse`, `BackendError`."""
-        async with self._one_at_a_time(name):
+        async with self._one_by_one(name):
             queue = self._durable.get(name)
             if queue is None or queue.spec.arguments == spec.arguments:
                 return
@@ -381,7 +348,7 @@ class QueueTable:
         The durable bindings that end with the one that was here. None: not now, as something is on its way here.
         Raises `Refused`, `Invalid`.
         """
-        if name in self._virtual or name in self._alone:
+        if name in self._virtual or name in self._one_by_one:
             return None
         queue = self._durable.get(name)
         ended: Sequence[Binding] = ()
@@ -445,7 +412,7 @@ class QueueTable:
         return task
 
     async def _delete(self, name: str, owner: object, *, if_unused: bool, if_empty: bool) -> Counted:
-        async with self._one_at_a_time(name):
+        async with self._one_by_one(name):
             try:
                 queue = self._find(name, owner)
             except UnknownQueue:
@@ -606,7 +573,7 @@ class QueueTable:
         return self._usage is None or isinstance(queue, VirtualQueue) or self._usage.is_expired(queue, expires)
 
     async def _expire(self, queue: DurableQueue) -> None:
-        async with self._one_at_a_time(queue.name):
+        async with self._one_by_one(queue.name):
             try:
                 if not queue.consumers:
                     await self._delete_durable(queue)

@@ -10,12 +10,13 @@ from typing import Final
 from gateway.core.arguments import SELECTOR, QueuePolicy, is_stream
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
-from gateway.core.errors import BackendError, NotSupported, Refused
+from gateway.core.errors import NotSupported, Refused
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
 from gateway.core.metrics import Metrics
 from gateway.core.priority import Levels, PriorityBackend, with_levels
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
+from gateway.core.retrying import retried
 from gateway.core.routes import Routes
 from gateway.core.sender import Sender
 from gateway.core.settler import Settler
@@ -111,16 +112,7 @@ class BackendResources:
         """Find or create a queue, trying again while that may help."""
         backend = self._made_for(target, policy)
         deadline = self._loop.time() + self._sending.timeout
-        attempt = 0
-        while True:
-            try:
-                return await backend.ensure(target, spec)
-            except BackendError as error:
-                attempt += 1
-                delay = self._sending.backoff(attempt)
-                if not error.retriable or self._loop.time() + delay >= deadline:
-                    raise
-            await asyncio.sleep(delay)
+        await retried(lambda: backend.ensure(target, spec), deadline, self._sending)
 
     async def remove(self, target: Target) -> None:
         """Remove a queue in its backend, once what was sent to it has its answer. Raises `BackendError`."""

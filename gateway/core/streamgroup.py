@@ -13,12 +13,14 @@ from typing import Final
 import structlog
 
 from gateway.core.errors import BackendError
+from gateway.core.retrying import retried
 from gateway.core.store import StoreError
 from gateway.core.stream import END
 from gateway.core.streamconsumer import OwnShard, StreamConsumer
-from gateway.core.streamguide import START_SECONDS, ShardSource, retried
+from gateway.core.streamguide import START_SECONDS, ShardSource
 from gateway.core.streamlease import RENEW_SECONDS, Lease, Leases, share
 from gateway.core.streamoffset import Start, parse_position, position_text
+from gateway.core.streamreader import BACKOFF
 from gateway.core.streamshards import Course
 
 log = structlog.get_logger("mqlift.stream")
@@ -58,7 +60,7 @@ class GroupMember:
     async def begin(self, consumer: StreamConsumer) -> None:
         """As `Guide.begin`."""
         self._start = await self._leases.found(self._start, self._wall())
-        await retried(lambda: self._look(consumer), self._loop.time() + START_SECONDS)
+        await retried(lambda: self._look(consumer), self._loop.time() + START_SECONDS, BACKOFF)
 
     async def run(self, consumer: StreamConsumer) -> None:
         """Renew, save, take over and go on in children; when the consumer has left, give everything back."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 import structlog
 
 from gateway.core.errors import BackendError
+from gateway.core.retrying import retried
 from gateway.core.stream import END, Position, Shard, Whence
 from gateway.core.streamconsumer import OwnShard, StreamConsumer
 from gateway.core.streamoffset import Start, position_text
@@ -17,8 +18,6 @@ from gateway.core.streamreader import BACKOFF, Reader
 from gateway.core.streamshards import Course
 
 log = structlog.get_logger("mqlift.stream")
-
-T = TypeVar("T")
 
 START_SECONDS: Final = 10.0
 """How long a consumer that begins is kept waiting when the service fails in a way that may pass."""
@@ -53,7 +52,7 @@ class WholeStream:
     async def begin(self, consumer: StreamConsumer) -> None:
         """As `Guide.begin`; tries again while that may help."""
         deadline = self._loop.time() + START_SECONDS
-        self._course.listed(await retried(self._source.list_shards, deadline))
+        self._course.listed(await retried(self._source.list_shards, deadline, BACKOFF))
         opened = self._open(consumer)
         await asyncio.gather(*(self._place(shard, deadline) for shard in opened))
         for shard in opened:
@@ -62,7 +61,7 @@ class WholeStream:
     async def _place(self, shard: OwnShard, deadline: float) -> None:
         """What is written from now on has to be fixed before anybody is told that it will come."""
         if shard.cursor.position.whence is Whence.NEXT:
-            await retried(lambda: shard.reader.place(shard.cursor), deadline)
+            await retried(lambda: shard.reader.place(shard.cursor), deadline, BACKOFF)
 
     def _open(self, consumer: StreamConsumer) -> list[OwnShard]:
         now = Position(Whence.TIME, time=self._wall())
@@ -122,18 +121,3 @@ class WholeStream:
 
     def finished(self) -> bool:
         return True
-
-
-async def retried(attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
-    """Try until it works, or the deadline is near. Raises the last `BackendError`."""
-    loop = asyncio.get_running_loop()
-    failures = 0
-    while True:
-        try:
-            return await attempt()
-        except BackendError as error:
-            failures += 1
-            delay = BACKOFF.backoff(failures)
-            if not error.retriable or loop.time() + delay >= deadline:
-                raise
-        await asyncio.sleep(delay)

@@ -11,9 +11,10 @@ import structlog
 from gateway.core.backend import Target
 from gateway.core.errors import BackendError, Contended
 from gateway.core.health import Health
+from gateway.core.retrying import retried
 from gateway.core.stream import Page, Position, Shard, StreamBackend, Whence
-from gateway.core.streamguide import ShardSource, retried
-from gateway.core.streamreader import Cursor, Reader, Trouble
+from gateway.core.streamguide import ShardSource
+from gateway.core.streamreader import BACKOFF, Cursor, Reader, Trouble
 
 log = structlog.get_logger("mqlift.stream")
 
@@ -186,7 +187,7 @@ class PushedShards:
     async def list_shards(self) -> Sequence[Shard]:
         """As `ShardSource.list_shards`; the first time it is found out whether records can be brought at all."""
         if not self._enrolled:
-            await retried(self._enroll, asyncio.get_running_loop().time() + ENROLL_SECONDS)
+            await retried(self._enroll, asyncio.get_running_loop().time() + ENROLL_SECONDS, BACKOFF)
             self._enrolled = True
         return await self._source.list_shards()
 

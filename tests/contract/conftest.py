@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from types import ModuleType
-from typing import Literal, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -16,12 +16,12 @@ import adapters.sqs.settings
 from adapters.aws.api import AwsClient
 from adapters.aws.client import open_client
 from adapters.aws.settings import AwsSettings
-from gateway.core.backend import NO_CAPTURES, Backend, Target
+from gateway.core.backend import NO_CAPTURES, Backend, Provision, Target
 from tests.rig.processes import AWS_ENVIRONMENT, Ministack
 
 
 class OpenBackend(Protocol):
-    def __call__(self, aws: AwsClient | None, *, prefix: str, provision: Literal["auto", "never"]) -> Backend: ...
+    def __call__(self, aws: AwsClient | None, *, prefix: str, provision: Provision) -> Backend: ...
 
 
 class Service:
@@ -34,7 +34,7 @@ class Service:
         self.kind: str = settings.KIND
         self.name = queue_name
 
-    def open(self, *, prefix: str = "", provision: Literal["auto", "never"] = "auto") -> Backend:
+    def open(self, *, prefix: str = "", provision: Provision = "auto") -> Backend:
         return self._open(self._aws, prefix=prefix, provision=provision)
 
     def target(self, suffix: str = "", *, captures: Mapping[str, str] = NO_CAPTURES, **options: object) -> Target:

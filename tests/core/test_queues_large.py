@@ -136,14 +136,20 @@ async def test_a_purge_fetches_nothing() -> None:
     assert body.fetches == 0
 
 
-@on_clock
-async def test_a_drain_waits_for_what_is_buried() -> None:
+async def burying() -> tuple[Rig, ScriptedBody]:
+    """A consumer has rejected a message whose body does not come for its dead letter."""
     rig, body = Rig(**DLX), ScriptedBody(b"large")
     consumer = await delivered(rig, body)
     consumer.deliveries[0].unload()
     body.arrived.clear()
     consumer.settle(Outcome.REJECTED)
     await settle_down()
+    return rig, body
+
+
+@on_clock
+async def test_a_drain_waits_for_what_is_buried() -> None:
+    rig, body = await burying()
     rig.queue.stop_polling()
     drained = asyncio.create_task(rig.queue.drain())
     await settle_down()
@@ -155,12 +161,7 @@ async def test_a_drain_waits_for_what_is_buried() -> None:
 
 @on_clock
 async def test_closing_does_not_wait_for_what_is_buried() -> None:
-    rig, body = Rig(**DLX), ScriptedBody(b"large")
-    consumer = await delivered(rig, body)
-    consumer.deliveries[0].unload()
-    body.arrived.clear()
-    consumer.settle(Outcome.REJECTED)
-    await settle_down()
+    rig, body = await burying()
     await rig.queue.aclose()
     assert not rig.buried
     assert not body.in_memory

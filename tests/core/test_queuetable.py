@@ -97,7 +97,7 @@ async def test_a_name_that_one_declares_durable_and_another_virtual_at_once_beco
     with pytest.raises(Inequivalent):
         await virtual
     assert rig.broker._queues.virtual("orders") is None
-    assert not rig.broker._queues._alone
+    assert not rig.broker._queues._one_by_one
 
 
 @on_clock
@@ -112,7 +112,7 @@ async def test_what_is_refused_makes_nothing() -> None:
             await declare(rig, spec=spec)
     assert not rig.backend.ensured
     assert not rig.topology.has_queue("orders")
-    assert not rig.broker._queues._alone
+    assert not rig.broker._queues._one_by_one
 
 
 def subscribed(topic: str) -> QueueSpec:

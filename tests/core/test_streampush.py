@@ -11,87 +11,23 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 
 from adapters.memory.store import MemoryStore
-from gateway.core.backend import QueueSpec, Target
+from gateway.core.backend import Target
 from gateway.core.errors import AccessDenied, BackendError, NotFound, Unavailable
-from gateway.core.health import Health
 from gateway.core.message import HeaderValue
-from gateway.core.outcome import Outcome
-from gateway.core.sender import Sender
-from gateway.core.session import Consume, Delivery
 from gateway.core.stream import Position, Whence
 from gateway.core.streamconsumer import BUFFER_BYTES
-from gateway.core.streams import StreamQueue
-from gateway.core.subscription import Subscription
-from tests.rig.clock import at_end, on_clock, settle_down, until
-from tests.rig.scripted import Consumer, new_metrics
+from tests.rig.clock import on_clock, settle_down, until
 from tests.rig.stream_log import IDLE_EVENT_SECONDS, LIMITS, SUBSCRIPTION_SECONDS, StreamLog
+from tests.rig.stream_queue import StreamRig, given
 
-STREAM = QueueSpec(arguments={"x-queue-type": "stream"})
 TARGET = Target(kind="stream", name="s", queue="s", pushed=("billing", "audit"))
 TAIL = Target(kind="stream", name="s", queue="s", pushed=("live",), tail="t")
 BILLING: Mapping[str, HeaderValue] = {"x-stream-name": "billing", "x-stream-offset": "first"}
 
 
-class Told(Consumer):
-    """Remembers also everything that it was ever given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: list[Delivery] = []
-        self.gone = False
-
-    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
-        super().deliver(subscription, delivery)
-        self.given.append(delivery)
-
-    def cancelled(self, subscription: Subscription) -> None:
-        self.gone = True
-
-    @property
-    def texts(self) -> list[str]:
-        return [delivery.message.body.decode() for delivery in self.given]
-
-    def settle_first(self) -> None:
-        delivery = self.deliveries.pop(0)
-        delivery.source.settle(delivery, Outcome.ACCEPTED)
-
-
-class Rig:
-    """One gateway."""
-
+class Rig(StreamRig):
     def __init__(self, log: StreamLog, store: MemoryStore | None = None, target: Target = TARGET) -> None:
-        self.log = log
-        self.health = Health()
-        self.queue = StreamQueue(
-            target,
-            STREAM,
-            log,
-            open_sender=_no_sender,
-            store=store or MemoryStore(),
-            metrics=new_metrics(),
-            health=self.health,
-            wall=lambda: log.now,
-        )
-        at_end(self.queue.aclose)
-
-    async def consume(self, arguments: Mapping[str, HeaderValue] = BILLING, prefetch: int = 100) -> Told:
-        consumer = Told()
-        self.subscription = self.queue.consume(
-            Consume("tag", "s", prefetch, None, arguments=arguments, cancellable=True), consumer
-        )
-        assert self.subscription.begun is not None
-        await self.subscription.begun
-        return consumer
-
-
-def _no_sender(target: Target) -> Sender:
-    raise AssertionError("nothing is sent")
-
-
-async def given(consumer: Told, *texts: str) -> None:
-    await until(lambda: len(consumer.given) >= len(texts), f"{len(texts)} messages")
-    await settle_down()
-    assert consumer.texts == list(texts)
+        super().__init__(log, target, BILLING, store=store)
 
 
 def shards_read(log: StreamLog) -> list[str]:

@@ -9,93 +9,25 @@ from collections.abc import Mapping
 import pytest
 
 from adapters.memory.store import MemoryStore
-from gateway.core.backend import QueueSpec, Target
+from gateway.core.backend import Target
 from gateway.core.errors import AccessDenied, InUse, InvalidArgument, NotFound, NotSupported, Refused, Throttled
 from gateway.core.health import Health
 from gateway.core.message import HeaderValue
 from gateway.core.outcome import Outcome
-from gateway.core.sender import Sender
-from gateway.core.session import Consume, Delivery
+from gateway.core.session import Consume
 from gateway.core.streamconsumer import BUFFER_BYTES
 from gateway.core.streamreader import IDLE_SECONDS
-from gateway.core.streams import StreamQueue
-from gateway.core.subscription import Subscription
-from tests.rig.clock import at_end, on_clock, settle_down, until
-from tests.rig.scripted import Consumer, new_metrics
+from tests.rig.clock import on_clock, settle_down, until
 from tests.rig.stream_log import LIMITS, PAGE_BYTES, StreamLog
+from tests.rig.stream_queue import StreamRig, Told, given
 
-STREAM = QueueSpec(arguments={"x-queue-type": "stream"})
 TARGET = Target(kind="stream", name="s", queue="s")
 FROM_FIRST: Mapping[str, HeaderValue] = {"x-stream-offset": "first"}
 
 
-class Told(Consumer):
-    """Remembers also everything that it was ever given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: list[Delivery] = []
-        self.gone = False
-
-    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
-        super().deliver(subscription, delivery)
-        self.given.append(delivery)
-
-    def cancelled(self, subscription: Subscription) -> None:
-        self.gone = True
-
-    @property
-    def texts(self) -> list[str]:
-        return [delivery.message.body.decode() for delivery in self.given]
-
-    def offset(self, text: str) -> str:
-        """The header of the message with this body."""
-        (found,) = (each for each in self.given if each.message.body.decode() == text)
-        value = found.message.headers["x-stream-offset"]
-        assert isinstance(value, str)
-        return value
-
-    def settle_first(self, outcome: Outcome = Outcome.ACCEPTED) -> None:
-        delivery = self.deliveries.pop(0)
-        delivery.source.settle(delivery, outcome)
-
-
-class Rig:
+class Rig(StreamRig):
     def __init__(self, log: StreamLog, store: MemoryStore | None = None, health: Health | None = None) -> None:
-        self.log = log
-        self.health = health or Health()
-        self.queue = StreamQueue(
-            TARGET,
-            STREAM,
-            log,
-            open_sender=_no_sender,
-            store=store or MemoryStore(),
-            metrics=new_metrics(),
-            health=self.health,
-            wall=lambda: log.now,
-        )
-        at_end(self.queue.aclose)
-
-    async def consume(
-        self, arguments: Mapping[str, HeaderValue] = FROM_FIRST, prefetch: int = 100, *, cancellable: bool = True
-    ) -> Told:
-        consumer = Told()
-        self.subscription = self.queue.consume(
-            Consume("tag", "s", prefetch, None, arguments=arguments, cancellable=cancellable), consumer
-        )
-        assert self.subscription.begun is not None
-        await self.subscription.begun
-        return consumer
-
-
-def _no_sender(target: Target) -> Sender:
-    raise AssertionError("nothing is sent")
-
-
-async def given(consumer: Told, *texts: str) -> None:
-    await until(lambda: len(consumer.given) >= len(texts), f"{len(texts)} messages")
-    await settle_down()
-    assert consumer.texts == list(texts)
+        super().__init__(log, TARGET, FROM_FIRST, store=store, health=health)
 
 
 @on_clock

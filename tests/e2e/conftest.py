@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import finish, serving
 from tests.rig.processes import Gateway, Ministack, gateway_config
 
 ROUTES: list[object] = [{"match": {"topic": "in/{queue}/#"}, "to": [{"queue": "{queue}"}]}]
@@ -39,9 +39,7 @@ def shared_gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactor
     """One for all tests of a module that leave it alone."""
     directory = tmp_path_factory.mktemp("keeping")
     gateway = Gateway(keeping_config(ministack.url, directory / "state.db"), directory)
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, gateway)
-        gateway.start()
+    with serving(gateway):
         yield gateway
 
 

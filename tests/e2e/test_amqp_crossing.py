@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.amqp import AmqpClient
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.counting import SqsClient
@@ -21,9 +20,7 @@ _numbers = itertools.count(1)
 def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     config = gateway_config(ministack.url, protocols=("amqp091", "mqtt", "stomp"), receiver={"wait": 1})
     running = Gateway(config, tmp_path_factory.mktemp("amqp"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker, UnroutableError
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.amqp import AmqpClient
 from tests.rig.counting import SqsClient
 from tests.rig.processes import Gateway, Ministack, gateway_config
@@ -27,9 +26,7 @@ def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> I
         ministack.url, protocols=("amqp091",), receiver={"wait": 1, "visibility": 10}, prefix=PREFIX
     )
     running = Gateway(config, tmp_path_factory.mktemp("amqp"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

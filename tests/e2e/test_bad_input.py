@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.faults.wire import (
     CONNACK,
     PINGREQ,
@@ -137,9 +137,7 @@ STOMP_LATER = {
 def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One for all tests here, which it has to survive; at the end its log is searched for tracebacks."""
     running = Gateway(gateway_config(ministack.url, routes=ROUTES), tmp_path_factory.mktemp("bad_input"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 
@@ -158,9 +156,7 @@ def small_gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory
     ]
     config = gateway_config(ministack.url, routes=ROUTES, listeners=listeners)
     running = Gateway(config, tmp_path_factory.mktemp("small"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

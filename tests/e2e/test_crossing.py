@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.faults.holding import Hold
 from tests.faults.wire import (
     CONNACK,
@@ -69,9 +69,7 @@ def gateway(endpoint: FaultEndpoint, tmp_path_factory: pytest.TempPathFactory) -
     """One for all tests here; rules with captures give each its own queues."""
     config = gateway_config(endpoint.url, routes=ROUTES, receiver={"wait": 1, "visibility": VISIBILITY})
     running = Gateway(config, tmp_path_factory.mktemp("crossing"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

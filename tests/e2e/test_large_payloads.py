@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import boto3  # type: ignore[import-untyped]
 import pytest
 
-from tests.conftest import Emulator, finish, sqs_client
+from tests.conftest import Emulator, serving, sqs_client
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.counting import SqsClient, depth
 from tests.rig.processes import Gateway, gateway_config
@@ -75,9 +74,7 @@ def gateway(emulator: Emulator, s3: Any, tmp_path_factory: pytest.TempPathFactor
         if listener["protocol"] == "mqtt":
             listener["max_packet_size"] = 4_000_000
     running = Gateway(config, tmp_path_factory.mktemp("large"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.processes import ROOT, Gateway, Ministack, clean_environment, gateway_config
 
 LIMIT = 60.0
@@ -26,9 +25,7 @@ def demo(ministack: Ministack, tmp_path: Path) -> Iterator[Gateway]:
     routes = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text())["routes"]
     protocols = ("mqtt", "amqp091", "stomp")
     gateway = Gateway(gateway_config(ministack.url, protocols=protocols, routes=routes, receiver={"wait": 1}), tmp_path)
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, gateway)
-        gateway.start()
+    with serving(gateway):
         yield gateway
 
 

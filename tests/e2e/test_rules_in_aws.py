@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import zstandard
 from aws_kinesis_agg.aggregator import RecordAggregator  # type: ignore[import-untyped]
 from aws_kinesis_agg.deaggregator import deaggregate_records  # type: ignore[import-untyped]
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.amqp import AmqpClient
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.counting import SqsClient, depth
@@ -63,9 +62,7 @@ def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> I
         receiver={"wait": 1, "visibility": 30},
     )
     running = Gateway(config, tmp_path_factory.mktemp("rules"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         wait_for(lambda: running.log.count("ingress_attached") == len(INGRESS), "all topics are listened to")
         yield running
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.conftest import Emulator, finish, sqs_client
+from tests.conftest import Emulator, serving, sqs_client
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.counting import SqsClient, depth
 from tests.rig.processes import Gateway, gateway_config
@@ -50,9 +49,7 @@ def gateway(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """One for all tests here, with every topic of `INGRESS` attached."""
     config = gateway_config(emulator.url, routes=ROUTES, ingress=INGRESS, receiver={"wait": 1, "visibility": 30})
     running = Gateway(config, tmp_path_factory.mktemp("sns"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         wait_for(lambda: running.log.count("ingress_attached") == len(INGRESS), "all topics are listened to")
         yield running
 
@@ -174,9 +171,7 @@ def test_an_attached_topic_stays_attached(gateway: Gateway, emulator: Emulator, 
     """A second replica finds queue, policy and subscription as it wants them."""
     config = gateway_config(emulator.url, ingress=INGRESS, receiver={"wait": 1})
     replica = Gateway(config, tmp_path)
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, replica)
-        replica.start()
+    with serving(replica):
         wait_for(lambda: replica.log.count("ingress_attached") == len(INGRESS), "all topics are listened to")
     for entry in INGRESS:
         arn = topic_arn(sns, entry["sns"])  # type: ignore[index]

@@ -9,7 +9,7 @@ from typing import Any
 import pika  # type: ignore[import-untyped]
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.clients import StompClient
 from tests.rig.counting import SqsClient, depth
 from tests.rig.processes import HOST, Gateway, Ministack, gateway_config
@@ -35,9 +35,7 @@ def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> I
         receiver={"wait": 1, "visibility": 30},
     )
     running = Gateway(config, directory)
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

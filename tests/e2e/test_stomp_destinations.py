@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.e2e.stomp_peer import Peer, Ports, dialects_gateway, what_is_left
 from tests.rig.clients import MqttPublisher, MqttSubscriber
 from tests.rig.counting import SqsClient
@@ -22,9 +21,7 @@ DELAY = 1.0
 @pytest.fixture(scope="module")
 def ports(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
     gateway, ports = dialects_gateway(ministack.url, tmp_path_factory.mktemp("destinations"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, gateway)
-        gateway.start()
+    with serving(gateway):
         yield ports
 
 
@@ -65,9 +62,7 @@ class TestDurableSubscriptions:
     @pytest.fixture
     def own(self, ministack: Ministack, tmp_path: Path) -> Iterator[tuple[Gateway, Ports]]:
         gateway, ports = dialects_gateway(ministack.url, tmp_path)
-        with contextlib.ExitStack() as stack:
-            stack.callback(finish, gateway)
-            gateway.start()
+        with serving(gateway):
             yield gateway, ports
 
     def test_they_outlive_connections_and_gateways(

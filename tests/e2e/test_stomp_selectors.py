@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.e2e.stomp_peer import Peer, Ports, dialects_gateway
 from tests.rig.clients import StompClient
 from tests.rig.counting import SqsClient
@@ -151,9 +151,7 @@ class TestDurableSubscriptions:
     @pytest.fixture
     def own(self, ministack: Ministack, tmp_path: Path) -> Iterator[tuple[Gateway, Ports]]:
         gateway, ports = dialects_gateway(ministack.url, tmp_path)
-        with contextlib.ExitStack() as stack:
-            stack.callback(finish, gateway)
-            gateway.start()
+        with serving(gateway):
             yield gateway, ports
 
     def test_filtered_while_away_and_after_a_restart(

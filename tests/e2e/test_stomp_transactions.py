@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.e2e.stomp_peer import Peer, Ports, dialects_gateway, what_is_left
 from tests.faults.holding import Hold
 from tests.rig.counting import SqsClient, depth, drain
@@ -23,9 +22,7 @@ NUMBERS = [f"{number:03}".encode() for number in range(50)]
 @pytest.fixture(scope="module")
 def ports(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
     gateway, ports = dialects_gateway(ministack.url, tmp_path_factory.mktemp("transactions"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, gateway)
-        gateway.start()
+    with serving(gateway):
         yield ports
 
 
@@ -85,9 +82,7 @@ class TestKilledInTheMiddle:
     @pytest.fixture
     def gateway(self, faults: FaultEndpoint, tmp_path: Path) -> Iterator[tuple[Gateway, Ports]]:
         gateway, ports = dialects_gateway(faults.url, tmp_path)
-        with contextlib.ExitStack() as stack:
-            stack.callback(finish, gateway)
-            gateway.start()
+        with serving(gateway):
             yield gateway, ports
 
     @pytest.mark.parametrize("before", [True, False], ids=["before SQS has them", "after SQS has them"])

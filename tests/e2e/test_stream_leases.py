@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Self
@@ -19,7 +19,7 @@ from gateway.core.streamlease import LEASE_SECONDS, RENEW_SECONDS
 from tests.conftest import finish
 from tests.rig.amqp import AmqpClient
 from tests.rig.fault_endpoint import FaultEndpoint
-from tests.rig.faults import SERVICE_UNAVAILABLE, CutAnswer, ErrorAnswer, Fault, Reset, Slow
+from tests.rig.faults import STATE_FAULTS
 from tests.rig.processes import Gateway, Ministack, gateway_config
 from tests.rig.streams import Client, aws_client
 from tests.rig.waiting import wait_for
@@ -32,16 +32,6 @@ PREFETCH = 50
 
 TAKEOVER = LEASE_SECONDS + 2 * RENEW_SECONDS + 4.0
 """The lease, the look that sees that it is over and the one that takes it, and what a busy machine takes for them."""
-
-STATE_FAULTS: Sequence[Fault] = (
-    ErrorAnswer(400, "ProvisionedThroughputExceededException"),
-    SERVICE_UNAVAILABLE,
-    Reset(),
-    Reset(applied=True),
-    CutAnswer(),
-    Slow(0.2),
-    Slow(0.2, before=True),
-)
 
 
 class Inbox:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.amqp import AmqpClient, Got
 from tests.rig.processes import Gateway, gateway_config
 
@@ -19,9 +18,7 @@ from tests.rig.processes import Gateway, gateway_config
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     url = request.getfixturevalue(request.param).url
     running = Gateway(gateway_config(url, protocols=["amqp091"]), tmp_path_factory.mktemp("offsets"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 
@@ -63,7 +60,7 @@ def read_stream(
         got: list[Got] = []
 
         def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            got.append(Got(body.decode(), properties, method.routing_key, method.redelivered, 0, channel))
+            got.append(Got(body, properties, method.routing_key, method.redelivered, 0, channel))
             assert len(got) - acknowledged <= 2
             unacknowledged.append(method.delivery_tag)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.clients import MqttPublisher, StompClient
 from tests.rig.counting import SqsClient, assert_exactly
 from tests.rig.processes import Gateway, Ministack, gateway_config
@@ -61,9 +60,7 @@ def gateway(
     """One for all tests here, over each transport; rules with captures give each test its own streams."""
     aws = {"region": "us-east-1", "endpoint_url": ministack.url, "transport": request.param}
     running = Gateway(gateway_config(ministack.url, aws=aws, routes=ROUTES), tmp_path_factory.mktemp("streams"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

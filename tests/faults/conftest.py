@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import finish, serving
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.processes import Gateway, Ministack, gateway_config
+from tests.rig.streams import aws_client
+from tests.rig.topics import SnsClient
 
 NOTHING: Mapping[str, object] = {}
 
@@ -46,6 +48,13 @@ def quick_config(
 
 
 @pytest.fixture(scope="module")
+def sns(ministack: Ministack) -> Iterator[SnsClient]:
+    client = aws_client("sns", ministack.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
 def endpoint(ministack: Ministack) -> Iterator[FaultEndpoint]:
     """One for all tests of a module; each of them says when its faults are over."""
     with FaultEndpoint(ministack.url) as faults:
@@ -56,9 +65,7 @@ def endpoint(ministack: Ministack) -> Iterator[FaultEndpoint]:
 def gateway(endpoint: FaultEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One for all tests of a module, behind the endpoint. At the end it has to stop, without any traceback before."""
     running = Gateway(quick_config(endpoint.url), tmp_path_factory.mktemp("gateway"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

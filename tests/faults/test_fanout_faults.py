@@ -3,14 +3,13 @@ routed to, and in no other."""
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.faults.conftest import quick_config
 from tests.rig.amqp import AmqpClient
 from tests.rig.clients import MqttPublisher
@@ -167,9 +166,7 @@ def fanout_gateway(endpoint: FaultEndpoint, tmp_path_factory: pytest.TempPathFac
         "sns": {"fanout_wait": 0},
     }
     running = Gateway(config, directory)
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

@@ -23,9 +23,8 @@ from tests.rig.faults import (
     Reset,
     Slow,
 )
-from tests.rig.processes import Gateway, Ministack
+from tests.rig.processes import Gateway
 from tests.rig.query_faults import SNS_INTERNAL, SNS_THROTTLED
-from tests.rig.streams import aws_client
 from tests.rig.topics import SnsClient, topic_arn
 from tests.rig.waiting import wait_for
 
@@ -45,13 +44,6 @@ PLANS: Mapping[str, tuple[Sequence[Fault], Sequence[str]]] = {
     ),
     "everything": (TRANSIENT, ["SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"]),
 }
-
-
-@pytest.fixture(scope="module")
-def sns(ministack: Ministack) -> Iterator[SnsClient]:
-    client = aws_client("sns", ministack.url)
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pika
 import pytest
 from pika.exceptions import AMQPError, NackError
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.rig.counting import SqsClient, depth
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.faults import BAD_GATEWAY, CutAnswer, Fault, NoAnswer, PlainError, Reset, Slow
@@ -50,9 +50,7 @@ def running_gateway(endpoint_url: str, directory: Path) -> Iterator[Gateway]:
         receiver={"wait": 1, "visibility": 2},
     )
     running = Gateway(config, directory)
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

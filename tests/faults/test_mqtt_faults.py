@@ -20,11 +20,11 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import finish
+from tests.conftest import finish, serving
 from tests.faults.conftest import quick_config
 from tests.rig.counting import assert_nothing_lost
 from tests.rig.fault_endpoint import FaultEndpoint
-from tests.rig.faults import SERVICE_UNAVAILABLE, THROTTLING, TRANSIENT, CutAnswer, ErrorAnswer, Fault, Reset, Slow
+from tests.rig.faults import STATE_FAULTS, THROTTLING, TRANSIENT, CutAnswer, Fault, Reset, Slow
 from tests.rig.processes import HOST, Gateway
 from tests.rig.waiting import wait_for
 
@@ -187,37 +187,23 @@ def test_faults_and_lost_connections(
         assert faults.injected().total() >= 5
 
 
-STATE_FAULTS: Sequence[Fault] = (
-    ErrorAnswer(400, "ProvisionedThroughputExceededException"),
-    SERVICE_UNAVAILABLE,
-    Reset(),
-    Reset(applied=True),
-    CutAnswer(),
-    Slow(0.2),
-    Slow(0.2, before=True),
-)
-
-
 def test_qos_2_with_faults_of_the_state_table(faults: FaultEndpoint, tmp_path: Path, queue_name: str) -> None:
     """What is kept of a client is in DynamoDB, which answers late, with errors or not at all; connections are lost."""
     own = {"state": "dynamodb://faulty-state", "prefix": f"{queue_name}-"}
     gateway = Gateway(quick_config(faults.url) | own, tmp_path)
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, gateway)
-        gateway.start()
-        with traffic(gateway, queue_name, 2) as (publisher, subscriber):
-            faults.chaos(STATE_FAULTS, 0.25, seed=11, actions=("GetItem", "UpdateItem", "DeleteItem", "Query"))
-            for part in range(CUTS):
-                publish_part(publisher, queue_name, 2, part, CUTS + 1)
-                subscriber.cut()
-                publisher.cut()
-            publish_part(publisher, queue_name, 2, CUTS, CUTS + 1)
-            wait_delivered(publisher, subscriber)
-            faults.clear()
-            assert_kept(publisher, subscriber, queue_name)
-            for topic in range(TOPICS):
-                assert subscriber.seen[f"{queue_name}/{topic}"] == bodies_of(topic), "exactly once"
-            assert faults.injected().total() >= 20
+    with serving(gateway), traffic(gateway, queue_name, 2) as (publisher, subscriber):
+        faults.chaos(STATE_FAULTS, 0.25, seed=11, actions=("GetItem", "UpdateItem", "DeleteItem", "Query"))
+        for part in range(CUTS):
+            publish_part(publisher, queue_name, 2, part, CUTS + 1)
+            subscriber.cut()
+            publisher.cut()
+        publish_part(publisher, queue_name, 2, CUTS, CUTS + 1)
+        wait_delivered(publisher, subscriber)
+        faults.clear()
+        assert_kept(publisher, subscriber, queue_name)
+        for topic in range(TOPICS):
+            assert subscriber.seen[f"{queue_name}/{topic}"] == bodies_of(topic), "exactly once"
+        assert faults.injected().total() >= 20
 
 
 def test_qos_2_is_exactly_once_while_the_gateway_lives(

@@ -3,13 +3,12 @@ and each key stays in order where the service keeps one."""
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.faults.conftest import quick_config
 from tests.faults.services import (
     HARMLESS,
@@ -55,9 +54,7 @@ def gateway(endpoint: FaultEndpoint, account: Account, tmp_path_factory: pytest.
     # What the emulator only takes long for is not sent again.
     config = quick_config(endpoint.url, aws={"read_timeout": 3}) | {"routes": ROUTES, "sqs": large, "sns": large}
     running = Gateway(config, tmp_path_factory.mktemp("services"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running
 
 

@@ -23,13 +23,6 @@ LARGE = "x" * 5_000
 BODIES = [f"message {number}" for number in range(200)]
 
 
-@pytest.fixture(scope="module")
-def sns(ministack: Ministack) -> Iterator[SnsClient]:
-    client = aws_client("sns", ministack.url)
-    yield client
-    client.close()
-
-
 @pytest.fixture
 def topic_gateway(faults: FaultEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Gateway]]:
     """Starts gateways behind the test's own endpoint, whose publishes on `out/NAME` go to the topic of that name."""

@@ -298,10 +298,12 @@ async def test_the_account_is_closed_when_nothing_is_left_in_it() -> None:
 # To the peer
 
 
-async def consuming(rig: LargeRig, *bodies: ScriptedBody, automatic: bool = False) -> Peer:
+async def consuming(rig: LargeRig, *bodies: ScriptedBody, automatic: bool = False, stuck: bool = False) -> Peer:
+    """`stuck`: whether the peer reads nothing."""
     peer = rig.connect()
     await rig.declare("orders")
     await peer.consumes("orders", automatic=automatic)
+    peer.transport.stuck = stuck
     rig.backend.inbox.extend(body.received() for body in bodies)
     await rig.arrive()
     return peer
@@ -327,12 +329,7 @@ async def test_a_body_leaves_memory_when_it_is_written(automatic: bool) -> None:
 async def test_a_body_that_the_peer_does_not_read_stays_in_memory_once() -> None:
     rig = LargeRig()
     body = ScriptedBody(b"large", budget=rig.budget)
-    peer = rig.connect()
-    await rig.declare("orders")
-    await peer.consumes("orders")
-    peer.transport.stuck = True
-    rig.backend.inbox.append(body.received())
-    await rig.arrive()
+    peer = await consuming(rig, body, stuck=True)
     assert body.in_memory
     assert peer.session.delivered[0].message.body == b"", "it is in what is written"
     peer.transport.let_go()
@@ -372,12 +369,7 @@ async def test_a_body_that_is_not_encoded_yet_is_kept() -> None:
 async def test_a_body_goes_back_with_its_delivery_when_the_connection_is_lost() -> None:
     rig = LargeRig()
     body = ScriptedBody(b"large", budget=rig.budget)
-    peer = rig.connect()
-    await rig.declare("orders")
-    await peer.consumes("orders")
-    peer.transport.stuck = True
-    rig.backend.inbox.append(body.received())
-    await rig.arrive()
+    peer = await consuming(rig, body, stuck=True)
     peer.transport.reset()
     await settle_down()
     assert not body.in_memory
@@ -388,12 +380,7 @@ async def test_a_body_goes_back_with_its_delivery_when_the_connection_is_lost() 
 async def test_who_does_not_read_is_cut_off_for_who_waits() -> None:
     rig = LargeRig()
     body = ScriptedBody(b"x" * (ROOM - 1), budget=rig.budget)
-    peer = rig.connect()
-    await rig.declare("orders")
-    await peer.consumes("orders")
-    peer.transport.stuck = True
-    rig.backend.inbox.append(body.received())
-    await rig.arrive()
+    peer = await consuming(rig, body, stuck=True)
     await asyncio.sleep(2 * STALLED)
     assert not peer.gone, "nobody waits"
     waiting = await rig.assembling()
@@ -407,12 +394,7 @@ async def test_who_does_not_read_is_cut_off_for_who_waits() -> None:
 async def test_who_reads_a_large_body_slowly_is_not_stuck(piece: int, gone: bool) -> None:
     rig = LargeRig()
     body = ScriptedBody(b"x" * (UNSENT_BYTES + 20 * PROGRESS), budget=rig.budget)
-    peer = rig.connect()
-    await rig.declare("orders")
-    await peer.consumes("orders")
-    peer.transport.stuck = True
-    rig.backend.inbox.append(body.received())
-    await rig.arrive()
+    peer = await consuming(rig, body, stuck=True)
     for _ in range(9):  # once in each time that it has
         await asyncio.sleep(0.9 * STUCK)
         if not peer.gone:

@@ -119,7 +119,7 @@ async def test_an_exclusive_queue_whose_declaration_waits_does_not_outlive_its_c
     await settle_down()
     assert rig.broker._queues.virtual("mine") is None
     assert not rig.broker._queues._owned
-    assert not rig.broker._queues._alone
+    assert not rig.broker._queues._one_by_one
 
 
 @on_clock

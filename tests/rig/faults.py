@@ -262,3 +262,14 @@ TRANSIENT: tuple[Fault, ...] = (
     Slow(0.2, before=True),
 )
 """What a gateway has to survive without losing anything; those that only time ends (`NoAnswer`) are not among them."""
+
+STATE_FAULTS: tuple[Fault, ...] = (
+    ErrorAnswer(400, "ProvisionedThroughputExceededException"),
+    SERVICE_UNAVAILABLE,
+    Reset(),
+    Reset(applied=True),
+    CutAnswer(),
+    Slow(0.2),
+    Slow(0.2, before=True),
+)
+"""The same of DynamoDB, where the state is."""

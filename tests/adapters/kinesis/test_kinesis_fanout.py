@@ -11,7 +11,7 @@ from adapters.kinesis.backend import SILENCE_SECONDS, KinesisBackend
 from adapters.kinesis.settings import KIND
 from adapters.kinesis.streams import NEGATIVE_SECONDS
 from gateway.core.backend import Target
-from gateway.core.errors import AccessDenied, BackendError, Contended, NotFound, Throttled, Unavailable
+from gateway.core.errors import AccessDenied, BackendError, Contended, Invalid, NotFound, Throttled, Unavailable
 from gateway.core.stream import FIRST, NEXT, Page, Position, Whence
 from tests.rig.clock import on_clock
 from tests.rig.scripted_aws import ScriptedAws
@@ -21,6 +21,10 @@ CONSUMER = f"{STREAM}/consumer/billing:1700000000"
 THEIRS = "arn:aws:kinesis:eu-west-1:111122223333:stream/theirs"
 TARGET = Target(kind=KIND, name="trucks", queue="fleet", pushed=("billing",))
 MISSING = NotFound("ResourceNotFoundException: not found")
+IN_THE_FUTURE = Invalid(
+    "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. "
+    "timestampInMillis: 1593030726246, currentTimestampInMillis: 1593030724560"
+)
 EVENT: Mapping[str, object] = {"Records": [], "ContinuationSequenceNumber": "17", "MillisBehindLatest": 0}
 
 
@@ -199,6 +203,24 @@ async def test_a_consumer_that_is_gone_is_looked_for_again(aws: ScriptedAws) -> 
     aws.answers["SubscribeToShard"] = [EVENT]
     await pages(backend)
     assert aws.calls[-1].request["ConsumerARN"] == again
+
+
+async def test_a_time_that_kinesis_takes_for_the_future_is_the_end(aws: ScriptedAws) -> None:
+    """As it is when the gateway's clock is ahead."""
+    ahead = Position(Whence.TIME, time=1_593_030_726.246)
+    backend = KinesisBackend(aws)
+    aws.answers["SubscribeToShard"] = lambda asked: (
+        IN_THE_FUTURE if "Timestamp" in asked["StartingPosition"] else [EVENT]
+    )
+    assert await pages(backend, position=ahead) == [Page([], "17", False)]
+    assert aws.calls[-1].request["StartingPosition"] == {"Type": "LATEST"}
+    aws.answers["SubscribeToShard"] = IN_THE_FUTURE
+    with pytest.raises(Invalid, match="timestampInMillis"):
+        await pages(backend, position=ahead)
+    aws.answers["SubscribeToShard"] = Invalid("no such shard")
+    with pytest.raises(Invalid, match="no such shard"):
+        await pages(backend, position=ahead)
+    assert aws.actions().count("SubscribeToShard") == 5
 
 
 async def test_what_ends_a_subscription_is_passed_on(aws: ScriptedAws) -> None:

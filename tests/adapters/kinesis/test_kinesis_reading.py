@@ -25,6 +25,10 @@ from tests.rig.scripted_aws import Answer, ScriptedAws
 
 ARN = "arn:aws:kinesis:eu-west-1:111122223333:stream/theirs"
 TARGET = Target(kind=KIND, name="trucks", queue="fleet")
+IN_THE_FUTURE = Invalid(
+    "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. "
+    "timestampInMillis: 1593030726246, currentTimestampInMillis: 1593030724560"
+)
 
 
 def record(data: bytes, key: str = "7", sequence: str = "49") -> dict[str, object]:
@@ -82,14 +86,7 @@ async def test_seeking(position: Position, asked: Mapping[str, object], name: st
 async def test_a_time_that_kinesis_takes_for_the_future_is_the_end() -> None:
     """As it is when the gateway's clock is ahead."""
     aws = ScriptedAws("kinesis")
-
-    def answer(request: dict[str, object]) -> Answer:
-        if "Timestamp" not in request:
-            return {"ShardIterator": "it"}
-        problem = "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
-        return Invalid(f"{problem} timestampInMillis: 1593030726246, currentTimestampInMillis: 1593030724560")
-
-    aws.answers["GetShardIterator"] = answer
+    aws.answers["GetShardIterator"] = lambda asked: IN_THE_FUTURE if "Timestamp" in asked else {"ShardIterator": "it"}
     backend = KinesisBackend(aws)
     assert await backend.seek(TARGET, "3", Position(Whence.TIME, time=1_593_030_726.246)) == "it"
     assert aws.calls[1].request["ShardIteratorType"] == "LATEST"

@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import Mapping
-from typing import Literal
 
 import orjson
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from adapters.aws.payloads import MAX_PAYLOAD, LargePayloadSettings
 from adapters.sns.backend import SnsBackend, open_backend
 from adapters.sns.settings import Settings, parse_target
-from gateway.core.backend import NO_CAPTURES, QueueSpec, Target
+from gateway.core.backend import NO_CAPTURES, Provision, QueueSpec, Target
 from gateway.core.errors import AccessDenied, BackendError, Invalid, NotFound, TooLarge, Unavailable
 from gateway.core.message import NO_HEADERS, PERSISTENT, Address, Headers, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome
@@ -177,7 +176,7 @@ class TestTopics:
         assert ("Attributes.entry.1.key" in request) is fifo
 
     @pytest.mark.parametrize(("name", "provision"), [("events", "never"), (ARN, "auto")])
-    async def test_or_told_by_name(self, sns: ScriptedSns, name: str, provision: Literal["auto", "never"]) -> None:
+    async def test_or_told_by_name(self, sns: ScriptedSns, name: str, provision: Provision) -> None:
         sns.answers["GetTopicAttributes"] = NotFound("no such topic")
         with pytest.raises(NotFound, match=r"events .*create it"):
             await open_backend(sns, prefix="", provision=provision).ensure(topic(name), QueueSpec())

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.conftest import finish
+from tests.conftest import serving
 from tests.interop.stomp.client import LOGIN, PASSCODE
 from tests.rig.amqp import PERSISTENT, AmqpClient, Got
 from tests.rig.clients import StompClient, StompDelivery
@@ -69,9 +69,7 @@ def gateway(
         listeners.append(listener)
     config = gateway_config(ministack.url, listeners=listeners, receiver={"wait": 1}, prefix="stomp-amqp-")
     running = Gateway(config, tmp_path_factory.mktemp("stomp-amqp"))
-    with contextlib.ExitStack() as stack:
-        stack.callback(finish, running)
-        running.start()
+    with serving(running):
         yield running, ports
 
 
