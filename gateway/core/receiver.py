@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -41,6 +42,10 @@ class ReceivePolicy:
     """Requests for one queue under way at once, at most; an idle queue has one."""
     backoff: BatchPolicy = field(default_factory=lambda: BatchPolicy(backoff_base=0.5, backoff_cap=15.0))
 
+
+OUT_OF_STEP: Final = 0.3
+"""Seconds that polling rests at most, by chance, when a poll has brought nothing but what nobody here wants: a gateway
+that has hidden a message must not be the first to see it again each time, and so keep it from the others."""
 
 GET_WAIT: Final = 1.0
 """Seconds that a single `get` waits: without it SQS asks a part of its servers only, and may miss what is there."""
@@ -342,7 +347,10 @@ class Receiver:
             self._failures = 0
             self._health.clear(self._resource)
         self._adapt(limit, len(received))
-        self._hand_out(received)
+        handed = self._hand_out(received)
+        if self._passing is not None and received and not handed and len(received) < limit:
+            rest = random.uniform(0, OUT_OF_STEP)  # noqa: S311 - keeps no secret
+            self._blocked_until = max(self._blocked_until, self._loop.time() + rest)
 
     def _back_off(self, error: BackendError, started: float) -> None:
         """Wait longer after every failure in a row; polls that were under way at the last one are part of that one."""
@@ -370,7 +378,8 @@ class Receiver:
         elif got * 2 < asked:
             self._wanted_polls = max(1, self._wanted_polls - 1)
 
-    def _hand_out(self, received: Sequence[Received]) -> None:
+    def _hand_out(self, received: Sequence[Received]) -> int:
+        """How many consumers were given."""
         now = self._loop.time()
         handed = redelivered = 0
         for one in received:
@@ -389,6 +398,7 @@ class Receiver:
                 self.release(delivery)
         self._deliveries.inc(handed)
         self._redeliveries.inc(redelivered)
+        return handed
 
     def hand(self, delivery: Delivery) -> bool:
         """Deliver what had to wait. False when nobody takes it now."""

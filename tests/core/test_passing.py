@@ -25,7 +25,7 @@ from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.passing import ASIDE, REMEMBERED
 from gateway.core.priority import with_levels
 from gateway.core.queues import BackendQueue
-from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
+from gateway.core.receiver import OUT_OF_STEP, Keeper, ReceivePolicy, Receiver
 from gateway.core.selecting import BELIEVED
 from gateway.core.selector import SelectorError
 from gateway.core.sender import Sender
@@ -194,6 +194,18 @@ async def test_what_nobody_wants_is_hidden_and_looked_at_again() -> None:
     assert red.deliveries == []
     assert rig.queue.unsettled == 0
     assert rig.passed_over() == 10
+
+
+@on_clock
+async def test_who_passes_over_is_not_always_the_first_to_look_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+    rig = Rig()
+    await rig.put("blue")
+    await rig.consume(RED)
+    await asyncio.sleep(OUT_OF_STEP / 2)
+    assert (rig.passed_over(), rig.backend.receives) == (1, 1)
+    await asyncio.sleep(OUT_OF_STEP)
+    assert rig.backend.receives == 2
 
 
 @on_clock
