@@ -22,6 +22,7 @@ from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
 from gateway.core.fanout import KIND, LEAVING, LOST, SWEEP, TOLD, VERIFY, FanOut
 from gateway.core.fleet import Fleet
+from gateway.core.fleetbroker import FleetBroker
 from gateway.core.health import Health
 from gateway.core.message import Address, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result
@@ -30,7 +31,7 @@ from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import ExchangeMatch, Pattern, Routes, Rule, RuleTarget
 from gateway.core.shared import SESSION
 from gateway.core.statewriter import StateWriter
-from gateway.core.store import Record, StoreError, every_record
+from gateway.core.store import Record, StateStore, StoreError, every_record
 from gateway.core.topology import Topology
 from tests.rig.clock import at_end, on_clock, until
 from tests.rig.scripted import Consumer, ScriptedBackend, new_metrics
@@ -132,12 +133,13 @@ class Anyone:
 class Rig:
     """A broker with one rule: what is published to `events…` goes to the topic."""
 
-    def __init__(self, service: Service | None = None) -> None:
-        self.service = service or Service()
-        self.world = World(self.service)
+    def __init__(self, mate: Rig | None = None, store: StateStore | None = None) -> None:
+        """With a store, one gateway of several; `mate` is another one."""
+        self.service: Service = Service() if mate is None else mate.service
+        self.world: World = World(self.service) if mate is None else mate.world
         self.topology = Topology()
         match = ExchangeMatch(Pattern.name("events*"))
-        self.broker = Broker(
+        self.broker = (Broker if store is None else FleetBroker)(
             topology=self.topology,
             routes=Routes([Rule("routes.0", match, (RuleTarget.of(TOPIC, match.captures),))]),
             backends={"scripted": self.world.queues, "topic": self.world.topic},
@@ -146,7 +148,7 @@ class Rig:
             sending=BatchPolicy(),
             receiving=ReceivePolicy(),
             limits=BrokerLimits(),
-            store=MemoryStore(),
+            store=store or MemoryStore(),
             metrics=new_metrics(),
             health=Health(),
             subscribers={"topic": self.service},
@@ -573,16 +575,13 @@ class Mates:
         """Both rely on the subscription that one of them has made."""
         one, *others = await self.start()
         one.brought()
-        await self.pass_time(2 * SWEEP)
+        await asyncio.sleep(2 * SWEEP)
         for mate in others:
             mate.brought()
-        await self.pass_time(self.service.wait + 2 * SWEEP)
+        await asyncio.sleep(self.service.wait + 2 * SWEEP)
         assert self.service.calls.count("subscribe") == 1
         assert all(mate.brought() == ["a"] for mate in self.all)
         return self.all
-
-    async def pass_time(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
     def delete_topic(self) -> None:
         self.service.subscribed.clear()
@@ -617,6 +616,28 @@ class Mate(Life):
 
 
 @on_clock
+async def test_what_is_bound_at_one_is_brought_what_is_published_at_the_other() -> None:
+    common = MemoryStore()
+    one = Rig(store=SharedStore(common))
+    other = Rig(one, SharedStore(common))
+    for rig in (one, other):
+        await rig.broker.restore()
+        await rig.start()
+    for name in ("a", "b"):
+        await one.broker.declare_queue(name, DURABLE, one.client)
+        binding = one.broker.bind(name, "events", "")
+        assert binding is not None
+        await binding
+    await time_passes()
+    before = await other.publish(b"by the gateway")
+    await time_passes()
+    sent = one.world.queues.sent.copy()
+    after = [await rig.publish(body) for rig, body in ((other, b"there"), (one, b"here"))]
+    assert one.world.queues.sent == sent
+    assert one.world.arrived == {name: [before, *after] for name in ("a", "b", "topic events")}
+
+
+@on_clock
 async def test_a_subscription_of_one_gateway_is_relied_on_by_all() -> None:
     await Mates().working()
 
@@ -630,7 +651,7 @@ async def test_a_topic_that_one_has_found_gone_is_lost_to_all_before_it_is_made_
     calls = len(mates.service.calls)
     one.fanout.lose(TOPIC)
     assert one.brought() == []
-    await mates.pass_time(TOLD - 0.1)
+    await asyncio.sleep(TOLD - 0.1)
     assert "subscribe" not in mates.service.calls[calls:]
     assert other.brought() == []
 
@@ -641,10 +662,10 @@ async def test_a_subscription_that_was_made_again_is_waited_for_by_all() -> None
     one, other = await mates.working()
     mates.delete_topic()
     one.fanout.lose(TOPIC)
-    await mates.pass_time(mates.service.wait)
+    await asyncio.sleep(mates.service.wait)
     assert mates.service.subscribed == {"a"}
     assert [one.brought(), other.brought()] == [[], []]
-    await mates.pass_time(TOLD + 3 * SWEEP)
+    await asyncio.sleep(TOLD + 3 * SWEEP)
     assert [one.brought(), other.brought()] == [["a"], ["a"]]
 
 
@@ -656,11 +677,11 @@ async def test_who_was_not_told_of_a_loss_finds_it_in_the_record() -> None:
     other.own.fail()
     mates.delete_topic()
     one.fanout.lose(TOPIC)
-    await mates.pass_time(10.0)
+    await asyncio.sleep(10.0)
     assert mates.service.subscribed == {"a"}
     assert other.brought() == ["a"], "it cannot know"
     other.own.heal()
-    await mates.pass_time(1.0)
+    await asyncio.sleep(1.0)
     assert other.brought() == []
 
 
@@ -670,10 +691,10 @@ async def test_a_subscription_that_one_finds_missing_is_no_more_relied_on_by_the
     one, other = await mates.working()
     await other.freeze()
     mates.delete_topic()
-    await mates.pass_time(VERIFY)
+    await asyncio.sleep(VERIFY)
     assert one.brought() == []
     other.thaw()
-    await mates.pass_time(1.0)
+    await asyncio.sleep(1.0)
     assert other.brought() == []
 
 
@@ -684,9 +705,9 @@ async def test_what_one_has_ended_the_other_does_not_rely_on() -> None:
     one, other = await mates.working()
     one.have("a")
     assert one.brought() == []
-    await mates.pass_time(SWEEP + 2.0)
+    await asyncio.sleep(SWEEP + 2.0)
     assert other.brought() == []
-    await mates.pass_time(LEAVING + 3 * SWEEP)
+    await asyncio.sleep(LEAVING + 3 * SWEEP)
     assert mates.service.calls.count("unsubscribe") == 1
     assert [record async for record in every_record(mates.common, KIND)] == []
 
@@ -697,11 +718,11 @@ async def test_a_pair_that_ends_while_it_is_not_subscribed_leaves_no_record() ->
     one, other = await mates.working()
     mates.service.error = Unavailable("out of order")
     one.fanout.lose(TOPIC)
-    await mates.pass_time(SWEEP)
+    await asyncio.sleep(SWEEP)
     mates.service.error = None
     for mate in (one, other):
         mate.topology.unbind("a", "events", "")
-    await mates.pass_time(LEAVING + 3 * SWEEP)
+    await asyncio.sleep(LEAVING + 3 * SWEEP)
     assert [record async for record in every_record(mates.common, KIND)] == []
 
 
@@ -711,5 +732,5 @@ async def test_a_loss_that_cannot_be_read_is_passed_over() -> None:
     one, other = await mates.working()
     await one.fleet.announce(LOST, "x")
     one.fanout.lose(TOPIC)
-    await mates.pass_time(2.0)
+    await asyncio.sleep(2.0)
     assert other.brought() == []
