@@ -154,8 +154,11 @@ class SnsBackend(SendOnly):
         payload: object = fields if large is None else LargeEntry(fields, large)
         if message.origin.protocol == FROM_TOPIC:
             payload = CameFromTopic(message.origin.client_id, payload)
-        elif target.fanout:
-            payload = ForQueues(self._topics.find(target).life, payload)
+        elif target.fanout is not None:
+            topic = self._topics.find(target)
+            topic.fans_out = True
+            if target.fanout:
+                payload = ForQueues(topic.life, payload)
         return Entry(payload, size, key)
 
     async def send(self, target: Target, entries: Sequence[Entry]) -> Sequence[Result]:

@@ -9,12 +9,13 @@ import structlog
 
 from adapters.aws.api import AwsClient
 from adapters.aws.batches import text_of
-from adapters.aws.directory import Remembered, Resource, missing
+from adapters.aws.directory import Remembered, Resource, missing, now
 from adapters.aws.names import NAME_TAG, tag_value
 from adapters.aws.query import form, map_fields, quote
 from adapters.sns.naming import TopicReference, parse_reference, topic_arn
 from gateway.core.backend import Provision
 from gateway.core.errors import BackendError, CredentialsInvalid, NotFound, Unavailable
+from gateway.core.fanout import TOLD
 
 # Deduplication ids are unique to each publish, so the limits can be those of a group (SNS guide, "High throughput FIFO
 # topics").
@@ -33,13 +34,17 @@ class Topic(Resource):
     `life` counts how often that was: another topic of the same name does not have the subscriptions of the one before.
     """
 
-    __slots__ = ("arn", "batch_head", "life", "reference")
+    __slots__ = ("absent_until", "arn", "batch_head", "fans_out", "life", "reference")
 
     def __init__(self, reference: TopicReference) -> None:
         super().__init__(f"sns topic {reference.name}", reference.region)
         self.reference = reference
         self.arn: str | None = None
         self.life = 0
+        self.fans_out = False
+        """Whether gateways rely on its subscriptions."""
+        self.absent_until = 0.0
+        """Not to be made again before, on the event loop's clock."""
         self.batch_head = b""
         if reference.arn:
             self.locate(reference.arn)
@@ -53,6 +58,8 @@ class Topic(Resource):
         # The ARN that a configuration gave is all that will ever be known of that topic.
         self.arn = self.reference.arn or None
         self.life += 1
+        if self.fans_out:
+            self.absent_until = now() + TOLD
 
 
 class TopicDirectory:
@@ -92,6 +99,10 @@ class TopicDirectory:
         except NotFound:
             if not self.creates(topic):
                 raise
+        if now() < topic.absent_until:
+            # Other gateways name queues to it that the next one of its name does not have: they are being told.
+            problem = "the topic is gone, and made again when the other gateways know"
+            raise Unavailable(problem, resource=topic.resource, action="sns:CreateTopic")
         return await self._create(topic)
 
     async def look_up(self, topic: Topic) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, cast
 
@@ -38,6 +38,13 @@ log = structlog.get_logger("mqlift.fanout")
 
 KIND: Final = "fanout"
 """Of the records in the state store."""
+
+LOST: Final = "lost-topic"
+"""Announced, and never written: what it changes is written with each pair."""
+
+TOLD: Final = 3.0
+"""Seconds after which every gateway of a fleet knows of a loss. What is made again sooner would be relied on by others
+as it was before."""
 
 SWEEP: Final = 2.0
 """Seconds between two looks at what is due."""
@@ -131,6 +138,7 @@ class _Pair:
         "due",
         "ended_at",
         "failures",
+        "kept",
         "object",
         "queue",
         "ready",
@@ -155,16 +163,30 @@ class _Pair:
         """The queue as it was when it was subscribed: one that was deleted and made anew is another."""
         self.due = 0.0
         self.failures = 0
+        self.kept = False
+        """Whether there may be a record of it."""
         self.unwritten = False
 
     @property
     def key(self) -> tuple[str, str, str]:
         return (self.topic.kind, self.topic.name, self.queue.queue)
 
+    @property
+    def made(self) -> tuple[str, float]:
+        """Which subscription it is, and since when."""
+        return (self.subscription, self.subscribed_at)
+
+    def take(self, kept: _Pair) -> None:
+        """Have the subscription of another gateway."""
+        self.subscription, self.subscribed_at = kept.made
+        self.ready = False
+        self.kept = True
+
     def start_over(self) -> None:
         self.subscription = ""
         self.subscribed_at = 0.0
         self.ready = False
+        self.unwritten = True
 
 
 class FanOut:
@@ -218,17 +240,27 @@ class FanOut:
         return pair.ready
 
     def lose(self, topic: Target) -> None:
-        """The subscriptions of a topic are gone: the gateway sends to its queues until they are made again."""
-        place = (topic.kind, topic.name)
+        """The subscriptions of a topic are gone: all gateways send to its queues until they are made again."""
+        if self.lose_here(topic.kind, topic.name) and self._fleet is not None:
+            self._fleet.note(LOST, orjson.dumps([topic.kind, topic.name]).decode())
+
+    def lose_here(self, kind: str, name: str) -> bool:
+        """As `lose`, of this gateway alone. Whether there were any."""
+        place = (kind, name)
         lost = [
             pair for pair in self._pairs.values() if pair.subscription and place == (pair.topic.kind, pair.topic.name)
         ]
         for pair in lost:
-            pair.start_over()
-            pair.due = 0.0
+            self._start_over(pair)
         if lost:
-            log.warning("fanout_topic_lost", topic=topic.name, queues=len(lost))
+            log.warning("fanout_topic_lost", topic=name, queues=len(lost))
             self._changed()
+        return bool(lost)
+
+    def _start_over(self, pair: _Pair) -> None:
+        """It is to be subscribed again, once nobody relies on the subscription that is gone."""
+        pair.start_over()
+        pair.due = 0.0 if self._fleet is None else self._clock() + TOLD
 
     def _may_begin(self, topic: Target, queue: BackendQueue) -> bool:
         subscriber = self._subscribers.get(topic.kind)
@@ -270,6 +302,7 @@ class FanOut:
         """Share the pairs with other gateways: what one of them needs, none of them ends."""
         self._fleet = fleet
         fleet.followers.append(RecordFollower(self._store, writer, KIND, apply=self._apply, here=tuple))
+        fleet.followers.append(_LossFollower(self.lose_here))
 
     def _apply(self, key: str, record: Record | None) -> None:  # noqa: ARG002 - each finds for itself what has ended
         if record is not None:
@@ -284,9 +317,23 @@ class FanOut:
             return
         pair = self._pairs.get(kept.key)
         if pair is not None:
-            pair.sources |= kept.sources  # another gateway's too: it may publish where this one does not
+            self._agree(pair, kept)
         elif kept.topic.kind in self._subscribers:
             self._add(kept)
+
+    def _agree(self, pair: _Pair, kept: _Pair) -> None:
+        """Take what another gateway has found out, or done. Nothing is relied on that this one has not looked at."""
+        pair.sources |= kept.sources  # it may publish where this one does not
+        if pair.ended_at:
+            return
+        if kept.ended_at:
+            self._end(pair)
+        elif not pair.unwritten and pair.made != kept.made:
+            was_ready = pair.ready
+            pair.take(kept)
+            pair.due = self._clock() + (0.0 if kept.subscription else TOLD)
+            if was_ready:
+                self._changed()
 
     async def run(self) -> None:
         """Subscribe, look, and clean up, as it falls due. Never ends, but where nothing can be subscribed."""
@@ -322,7 +369,7 @@ class FanOut:
 
     async def _try(self, pair: _Pair, now: float) -> None:
         try:
-            if pair.unwritten and pair.subscription:
+            if pair.unwritten and (pair.subscription or pair.kept):
                 await self._write(pair)
             if pair.due <= now:
                 await self._advance(pair, now)
@@ -358,8 +405,7 @@ class FanOut:
             pair.due = now + VERIFY
         else:
             log.warning("fanout_lost", topic=pair.topic.name, queue=pair.queue.queue, subscription=pair.subscription)
-            pair.start_over()
-            pair.due = 0.0
+            self._start_over(pair)
         if pair.ready is not was_ready:
             self._changed()
         if pair.ready and not was_ready:
@@ -369,8 +415,9 @@ class FanOut:
         if pair.subscription and now < pair.ended_at + LEAVING:
             pair.due = pair.ended_at + LEAVING
             return
-        if pair.subscription and (self._fleet is None or self._fleet.is_mine(_record_key(pair))):
-            await subscriber.unsubscribe(pair.topic, pair.queue, pair.subscription)
+        if pair.kept and (self._fleet is None or self._fleet.is_mine(_record_key(pair))):
+            if pair.subscription:
+                await subscriber.unsubscribe(pair.topic, pair.queue, pair.subscription)
             await self._store.delete(KIND, _record_key(pair))
             log.info("fanout_unsubscribed", topic=pair.topic.name, queue=pair.queue.queue)
         del self._pairs[pair.key]
@@ -378,6 +425,7 @@ class FanOut:
         self._changed()  # it may be wanted again by now
 
     async def _write(self, pair: _Pair) -> None:
+        pair.kept = True
         pair.unwritten = False  # before it is, for it may change meanwhile
         value = {
             "subscription": pair.subscription,
@@ -392,6 +440,28 @@ class FanOut:
         except StoreError:
             pair.unwritten = True
             raise
+
+
+class _LossFollower:
+    """See `fleet.Follower`. Another gateway has found a topic gone, before it or anybody else makes it again."""
+
+    kinds = (LOST,)
+
+    def __init__(self, lose: Callable[[str, str], object]) -> None:
+        self._lose = lose
+
+    async def follow(self, changes: Mapping[str, Collection[str]]) -> None:
+        """As `Follower.follow`."""
+        for key in changes.get(LOST, ()):
+            try:
+                kind, name = map(str, orjson.loads(key))
+            except (TypeError, ValueError) as error:
+                log.error("lost_topic_unreadable", problem=str(error))  # noqa: TRY400 - told in one line
+                continue
+            self._lose(kind, name)
+
+    async def rescan(self) -> None:
+        """There is nothing to be read: who has missed it takes the records, as soon as they say so."""
 
 
 def _bare(target: Target) -> Target:
@@ -425,4 +495,5 @@ def _unpack(key: str, value: bytes) -> _Pair:
     pair.subscribed_at = float(said["subscribed_at"])
     pair.ended_at = float(said["ended_at"])
     pair.sources.update(said["sources"])
+    pair.kept = True
     return pair

@@ -20,7 +20,9 @@ from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
-from gateway.core.fanout import KIND, LEAVING, SWEEP, VERIFY, FanOut
+from gateway.core.fanout import KIND, LEAVING, LOST, SWEEP, TOLD, VERIFY, FanOut
+from gateway.core.fleet import Fleet
+from gateway.core.fleetbroker import FleetBroker
 from gateway.core.health import Health
 from gateway.core.message import Address, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result
@@ -28,10 +30,12 @@ from gateway.core.queues import BackendQueue
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import ExchangeMatch, Pattern, Routes, Rule, RuleTarget
 from gateway.core.shared import SESSION
-from gateway.core.store import Record, StoreError, every_record
+from gateway.core.statewriter import StateWriter
+from gateway.core.store import Record, StateStore, StoreError, every_record
 from gateway.core.topology import Topology
 from tests.rig.clock import at_end, on_clock, until
 from tests.rig.scripted import Consumer, ScriptedBackend, new_metrics
+from tests.rig.sharedstore import SharedStore
 
 TOPIC = Target(kind="topic", name="events", fanout=())
 DURABLE = QueueSpec()
@@ -129,12 +133,13 @@ class Anyone:
 class Rig:
     """A broker with one rule: what is published to `events…` goes to the topic."""
 
-    def __init__(self, service: Service | None = None) -> None:
-        self.service = service or Service()
-        self.world = World(self.service)
+    def __init__(self, mate: Rig | None = None, store: StateStore | None = None) -> None:
+        """With a store, one gateway of several; `mate` is another one."""
+        self.service: Service = Service() if mate is None else mate.service
+        self.world: World = World(self.service) if mate is None else mate.world
         self.topology = Topology()
         match = ExchangeMatch(Pattern.name("events*"))
-        self.broker = Broker(
+        self.broker = (Broker if store is None else FleetBroker)(
             topology=self.topology,
             routes=Routes([Rule("routes.0", match, (RuleTarget.of(TOPIC, match.captures),))]),
             backends={"scripted": self.world.queues, "topic": self.world.topic},
@@ -143,7 +148,7 @@ class Rig:
             sending=BatchPolicy(),
             receiving=ReceivePolicy(),
             limits=BrokerLimits(),
-            store=MemoryStore(),
+            store=store or MemoryStore(),
             metrics=new_metrics(),
             health=Health(),
             subscribers={"topic": self.service},
@@ -544,3 +549,188 @@ class TestLife:
         await life.store.put(KIND, key, value)
         await life.fanout.restore()
         assert life.brought() == []
+
+
+# Two gateways with one store
+
+
+class Mates:
+    """A service, a topic and a queue in common. What they do by themselves is done while time passes."""
+
+    def __init__(self, wait: float = 20.0, count: int = 2) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.service = Service(wait)
+        self.common = MemoryStore()
+        self.all = [Mate(self) for _ in range(count)]
+
+    async def start(self) -> list[Mate]:
+        for mate in self.all:
+            await mate.fleet.join()
+            await mate.fanout.restore()
+            mate.thaw()
+            at_end(mate.freeze)
+        return self.all
+
+    async def working(self) -> list[Mate]:
+        """Both rely on the subscription that one of them has made."""
+        one, *others = await self.start()
+        one.brought()
+        await asyncio.sleep(2 * SWEEP)
+        for mate in others:
+            mate.brought()
+        await asyncio.sleep(self.service.wait + 2 * SWEEP)
+        assert self.service.calls.count("subscribe") == 1
+        assert all(mate.brought() == ["a"] for mate in self.all)
+        return self.all
+
+    def delete_topic(self) -> None:
+        self.service.subscribed.clear()
+
+
+class Mate(Life):
+    """The fan-out of one gateway of several, and its part in the fleet."""
+
+    def __init__(self, mates: Mates) -> None:
+        super().__init__(service=mates.service)
+        loop = mates.loop
+        self.own = SharedStore(mates.common)
+        self.fleet = Fleet(self.own, loop.time)
+        self.fanout = FanOut(
+            {"topic": mates.service},
+            topology=self.topology,
+            store=self.own,
+            find=self.queues.get,
+            changed=self._forget,
+            clock=lambda: 1e9 + loop.time(),
+        )
+        self.fanout.follow(self.fleet, StateWriter(self.own, self.fleet))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def thaw(self) -> None:
+        self._tasks = [asyncio.ensure_future(each) for each in (self.fleet.run(), self.fanout.run())]
+
+    async def freeze(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@on_clock
+async def test_what_is_bound_at_one_is_brought_what_is_published_at_the_other() -> None:
+    common = MemoryStore()
+    one = Rig(store=SharedStore(common))
+    other = Rig(one, SharedStore(common))
+    for rig in (one, other):
+        await rig.broker.restore()
+        await rig.start()
+    for name in ("a", "b"):
+        await one.broker.declare_queue(name, DURABLE, one.client)
+        binding = one.broker.bind(name, "events", "")
+        assert binding is not None
+        await binding
+    await time_passes()
+    before = await other.publish(b"by the gateway")
+    await time_passes()
+    sent = one.world.queues.sent.copy()
+    after = [await rig.publish(body) for rig, body in ((other, b"there"), (one, b"here"))]
+    assert one.world.queues.sent == sent
+    assert one.world.arrived == {name: [before, *after] for name in ("a", "b", "topic events")}
+
+
+@on_clock
+async def test_a_subscription_of_one_gateway_is_relied_on_by_all() -> None:
+    await Mates().working()
+
+
+@on_clock
+async def test_a_topic_that_one_has_found_gone_is_lost_to_all_before_it_is_made_again() -> None:
+    """What the others publish to the new one by its queues would reach nobody."""
+    mates = Mates()
+    one, other = await mates.working()
+    mates.delete_topic()
+    calls = len(mates.service.calls)
+    one.fanout.lose(TOPIC)
+    assert one.brought() == []
+    await asyncio.sleep(TOLD - 0.1)
+    assert "subscribe" not in mates.service.calls[calls:]
+    assert other.brought() == []
+
+
+@on_clock
+async def test_a_subscription_that_was_made_again_is_waited_for_by_all() -> None:
+    mates = Mates()
+    one, other = await mates.working()
+    mates.delete_topic()
+    one.fanout.lose(TOPIC)
+    await asyncio.sleep(mates.service.wait)
+    assert mates.service.subscribed == {"a"}
+    assert [one.brought(), other.brought()] == [[], []]
+    await asyncio.sleep(TOLD + 3 * SWEEP)
+    assert [one.brought(), other.brought()] == [["a"], ["a"]]
+
+
+@on_clock
+async def test_who_was_not_told_of_a_loss_finds_it_in_the_record() -> None:
+    """It could not see the list of changes while the loss was in it."""
+    mates = Mates(wait=60.0)
+    one, other = await mates.working()
+    other.own.fail()
+    mates.delete_topic()
+    one.fanout.lose(TOPIC)
+    await asyncio.sleep(10.0)
+    assert mates.service.subscribed == {"a"}
+    assert other.brought() == ["a"], "it cannot know"
+    other.own.heal()
+    await asyncio.sleep(1.0)
+    assert other.brought() == []
+
+
+@on_clock
+async def test_a_subscription_that_one_finds_missing_is_no_more_relied_on_by_the_other() -> None:
+    mates = Mates()
+    one, other = await mates.working()
+    await other.freeze()
+    mates.delete_topic()
+    await asyncio.sleep(VERIFY)
+    assert one.brought() == []
+    other.thaw()
+    await asyncio.sleep(1.0)
+    assert other.brought() == []
+
+
+@on_clock
+async def test_what_one_has_ended_the_other_does_not_rely_on() -> None:
+    """The queue was deleted and made anew, quicker than the other could see: nothing lets the service into it."""
+    mates = Mates()
+    one, other = await mates.working()
+    one.have("a")
+    assert one.brought() == []
+    await asyncio.sleep(SWEEP + 2.0)
+    assert other.brought() == []
+    await asyncio.sleep(LEAVING + 3 * SWEEP)
+    assert mates.service.calls.count("unsubscribe") == 1
+    assert [record async for record in every_record(mates.common, KIND)] == []
+
+
+@on_clock
+async def test_a_pair_that_ends_while_it_is_not_subscribed_leaves_no_record() -> None:
+    mates = Mates()
+    one, other = await mates.working()
+    mates.service.error = Unavailable("out of order")
+    one.fanout.lose(TOPIC)
+    await asyncio.sleep(SWEEP)
+    mates.service.error = None
+    for mate in (one, other):
+        mate.topology.unbind("a", "events", "")
+    await asyncio.sleep(LEAVING + 3 * SWEEP)
+    assert [record async for record in every_record(mates.common, KIND)] == []
+
+
+@on_clock
+async def test_a_loss_that_cannot_be_read_is_passed_over() -> None:
+    mates = Mates()
+    one, other = await mates.working()
+    await one.fleet.announce(LOST, "x")
+    one.fanout.lose(TOPIC)
+    await asyncio.sleep(2.0)
+    assert other.brought() == []

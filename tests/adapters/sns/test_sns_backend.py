@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -9,9 +10,11 @@ from adapters.sns.backend import SnsBackend, open_backend
 from adapters.sns.settings import Settings, parse_target
 from gateway.core.backend import NO_CAPTURES, Provision, QueueSpec, Target
 from gateway.core.errors import AccessDenied, BackendError, Invalid, NotFound, TooLarge, Unavailable
+from gateway.core.fanout import TOLD
 from gateway.core.message import NO_HEADERS, PERSISTENT, Address, Headers, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome
 from tests.adapters.sns.scripted_sns import ACCOUNT, ScriptedSns, accepted, attributes, entries
+from tests.rig.clock import on_clock
 
 ARN = f"arn:aws:sns:eu-west-1:{ACCOUNT}:events"
 DEVICE = Origin("mqtt", "dev-1", "alice")
@@ -192,6 +195,31 @@ class TestTopics:
             "CreateTopic": {"TopicArn": ARN},
         }
         assert await publish(backend, topic(), message()) == [Outcome.ACCEPTED]
+        assert sns.actions()[-2:] == ["CreateTopic", "PublishBatch"]
+
+    @on_clock
+    async def test_one_that_fans_out_is_made_again_when_other_gateways_know(self) -> None:
+        """What they still publish to it by its queues would reach nobody."""
+        sns = ScriptedSns()
+        backend = open_backend(sns, prefix="", provision="auto")
+        fans_out = replace(topic(), fanout=())
+        await publish(backend, fans_out, message())
+        sns.answers["PublishBatch"] = NotFound("NotFound: Topic does not exist")
+        with pytest.raises(Unavailable, match="looked up again"):
+            await publish(backend, fans_out, message())
+        sns.answers |= {
+            "PublishBatch": accepted,
+            "GetTopicAttributes": NotFound("no such topic"),
+            "CreateTopic": {"TopicArn": ARN},
+        }
+        began = asyncio.get_running_loop().time()
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="when the other gateways know"):
+                await publish(backend, fans_out, message())
+            await asyncio.sleep(TOLD / 4)
+        assert "CreateTopic" not in sns.actions()
+        await asyncio.sleep(began + TOLD - asyncio.get_running_loop().time())
+        assert await publish(backend, fans_out, message()) == [Outcome.ACCEPTED]
         assert sns.actions()[-2:] == ["CreateTopic", "PublishBatch"]
 
     async def test_a_missing_key_is_not_a_missing_topic(self, sns: ScriptedSns, backend: SnsBackend) -> None:

@@ -1,5 +1,6 @@
 """Subscriptions that hand messages to queues for the gateway: made, looked at, and undone."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,13 @@ from adapters.sns.settings import Settings, SnsOptions, parse_target
 from adapters.sqs.encoding import Decoder
 from gateway.core.backend import Target
 from gateway.core.errors import BackendError, ConfigError, Invalid, NotFound, Unavailable
+from gateway.core.fanout import TOLD
 from gateway.core.message import Address, Message
 from gateway.core.outcome import ACCEPTED, Outcome
 from gateway.core.packing import pack_meta
 from gateway.core.transform import Transform
 from tests.adapters.sns.scripted_sns import ACCOUNT, ScriptedSns, attributes, entries
+from tests.rig.clock import on_clock
 
 ARN = f"arn:aws:sns:eu-west-1:{ACCOUNT}:events"
 QUEUE_ARN = f"arn:aws:sqs:eu-west-1:{ACCOUNT}:p-orders"
@@ -191,6 +194,7 @@ async def test_a_message_names_its_queues(sns: ScriptedSns, backend: SnsBackend)
             )
 
 
+@on_clock
 async def test_a_topic_that_is_made_again_has_no_subscriptions(sns: ScriptedSns, backend: SnsBackend) -> None:
     """What names queues is given back then, and told why; the rest goes to the new topic."""
     message = Message(Address("events", "k"), b"body")
@@ -208,6 +212,7 @@ async def test_a_topic_that_is_made_again_has_no_subscriptions(sns: ScriptedSns,
         "GetTopicAttributes": NotFound("no topic"),
         "CreateTopic": {"TopicArn": ARN},
     }
+    await asyncio.sleep(TOLD)
     outdated, sent = await backend.send(TOPIC, [named[1], plain])
     assert (outdated.outcome, type(outdated.error)) == (Outcome.RELEASED, NotFound)
     assert sent is ACCEPTED
