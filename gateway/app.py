@@ -41,7 +41,7 @@ from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.budget import ByteBudget
 from gateway.core.errors import ConfigError
-from gateway.core.fleetbroker import FleetBroker
+from gateway.core.fleet.broker import FleetBroker
 from gateway.core.health import Health
 from gateway.core.ingress import Ingress
 from gateway.core.metrics import Metrics, ReadsMessages, Tally

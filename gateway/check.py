@@ -22,7 +22,7 @@ from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address
 from gateway.core.routes import QUEUE_KIND, Matched, Routes
 from gateway.core.selecting import Redrive
 from gateway.core.store import StoreError
-from gateway.core.stream import StreamBackend
+from gateway.core.streams.port import StreamBackend
 from gateway.core.templates import Template
 from gateway.core.trie import swap_separators
 from gateway.rules import target_notes

@@ -29,9 +29,9 @@ from opentelemetry.trace import (
 )
 
 from gateway.core.backend import Answerable, Target
+from gateway.core.delivery import Delivery, DeliverySource
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Delivery, DeliverySource
 from gateway.core.tracing import TRACEPARENT
 
 log = structlog.get_logger("mqlift.tracing")

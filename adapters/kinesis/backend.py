@@ -31,7 +31,7 @@ from gateway.core.backend import Entry, Limits, Provision, QueueSpec, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, Unavailable
 from gateway.core.message import Message
 from gateway.core.outcome import Result
-from gateway.core.stream import NEXT, Page, Position, PositionLost, ReadLimits, Shard, Whence
+from gateway.core.streams.port import NEXT, Page, Position, PositionLost, ReadLimits, Shard, Whence
 from gateway.core.transform import Transform
 
 # "Each PutRecords request can support up to 500 records. Each record in the request can be as large as 10 MiB, up to a
@@ -67,7 +67,7 @@ def open_backend(aws: AwsClient, *, prefix: str, provision: Provision) -> Kinesi
 
 
 class KinesisBackend(SendOnly):
-    """Implements `gateway.core.backend.Backend`, and `gateway.core.stream.StreamBackend` for what is read.
+    """Implements `gateway.core.backend.Backend`, and `gateway.core.streams.port.StreamBackend` for what is read.
 
     The client is shared, and closed by who opened it.
 

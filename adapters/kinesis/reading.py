@@ -13,7 +13,7 @@ from adapters.kinesis.aggregation import AggregationBroken, deaggregate
 from adapters.kinesis.content import message_of
 from gateway.core.backend import Target
 from gateway.core.errors import Unavailable
-from gateway.core.stream import Page, Position, Shard, StreamRecord, Whence
+from gateway.core.streams.port import Page, Position, Shard, StreamRecord, Whence
 
 Answer: TypeAlias = "dict[str, Any]"  # JSON; what is wanted of it is checked where it is read
 

@@ -15,11 +15,13 @@ from gateway.core.auth import Authenticator, Authorizer, Credentials, Identity
 from gateway.core.backend import Answerable, Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.burying import Undertaker
+from gateway.core.commands import Consume, Counted, Got, Presence, SessionRecord
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import InUse, Invalid, MqliftError, NotAuthorized
 from gateway.core.exchanges import Destination as Bound
 from gateway.core.exchanges import ExchangeSpec
 from gateway.core.fanout import FanOut, Subscriber
+from gateway.core.fleet.usage import Usage
 from gateway.core.flow import Watermark
 from gateway.core.health import Health
 from gateway.core.merge import Merge
@@ -34,17 +36,15 @@ from gateway.core.retained import Retained, RetainedLimits
 from gateway.core.routes import Routes
 from gateway.core.routing import Routing
 from gateway.core.sender import Publisher
-from gateway.core.session import Consume, Counted, Got, Presence, SessionRecord
 from gateway.core.sessions import Sessions
 from gateway.core.shared import SharedQueues
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore
-from gateway.core.streams import StreamQueue
-from gateway.core.streamtail import Tails
+from gateway.core.streams.queue import StreamQueue
+from gateway.core.streams.tail import Tails
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Topology, UnknownExchange, UnknownQueue
 from gateway.core.tracing import Tracer
-from gateway.core.usage import Usage
 
 log = structlog.get_logger("mqlift.broker")
 
@@ -181,7 +181,7 @@ class Broker:
         self._opened()
         self._lengths_due = self._loop.time() + RECHECK
 
-    # What is another thing where several gateways share a store (`core/fleetbroker.py`)
+    # What is another thing where several gateways share a store (`core/fleet/broker.py`)
 
     def _opened(self) -> None:
         """All parts are there."""

@@ -22,12 +22,12 @@ from gateway.core.backend import Answerable, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.errors import MqliftError, NotFound
 from gateway.core.exchanges import Destination, ToExchange
-from gateway.core.fleet import Fleet
+from gateway.core.fleet.membership import Fleet
+from gateway.core.fleet.recordfollower import RecordFollower
 from gateway.core.merge import Merge
 from gateway.core.message import DEFAULT_EXCHANGE, Message
 from gateway.core.outcome import Result
 from gateway.core.queues import BackendQueue
-from gateway.core.recordfollower import RecordFollower
 from gateway.core.sender import Publisher, Sender
 from gateway.core.shared import SESSION, SHARED
 from gateway.core.statewriter import StateWriter
@@ -443,7 +443,7 @@ class FanOut:
 
 
 class _LossFollower:
-    """See `fleet.Follower`. Another gateway has found a topic gone, before it or anybody else makes it again."""
+    """See `membership.Follower`. Another gateway has found a topic gone, before it or anybody else makes it again."""
 
     kinds = (LOST,)
 

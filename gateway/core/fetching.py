@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
+from gateway.core.delivery import Delivery
 from gateway.core.errors import BackendError
-from gateway.core.session import Delivery
 
 log = structlog.get_logger("mqlift.receiver")
 

@@ -15,6 +15,8 @@ import structlog
 
 from gateway.core.backend import Backend, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
+from gateway.core.commands import Consume
+from gateway.core.delivery import Delivery
 from gateway.core.errors import BackendError
 from gateway.core.health import FAILURES_TO_REPORT, Health
 from gateway.core.message import DEFAULT_EXCHANGE, Address, Message
@@ -22,7 +24,6 @@ from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy, Receiver
 from gateway.core.sender import Publisher
-from gateway.core.session import Consume, Delivery
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription
 from gateway.core.templates import Template

@@ -15,7 +15,9 @@ import structlog
 
 from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, Backend, Depth, QueueSpec, Target
+from gateway.core.commands import Consume
 from gateway.core.deadletter import Bury, Reason
+from gateway.core.delivery import Delivery
 from gateway.core.errors import BackendError, NotSupported, Refused
 from gateway.core.later import Later
 from gateway.core.message import Message
@@ -23,7 +25,6 @@ from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.receiver import GET_WAIT, Keeper, Receiver
 from gateway.core.selecting import Redrive, check_selectors
 from gateway.core.sender import Publisher, Sender
-from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription
 
 log = structlog.get_logger("mqlift.queues")

@@ -10,24 +10,25 @@ import structlog
 
 from gateway.core.arguments import NO_POLICY, QueuePolicy, check_equivalent, read_policy, read_stream_policy
 from gateway.core.backend import Backend, QueueSpec, Target
+from gateway.core.commands import Consume, Counted, Got, Presence
 from gateway.core.deadletter import Bury
+from gateway.core.delivery import Delivery
 from gateway.core.durable import DurableTopology
 from gateway.core.errors import BackendError, InUse, InvalidArgument, Locked, MqliftError, NotEmpty, NotFound, Refused
+from gateway.core.fleet.usage import Usage
 from gateway.core.health import Health
 from gateway.core.metrics import Metrics
 from gateway.core.onebyone import OneByOne
 from gateway.core.queues import BackendQueue
 from gateway.core.receiver import Keeper, Receiver
 from gateway.core.sender import Publisher, Sender
-from gateway.core.session import Consume, Counted, Delivery, Got, Presence
 from gateway.core.shared import SESSION, SHARED, SharedQueues
 from gateway.core.store import Conflict, StateStore
-from gateway.core.stream import StreamBackend
-from gateway.core.streamoffset import STREAM_OFFSET
-from gateway.core.streams import StreamQueue
+from gateway.core.streams.offset import STREAM_OFFSET
+from gateway.core.streams.port import StreamBackend
+from gateway.core.streams.queue import StreamQueue
 from gateway.core.subscription import Consumer, Subscription
 from gateway.core.topology import Binding, Topology, UnknownExchange, UnknownQueue
-from gateway.core.usage import Usage
 from gateway.core.virtual import VirtualQueue
 
 log = structlog.get_logger("mqlift.queues")

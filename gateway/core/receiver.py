@@ -12,6 +12,7 @@ import structlog
 
 from gateway.core.backend import Backend, Received, Target
 from gateway.core.batcher import BatchPolicy
+from gateway.core.delivery import Delivery
 from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.fetching import Fetching
 from gateway.core.health import FAILURES_TO_REPORT, Health
@@ -19,7 +20,6 @@ from gateway.core.metrics import Metrics
 from gateway.core.outcome import Outcome
 from gateway.core.passing import Passing
 from gateway.core.renewer import Renewer
-from gateway.core.session import Delivery
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription, Turns
 

@@ -10,10 +10,10 @@ import structlog
 
 from gateway.core.backend import Backend, Target
 from gateway.core.batcher import Batcher, BatchPolicy
+from gateway.core.delivery import Delivery
 from gateway.core.errors import ReceiptExpired
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Delivery
 from gateway.core.settler import DeliveryEntry
 
 log = structlog.get_logger("mqlift.renewer")

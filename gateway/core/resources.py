@@ -22,8 +22,8 @@ from gateway.core.sender import Sender
 from gateway.core.settler import Settler
 from gateway.core.shared import SESSION, SUBSCRIPTION
 from gateway.core.store import StateStore
-from gateway.core.stream import StreamBackend
-from gateway.core.streams import StreamQueue
+from gateway.core.streams.port import StreamBackend
+from gateway.core.streams.queue import StreamQueue
 from gateway.core.tracing import Tracer
 
 SESSION_LABEL: Final = "(sessions)"

@@ -10,10 +10,10 @@ from typing import Final
 import structlog
 
 from gateway.core.errors import Refused
-from gateway.core.fleet import Fleet
+from gateway.core.fleet.membership import Fleet
+from gateway.core.fleet.recordfollower import RecordFollower
 from gateway.core.message import RETAINED, TOPIC_EXCHANGE, Address, Message
 from gateway.core.packing import MetaUnreadable, pack_message, unpack_message
-from gateway.core.recordfollower import RecordFollower
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import Record, StateStore, every_record
 from gateway.core.trie import check_words, split_words

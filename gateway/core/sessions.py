@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 import orjson
 import structlog
 
+from gateway.core.commands import SessionRecord
 from gateway.core.errors import BackendError, Refused
 from gateway.core.message import Message
 from gateway.core.packing import MetaUnreadable, pack_message, unpack_message
-from gateway.core.session import SessionRecord
 from gateway.core.statewriter import Done, StateWriter
 from gateway.core.store import StateStore, StoreError, every_record
 

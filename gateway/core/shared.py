@@ -11,8 +11,8 @@ from typing import Final
 import orjson
 import structlog
 
-from gateway.core.fleet import Fleet
-from gateway.core.recordfollower import RecordFollower
+from gateway.core.fleet.membership import Fleet
+from gateway.core.fleet.recordfollower import RecordFollower
 from gateway.core.statewriter import StateWriter
 from gateway.core.store import Record, StateStore, every_record
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from gateway.core.errors import MqliftError
-from gateway.core.fleet import Fleet
+from gateway.core.fleet.membership import Fleet
 from gateway.core.store import Conflict, StateStore, StoreError
 
 log = structlog.get_logger("mqlift.state")

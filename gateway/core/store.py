@@ -57,7 +57,8 @@ class StateStore(Protocol):
     """A value's size at most."""
 
     shared: bool
-    """Whether other gateways may have the same records; then what they write is followed (`core/fleet.py`)."""
+    """Whether other gateways may have the same records; then what they write is followed
+    (`core/fleet/membership.py`)."""
 
     async def get(self, kind: str, key: str) -> Record | None:
         """Read one record as it was last written by anybody whose write has returned."""

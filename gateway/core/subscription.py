@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Protocol
 
+from gateway.core.commands import Consume, Prefetch
+from gateway.core.delivery import Delivery
 from gateway.core.errors import InUse
 from gateway.core.message import Message
 from gateway.core.selector import compile_selector
-from gateway.core.session import Consume, Delivery, Prefetch
 
 
 class Consumer(Protocol):

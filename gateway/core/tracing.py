@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from gateway.core.backend import Answerable, Target
+from gateway.core.delivery import Delivery
 from gateway.core.message import Message
-from gateway.core.session import Delivery
 
 TRACEPARENT: Final = "traceparent"
 

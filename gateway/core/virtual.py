@@ -15,13 +15,14 @@ import structlog
 
 from gateway.core.arguments import Overflow, QueuePolicy, read_policy
 from gateway.core.backend import Answerable, QueueSpec, Received
+from gateway.core.commands import Consume
 from gateway.core.deadletter import Bury, Reason
+from gateway.core.delivery import Delivery
 from gateway.core.errors import NotSupported, Refused
 from gateway.core.message import Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.sender import Publisher
-from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Consumer, Subscription, Turns
 
 log = structlog.get_logger("mqlift.queues")

@@ -14,12 +14,12 @@ import structlog
 
 from gateway.core.backend import QueueSpec
 from gateway.core.broker import Broker, Owner
+from gateway.core.commands import Counted, Presence, SessionRecord
 from gateway.core.errors import NotSupported
 from gateway.core.exchanges import Destination
 from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, RETAIN, Address, Headers, Message
 from gateway.core.queues import Sink
 from gateway.core.routing import Routing
-from gateway.core.session import Counted, Presence, SessionRecord
 from gateway.core.shared import SESSION, SHARED
 from gateway.core.statewriter import Done
 

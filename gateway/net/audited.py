@@ -7,8 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from gateway.core.audit import audit
 from gateway.core.broker import Broker
-from gateway.core.exchanges import ToExchange
-from gateway.core.session import (
+from gateway.core.commands import (
     Bind,
     BindExchange,
     DeclareExchange,
@@ -20,6 +19,7 @@ from gateway.core.session import (
     Unbind,
     UnbindExchange,
 )
+from gateway.core.exchanges import ToExchange
 from gateway.net.commands import Peer
 
 Fields: TypeAlias = Mapping[str, str]

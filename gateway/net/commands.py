@@ -24,12 +24,7 @@ from gateway.core.audit import audit
 from gateway.core.auth import Credentials, Identity, renewed
 from gateway.core.broker import Broker, Owner
 from gateway.core.certificate import Certificate
-from gateway.core.errors import MqliftError, NotAuthorized, Refused
-from gateway.core.exchanges import ToExchange
-from gateway.core.later import Later
-from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Authenticate,
     Authenticated,
     Bind,
@@ -56,6 +51,11 @@ from gateway.core.session import (
     Unbind,
     UnbindExchange,
 )
+from gateway.core.errors import MqliftError, NotAuthorized, Refused
+from gateway.core.exchanges import ToExchange
+from gateway.core.later import Later
+from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, Message
+from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.shared import SESSION, SHARED
 from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription

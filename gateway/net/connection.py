@@ -15,9 +15,11 @@ from typing import Final, cast
 import structlog
 
 from gateway.core.broker import Broker
+from gateway.core.commands import Close, Command, Publish
+from gateway.core.delivery import Delivery
 from gateway.core.flow import Watermark
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Close, Command, Delivery, Publish, Session
+from gateway.core.session import Session
 from gateway.core.statewriter import Done
 from gateway.core.subscription import Subscription
 from gateway.net.commands import Peer, result_of

@@ -14,23 +14,23 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.core.broker import Broker, Owner
-from gateway.core.errors import MqliftError, NotAuthorized, Unavailable
-from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Aside,
     Authenticate,
     ChangePrefetch,
     Close,
     Command,
     ControlCommand,
-    Delivery,
     EndSession,
     Get,
     Got,
     Publish,
-    Session,
     Settle,
 )
+from gateway.core.delivery import Delivery
+from gateway.core.errors import MqliftError, NotAuthorized, Unavailable
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.session import Session
 from gateway.core.statewriter import Done
 from gateway.net import audited
 from gateway.net.commands import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.core.auth import Action, Authorizer, Identity
+from gateway.core.commands import Publish
 from gateway.core.errors import NotAuthorized
 from gateway.core.message import DEFAULT_EXCHANGE, Address
-from gateway.core.session import Publish
 
 EVERY_KEY: Final = "#"
 """The pattern of a binding that leaves nothing out."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.core.budget import ByteBudget, Share
-from gateway.core.session import Delivery, Session
+from gateway.core.delivery import Delivery
+from gateway.core.session import Session
 
 UNCOUNTED: Final = 256 * 1024
 """Bytes of unfinished messages that a connection may have without room for them: what one read brings anyway."""

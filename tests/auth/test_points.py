@@ -11,10 +11,7 @@ from structlog.testing import capture_logs
 from gateway.core.auth import Action, Credentials, Identity
 from gateway.core.backend import QueueSpec
 from gateway.core.certificate import Certificate
-from gateway.core.errors import NotAuthorized
-from gateway.core.exchanges import ExchangeSpec, ExchangeType
-from gateway.core.outcome import Outcome
-from gateway.core.session import (
+from gateway.core.commands import (
     Authenticate,
     Bind,
     BindExchange,
@@ -33,6 +30,9 @@ from gateway.core.session import (
     Unbind,
     UnbindExchange,
 )
+from gateway.core.errors import NotAuthorized
+from gateway.core.exchanges import ExchangeSpec, ExchangeType
+from gateway.core.outcome import Outcome
 from gateway.core.shared import SESSION, SHARED
 from tests.rig.clock import on_clock, settle_down
 from tests.rig.connections import FakeTransport

@@ -20,9 +20,9 @@ from amqtt.mqtt.puback import PubackPacket
 from amqtt.mqtt.publish import PublishPacket
 
 from gateway.core.backend import Received
+from gateway.core.delivery import Delivery
 from gateway.core.message import Address, Message
 from gateway.core.outcome import Outcome
-from gateway.core.session import Delivery
 from gateway.protocols.mqtt.codec import Decoder, encode
 from gateway.protocols.mqtt.packets import Level, Puback, Publish
 from gateway.protocols.mqtt.writer import PUBLISH, QOS_1, write_puback, write_publish

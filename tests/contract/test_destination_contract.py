@@ -19,7 +19,7 @@ from gateway.core.backend import Backend, Depth, Entry, QueueSpec
 from gateway.core.errors import BackendError, Invalid, NotFound, TooLarge
 from gateway.core.message import NO_HEADERS, PERSISTENT, Address, Headers, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome
-from gateway.core.stream import StreamBackend
+from gateway.core.streams.port import StreamBackend
 from gateway.core.transform import Transform
 from tests.contract.conftest import Service
 from tests.rig.processes import Ministack

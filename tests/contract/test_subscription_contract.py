@@ -14,7 +14,7 @@ from adapters.kinesis.backend import KinesisBackend, open_backend
 from adapters.kinesis.settings import KIND
 from gateway.core.backend import Target
 from gateway.core.errors import Contended, NotFound
-from gateway.core.stream import FIRST, NEXT, Page, Position, Whence
+from gateway.core.streams.port import FIRST, NEXT, Page, Position, Whence
 from tests.rig.processes import AWS_ENVIRONMENT, Ministack
 from tests.rig.streams import Client, aws_client, stream_records
 

@@ -17,6 +17,7 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Backend, Entry, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.commands import Consume, Presence, SessionRecord
 from gateway.core.errors import (
     AccessDenied,
     CredentialsInvalid,
@@ -34,7 +35,6 @@ from gateway.core.message import TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import QUEUE_KIND, Pattern, QueueMatch, Routes, Rule, RuleTarget, TopicMatch
-from gateway.core.session import Consume, Presence, SessionRecord
 from gateway.core.subscription import Subscription
 from gateway.core.topology import InternalExchange, Topology, UnknownExchange
 from tests.rig.clock import at_end, on_clock, settle_down, until

@@ -14,6 +14,7 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.commands import Consume, Presence
 from gateway.core.errors import InvalidArgument
 from gateway.core.health import Health
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message
@@ -21,7 +22,6 @@ from gateway.core.outcome import ACCEPTED, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import Routes
 from gateway.core.selector import CONVERTING
-from gateway.core.session import Consume, Presence
 from gateway.core.shared import SUBSCRIPTION
 from gateway.core.topology import Topology
 from tests.rig.clock import at_end, on_clock, until

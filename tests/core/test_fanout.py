@@ -21,8 +21,8 @@ from gateway.core.broker import Broker, BrokerLimits
 from gateway.core.errors import BackendError, NotFound, Unavailable
 from gateway.core.exchanges import ExchangeSpec, ExchangeType, ToExchange
 from gateway.core.fanout import KIND, LEAVING, LOST, SWEEP, TOLD, VERIFY, FanOut
-from gateway.core.fleet import Fleet
-from gateway.core.fleetbroker import FleetBroker
+from gateway.core.fleet.broker import FleetBroker
+from gateway.core.fleet.membership import Fleet
 from gateway.core.health import Health
 from gateway.core.message import Address, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result

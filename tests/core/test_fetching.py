@@ -8,10 +8,11 @@ from structlog.testing import capture_logs
 
 from gateway.core.backend import Received
 from gateway.core.budget import ByteBudget
+from gateway.core.commands import Consume
+from gateway.core.delivery import Delivery
 from gateway.core.errors import AccessDenied, BackendError, Unavailable
 from gateway.core.fetching import Fetching
 from gateway.core.outcome import Outcome
-from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Subscription
 from tests.core.test_receiver import Rig
 from tests.rig.clock import on_clock, settle_down

@@ -17,6 +17,7 @@ from gateway.core import passing
 from gateway.core.arguments import QueuePolicy
 from gateway.core.backend import Backend, Depth, QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
+from gateway.core.commands import Consume
 from gateway.core.deadletter import DeadLettering, Reason
 from gateway.core.errors import InUse, NotSupported, Throttled, Unavailable
 from gateway.core.health import Health
@@ -29,7 +30,6 @@ from gateway.core.receiver import OUT_OF_STEP, Keeper, ReceivePolicy, Receiver
 from gateway.core.selecting import BELIEVED
 from gateway.core.selector import SelectorError
 from gateway.core.sender import Sender
-from gateway.core.session import Consume
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription
 from tests.rig.clock import at_end, on_clock, settle_down, until

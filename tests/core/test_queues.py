@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from gateway.core.arguments import QueuePolicy
 from gateway.core.backend import Limits, QueueSpec, Received, Target
 from gateway.core.batcher import BatchPolicy
+from gateway.core.commands import Consume
 from gateway.core.deadletter import DeadLettering, Reason
 from gateway.core.errors import AccessDenied, InUse, NotSupported, Unavailable
 from gateway.core.health import Health
@@ -19,7 +20,6 @@ from gateway.core.outcome import ACCEPTED, Outcome, Result
 from gateway.core.queues import BackendQueue
 from gateway.core.receiver import Keeper, ReceivePolicy, Receiver
 from gateway.core.sender import Sender
-from gateway.core.session import Consume
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription
 from tests.rig.clock import at_end, on_clock, settle_down

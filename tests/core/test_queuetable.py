@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from adapters.memory.backend import MemoryBackend
 from gateway.core.backend import QueueSpec, Target
+from gateway.core.commands import Consume, Presence
 from gateway.core.errors import (
     AccessDenied,
     Inequivalent,
@@ -21,7 +22,6 @@ from gateway.core.errors import (
 )
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message, Properties
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome
-from gateway.core.session import Consume, Presence
 from gateway.core.shared import SUBSCRIPTION
 from gateway.core.topology import UnknownQueue
 from tests.core.test_broker import DURABLE, LIVE, Rig, place, queue_rule

@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 
 from gateway.core.backend import Limits
 from gateway.core.batcher import BatchPolicy
+from gateway.core.commands import Consume
+from gateway.core.delivery import Delivery
 from gateway.core.errors import AccessDenied, BackendError, CredentialsInvalid, ReceiptExpired, Throttled, Unavailable
 from gateway.core.health import Health
 from gateway.core.outcome import Outcome, Result
 from gateway.core.receiver import ReceivePolicy, Receiver
-from gateway.core.session import Consume, Delivery
 from gateway.core.settler import Settler
 from gateway.core.subscription import Subscription
 from tests.rig.clock import at_end, on_clock, settle_down, until

@@ -11,6 +11,7 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec, Target
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.commands import Presence, SessionRecord
 from gateway.core.errors import MqliftError, NotSupported, Refused
 from gateway.core.exchanges import ExchangeSpec, ExchangeType
 from gateway.core.health import Health
@@ -18,7 +19,6 @@ from gateway.core.message import RETAIN, TOPIC_EXCHANGE, Address, Message
 from gateway.core.outcome import ACCEPTED, UNROUTED, Result
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import QUEUE_KIND, Pattern, QueueMatch, Routes, Rule, RuleTarget, TopicMatch
-from gateway.core.session import Presence, SessionRecord
 from gateway.core.shared import SESSION
 from gateway.core.topology import Topology
 from gateway.core.workerbroker import WorkerBroker

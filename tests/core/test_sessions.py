@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from adapters.memory.store import MemoryStore
+from gateway.core.commands import SessionRecord
 from gateway.core.errors import MqliftError, Refused, Unavailable
 from gateway.core.message import Address, Message
-from gateway.core.session import SessionRecord
 from gateway.core.sessions import INFLIGHT, KIND, REMOVED, Sessions, pack
 from gateway.core.statewriter import StateWriter
 from gateway.core.store import StateStore

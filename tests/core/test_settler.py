@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from gateway.core.backend import Received
 from gateway.core.batcher import BatchPolicy
+from gateway.core.delivery import Delivery
 from gateway.core.errors import AccessDenied, ReceiptExpired, Unavailable
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Delivery
 from gateway.core.settler import Settler
 from tests.rig.clock import at_end, on_clock, settle_down
 from tests.rig.scripted import TARGET, ScriptedBackend, message, never, new_metrics, raising

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Consume
 from gateway.core.message import RETAINED, TOPIC_EXCHANGE
-from gateway.core.session import Consume
 from gateway.status import StatusTopics
 from tests.core.test_broker import Rig
 from tests.rig.clock import on_clock, until

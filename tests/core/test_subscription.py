@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.backend import Received
+from gateway.core.commands import Consume
+from gateway.core.delivery import Delivery
 from gateway.core.outcome import Outcome
-from gateway.core.session import Consume, Delivery
 from gateway.core.subscription import Subscription, Turns
 from tests.rig.scripted import Consumer, message
 

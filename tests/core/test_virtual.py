@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 
 from gateway.core.arguments import SELECTOR
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Consume
 from gateway.core.deadletter import DeadLettering, Reason
 from gateway.core.errors import InUse, NotSupported
 from gateway.core.message import Address, Message, Properties
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Consume
 from gateway.core.subscription import Subscription
 from gateway.core.virtual import LIVE_ROOM, Room, VirtualQueue
 from tests.rig.clock import ClockLoop, on_clock, settle_down

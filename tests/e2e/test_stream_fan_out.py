@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.streamgroup import CHECKPOINT_SECONDS
+from gateway.core.streams.group import CHECKPOINT_SECONDS
 from tests.conftest import finish
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.fan_out import Ending, FanOutEndpoint

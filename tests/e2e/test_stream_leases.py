@@ -15,7 +15,7 @@ import pytest
 from pika.exceptions import AMQPError
 
 from adapters.kinesis.reading import short_shard
-from gateway.core.streamlease import LEASE_SECONDS, RENEW_SECONDS
+from gateway.core.streams.lease import LEASE_SECONDS, RENEW_SECONDS
 from tests.conftest import finish
 from tests.rig.amqp import AmqpClient
 from tests.rig.fault_endpoint import FaultEndpoint

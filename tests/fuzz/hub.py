@@ -13,6 +13,31 @@ from typing import ClassVar, Final, Protocol
 
 from gateway.core.auth import Identity
 from gateway.core.backend import Received
+from gateway.core.commands import (
+    Aside,
+    Authenticate,
+    Authenticated,
+    Cancel,
+    ChangePrefetch,
+    Close,
+    Command,
+    Consume,
+    ControlCommand,
+    Counted,
+    DeclareQueue,
+    DeleteQueue,
+    EndSession,
+    Get,
+    Got,
+    KeepInflight,
+    Opened,
+    OpenSession,
+    Publish,
+    PurgeQueue,
+    Retain,
+    Settle,
+)
+from gateway.core.delivery import Delivery
 from gateway.core.errors import (
     Inequivalent,
     InUse,
@@ -26,32 +51,7 @@ from gateway.core.errors import (
 )
 from gateway.core.message import DEFAULT_EXCHANGE, TOPIC_EXCHANGE, Address, HeaderValue, Message, Origin, Properties
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.session import (
-    Aside,
-    Authenticate,
-    Authenticated,
-    Cancel,
-    ChangePrefetch,
-    Close,
-    Command,
-    Consume,
-    ControlCommand,
-    Counted,
-    DeclareQueue,
-    DeleteQueue,
-    Delivery,
-    EndSession,
-    Get,
-    Got,
-    KeepInflight,
-    Opened,
-    OpenSession,
-    Publish,
-    PurgeQueue,
-    Retain,
-    Session,
-    Settle,
-)
+from gateway.core.session import Session
 from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.fuzz.cases import Step, Violation
 from tests.fuzz.footprint import footprint

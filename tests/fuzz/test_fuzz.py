@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.commands import Close, Command, Publish
 from gateway.core.message import Address, Message
 from gateway.core.outcome import Result
-from gateway.core.session import Close, Command, Publish
 from gateway.protocols.mqtt.codec import Decoder, encode
 from gateway.protocols.mqtt.packets import Connect, Pingreq, Puback
 from gateway.protocols.mqtt.packets import Publish as PublishPacket

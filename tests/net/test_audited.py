@@ -6,9 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.backend import QueueSpec
-from gateway.core.exchanges import ExchangeSpec, ExchangeType
-from gateway.core.message import Headers
-from gateway.core.session import (
+from gateway.core.commands import (
     Bind,
     BindExchange,
     DeclareExchange,
@@ -19,6 +17,8 @@ from gateway.core.session import (
     Unbind,
     UnbindExchange,
 )
+from gateway.core.exchanges import ExchangeSpec, ExchangeType
+from gateway.core.message import Headers
 from gateway.core.shared import SUBSCRIPTION
 from tests.rig.clock import on_clock
 from tests.rig.hosting import Rig

@@ -9,8 +9,7 @@ import pytest
 
 from gateway.core.auth import Action, Identity
 from gateway.core.backend import QueueSpec
-from gateway.core.outcome import Outcome
-from gateway.core.session import (
+from gateway.core.commands import (
     Aside,
     ChangePrefetch,
     ClaimClientId,
@@ -23,6 +22,7 @@ from gateway.core.session import (
     Publish,
     Settle,
 )
+from gateway.core.outcome import Outcome
 from gateway.core.shared import SUBSCRIPTION
 from gateway.net.commands import AT_THE_END, CONCURRENT, IMMEDIATE, WAITING, Peer
 from tests.rig.clock import on_clock

@@ -10,10 +10,7 @@ from structlog.testing import capture_logs
 
 from gateway.core.auth import Credentials
 from gateway.core.backend import Entry, QueueSpec
-from gateway.core.errors import AccessDenied, NotAuthorized, ProtocolError, Refused
-from gateway.core.message import TOPIC_EXCHANGE, Address, Message
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Authenticate,
     Bind,
     Cancel,
@@ -25,6 +22,9 @@ from gateway.core.session import (
     Settle,
     Unbind,
 )
+from gateway.core.errors import AccessDenied, NotAuthorized, ProtocolError, Refused
+from gateway.core.message import TOPIC_EXCHANGE, Address, Message
+from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
 from gateway.net.connection import LINGER, STUCK, UNSENT_BYTES
 from gateway.net.limits import ConnectionLimits
 from tests.rig.clock import on_clock, settle_down, until

@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from gateway.core.backend import Entry, Limits
 from gateway.core.budget import ByteBudget
+from gateway.core.commands import Close, Consume, Get, Publish, Settle
 from gateway.core.message import Address, Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Close, Consume, Get, Publish, Settle
 from gateway.net.connection import STUCK, UNSENT_BYTES
 from gateway.net.large import PROGRESS, STALLED, UNCOUNTED
 from gateway.net.quotas import Quotas

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from gateway.core.auth import Credentials, Identity
+from gateway.core.commands import Authenticate, Cancel, Consume, Prefetch, Publish, Settle
 from gateway.core.message import Address, Message
 from gateway.core.outcome import Outcome
-from gateway.core.session import Authenticate, Cancel, Consume, Prefetch, Publish, Settle
 from gateway.net.limits import ConnectionLimits
 from gateway.net.pace import PublishRate
 from gateway.net.quotas import QuotaLimits, Quotas

@@ -8,10 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.backend import QueueSpec, Target
-from gateway.core.errors import AccessDenied
-from gateway.core.exchanges import ExchangeSpec, ExchangeType
-from gateway.core.outcome import Outcome
-from gateway.core.session import (
+from gateway.core.commands import (
     Aside,
     ChangePrefetch,
     Close,
@@ -25,6 +22,9 @@ from gateway.core.session import (
     Prefetch,
     PurgeQueue,
 )
+from gateway.core.errors import AccessDenied
+from gateway.core.exchanges import ExchangeSpec, ExchangeType
+from gateway.core.outcome import Outcome
 from tests.rig.clock import on_clock, settle_down
 from tests.rig.hosting import Peer, connected
 from tests.rig.scripted import raising

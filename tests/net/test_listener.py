@@ -16,12 +16,12 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import Limits, QueueSpec
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.commands import Close, Command, Consume, DeclareQueue, Settle
 from gateway.core.errors import ConfigError
 from gateway.core.health import Health
 from gateway.core.outcome import Outcome
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import Routes
-from gateway.core.session import Close, Command, Consume, DeclareQueue, Settle
 from gateway.core.topology import Topology
 from gateway.net import acceptor as acceptor_module
 from gateway.net.limits import ConnectionLimits

@@ -13,10 +13,10 @@ from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.commands import Command
 from gateway.core.health import Health
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import Routes
-from gateway.core.session import Command
 from gateway.core.topology import Topology
 from gateway.net.listener import Listener, ListenerOptions
 from gateway.net.quotas import ADDRESS_ATTEMPTS, ADDRESS_CONNECTIONS, GATEWAY_CONNECTIONS, QuotaLimits, Quotas

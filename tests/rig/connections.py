@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from math import inf
 
+from gateway.core.commands import Command
+from gateway.core.delivery import Delivery
 from gateway.core.outcome import Result
-from gateway.core.session import Command, Delivery
 
 
 class FakeTransport(asyncio.Transport):

@@ -11,7 +11,7 @@ from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import BrokerLimits
-from gateway.core.fleetbroker import FleetBroker
+from gateway.core.fleet.broker import FleetBroker
 from gateway.core.health import Health
 from gateway.core.message import Message
 from gateway.core.outcome import Result

@@ -9,12 +9,12 @@ from gateway.core.auth import Credentials, Identity
 from gateway.core.backend import QueueSpec
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.commands import Consume, DeclareQueue
 from gateway.core.errors import MqliftError
 from gateway.core.health import Health
 from gateway.core.outcome import Outcome
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import Routes
-from gateway.core.session import Consume, DeclareQueue
 from gateway.core.topology import Topology
 from gateway.net.connection import Connection
 from gateway.net.limits import ConnectionLimits

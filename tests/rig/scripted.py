@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from gateway.core.backend import Depth, Entry, Limits, QueueSpec, Received, Target
+from gateway.core.delivery import Delivery
 from gateway.core.errors import TooLarge
 from gateway.core.message import Address, Message
 from gateway.core.metrics import Metrics
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Delivery
 from gateway.core.subscription import Subscription
 
 LIMITS = Limits(batch_entries=10, batch_bytes=1_000, entry_bytes=500)

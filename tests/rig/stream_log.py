@@ -12,7 +12,7 @@ from typing import Final
 from gateway.core.backend import QueueSpec, Target
 from gateway.core.errors import Contended
 from gateway.core.message import Address, Message
-from gateway.core.stream import Page, Position, PositionLost, ReadLimits, Shard, StreamRecord, Whence
+from gateway.core.streams.port import Page, Position, PositionLost, ReadLimits, Shard, StreamRecord, Whence
 from tests.rig.scripted import ScriptedBackend
 
 LIMITS: Final = ReadLimits(reads_per_second=4.0, bytes_per_second=1_000_000, page_records=100, subscription_seconds=5.0)

@@ -7,12 +7,13 @@ from typing import Final
 
 from adapters.memory.store import MemoryStore
 from gateway.core.backend import QueueSpec, Target
+from gateway.core.commands import Consume
+from gateway.core.delivery import Delivery
 from gateway.core.health import Health
 from gateway.core.message import HeaderValue
 from gateway.core.outcome import Outcome
 from gateway.core.sender import Sender
-from gateway.core.session import Consume, Delivery
-from gateway.core.streams import StreamQueue
+from gateway.core.streams.queue import StreamQueue
 from gateway.core.subscription import Subscription
 from tests.rig.clock import at_end, settle_down, until
 from tests.rig.scripted import Consumer, new_metrics

@@ -14,10 +14,11 @@ from adapters.memory.store import MemoryStore
 from gateway.core.auth import Credentials, Identity
 from gateway.core.batcher import BatchPolicy
 from gateway.core.broker import Broker, BrokerLimits
+from gateway.core.commands import Command, Publish
 from gateway.core.health import Health
 from gateway.core.receiver import ReceivePolicy
 from gateway.core.routes import Routes
-from gateway.core.session import Command, Publish, Session, SessionContext
+from gateway.core.session import Session, SessionContext
 from gateway.core.topology import Topology
 from gateway.net.limits import ConnectionLimits
 from gateway.net.listener import Listener, ListenerOptions

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
+from gateway.core.commands import Aside, Get, Got
+from gateway.core.delivery import Delivery
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Aside, Delivery, Get, Got
 from gateway.protocols.amqp091.arguments import method_payload
 from gateway.protocols.amqp091.assembly import Assembly
 from gateway.protocols.amqp091.consuming import Consuming

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.core.auth import Credentials
+from gateway.core.commands import Authenticate, Authenticated, DeclareExchange, Presence
 from gateway.core.errors import NotAuthorized
 from gateway.core.exchanges import ExchangeSpec, predeclared
 from gateway.core.message import Headers, HeaderValue, Origin
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, Authenticated, DeclareExchange, Presence
 from gateway.protocols.amqp091.errors import ConnectionException, ReplyCode, cut_text
 from gateway.protocols.amqp091.frames import MIN_FRAME_MAX
 from gateway.protocols.amqp091.link import PROTOCOL, Link

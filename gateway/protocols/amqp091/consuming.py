@@ -7,19 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Cancel, ChangePrefetch, Consume, DeclareQueue, DeleteQueue, Get, Got, Prefetch
+from gateway.core.delivery import Delivery
 from gateway.core.errors import InUse
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import (
-    Cancel,
-    ChangePrefetch,
-    Consume,
-    DeclareQueue,
-    DeleteQueue,
-    Delivery,
-    Get,
-    Got,
-    Prefetch,
-)
 from gateway.protocols.amqp091.content import write_content
 from gateway.protocols.amqp091.errors import ReplyCode
 from gateway.protocols.amqp091.fields import write_short_string

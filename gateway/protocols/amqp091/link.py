@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from gateway.core.commands import Aside, Command, ControlCommand, Settle
+from gateway.core.delivery import Delivery
 from gateway.core.message import Address, Origin
 from gateway.core.outcome import Outcome
-from gateway.core.session import Aside, Command, ControlCommand, Delivery, Settle
 from gateway.protocols.amqp091.codec import INITIAL_FRAME_MAX
 from gateway.protocols.amqp091.methods import Method
 from gateway.protocols.amqp091.names import VirtualHost

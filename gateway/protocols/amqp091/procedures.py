@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeAlias
 
+from gateway.core.commands import ControlCommand, Get
 from gateway.core.outcome import Result
-from gateway.core.session import ControlCommand, Get
 
 Procedure: TypeAlias = Generator[ControlCommand | Get | None, Result, None]
 """Gives the commands that a method needs, one by one, and is sent the answer of each; all have the channel's token.

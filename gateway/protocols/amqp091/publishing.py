@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 from typing import Final
 
+from gateway.core.commands import DeclareExchange, Presence, Publish
 from gateway.core.errors import MqliftError, NotAuthorized
 from gateway.core.exchanges import ExchangeSpec, ExchangeType
 from gateway.core.message import DEFAULT_EXCHANGE, NO_HEADERS, NO_PROPERTIES, Address, Headers, HeaderValue, Message
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import DeclareExchange, Presence, Publish
 from gateway.core.topology import InternalExchange, UnknownExchange
 from gateway.protocols.amqp091.confirms import Confirms
 from gateway.protocols.amqp091.content import Content, write_content

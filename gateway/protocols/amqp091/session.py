@@ -10,8 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.core.commands import NO_COMMANDS, Close, Command, Got
+from gateway.core.delivery import Delivery
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import NO_COMMANDS, Close, Command, Delivery, Got, Session, SessionContext
+from gateway.core.session import Session, SessionContext
 from gateway.protocols.amqp091.channel import Channel, ChannelFrame
 from gateway.protocols.amqp091.codec import Decoder
 from gateway.protocols.amqp091.connecting import Handshake, SilentEnd, ToldDuringHandshake

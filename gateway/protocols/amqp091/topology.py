@@ -6,11 +6,7 @@ from collections.abc import Generator, Mapping
 from typing import Final
 
 from gateway.core.backend import QueueSpec
-from gateway.core.errors import InvalidArgument, Locked
-from gateway.core.exchanges import ALTERNATE, ExchangeSpec, ExchangeType
-from gateway.core.message import DEFAULT_EXCHANGE, HeaderValue
-from gateway.core.outcome import Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Bind,
     BindExchange,
     Consume,
@@ -25,6 +21,10 @@ from gateway.core.session import (
     Unbind,
     UnbindExchange,
 )
+from gateway.core.errors import InvalidArgument, Locked
+from gateway.core.exchanges import ALTERNATE, ExchangeSpec, ExchangeType
+from gateway.core.message import DEFAULT_EXCHANGE, HeaderValue
+from gateway.core.outcome import Outcome, Result
 from gateway.core.topology import PREDECLARED, UnknownQueue
 from gateway.protocols.amqp091.errors import AmqpError, ReplyCode
 from gateway.protocols.amqp091.link import Link

@@ -6,9 +6,9 @@ Not atomic: each publish goes to its places on its own, as in RabbitMQ over seve
 
 from __future__ import annotations
 
+from gateway.core.delivery import Delivery
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result, worse
-from gateway.core.session import Delivery
 from gateway.protocols.amqp091.content import write_content
 from gateway.protocols.amqp091.errors import ReplyCode
 from gateway.protocols.amqp091.methods import BasicPublish

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.session import Delivery
+from gateway.core.delivery import Delivery
 
 
 class Unacknowledged:

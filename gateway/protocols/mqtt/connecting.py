@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.core.auth import Credentials
+from gateway.core.commands import Authenticate, Authenticated, KeepSession, Opened, OpenSession, SessionRecord
 from gateway.core.errors import MqliftError, NotAuthorized
 from gateway.core.message import Origin
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, Authenticated, KeepSession, Opened, OpenSession, SessionRecord
 from gateway.protocols.mqtt.client import Client, reason_string
 from gateway.protocols.mqtt.convert import PROTOCOL
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+from gateway.core.commands import Command, Settle
+from gateway.core.delivery import Delivery
 from gateway.core.message import PUBLISH_QOS, RETAINED, Message
 from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome
-from gateway.core.session import Command, Delivery, Settle
 from gateway.protocols.mqtt.client import Client
 from gateway.protocols.mqtt.convert import PROTOCOL, OutgoingTopic, outgoing_topic
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode

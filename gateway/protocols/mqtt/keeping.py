@@ -8,8 +8,8 @@ from typing import Final
 
 import orjson
 
+from gateway.core.commands import Command, KeepInflight
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Command, KeepInflight
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.procedures import Token
 from gateway.protocols.mqtt.settings import MAX_PACKET_ID

@@ -11,8 +11,8 @@ from collections.abc import Generator, Sequence
 from enum import Enum
 from typing import TypeAlias, TypeVar
 
+from gateway.core.commands import NO_COMMANDS, Command
 from gateway.core.outcome import Result
-from gateway.core.session import NO_COMMANDS, Command
 
 R = TypeVar("R")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from gateway.core.commands import Command, Publish, Retain
 from gateway.core.message import Message
 from gateway.core.outcome import ACCEPTED, Outcome, Result, worse
-from gateway.core.session import Command, Publish, Retain
 from gateway.protocols.mqtt.acknowledgements import PublishOrder
 from gateway.protocols.mqtt.aliases import IncomingAliases
 from gateway.protocols.mqtt.client import Client

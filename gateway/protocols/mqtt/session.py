@@ -12,23 +12,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from gateway.core.commands import NO_COMMANDS, Close, Command, EndSession, KeepInflight, Publish, SessionRecord, Settle
+from gateway.core.delivery import Delivery
 from gateway.core.errors import MqliftError
 from gateway.core.message import RETAIN, Message
 from gateway.core.metrics import Count
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import (
-    NO_COMMANDS,
-    Close,
-    Command,
-    Delivery,
-    EndSession,
-    KeepInflight,
-    Publish,
-    Session,
-    SessionContext,
-    SessionRecord,
-    Settle,
-)
+from gateway.core.session import Session, SessionContext
 from gateway.protocols.mqtt import packets
 from gateway.protocols.mqtt.client import LARGEST_PACKET, Client
 from gateway.protocols.mqtt.codec import Decoder

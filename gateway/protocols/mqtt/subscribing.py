@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.core.backend import QueueSpec
-from gateway.core.message import TOPIC_EXCHANGE
-from gateway.core.outcome import Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Bind,
     Cancel,
     Command,
@@ -29,6 +27,8 @@ from gateway.core.session import (
     SessionRecord,
     Unbind,
 )
+from gateway.core.message import TOPIC_EXCHANGE
+from gateway.core.outcome import Outcome, Result
 from gateway.protocols.mqtt.client import Client
 from gateway.protocols.mqtt.convert import pattern_of
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.core.commands import DeclareQueue
 from gateway.core.deadletter import Reason, dead_letter
+from gateway.core.delivery import Delivery
 from gateway.core.message import DEFAULT_EXCHANGE
 from gateway.core.outcome import Outcome
-from gateway.core.session import DeclareQueue, Delivery
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import DURABLE

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from gateway.core.commands import NO_COMMANDS, Command, Settle
+from gateway.core.delivery import Delivery
 from gateway.core.errors import Locked, MqliftError, Refused
 from gateway.core.message import Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result, worse
-from gateway.core.session import NO_COMMANDS, Command, Delivery, Settle
 from gateway.protocols.stomp.dialect import Dialect, Owner, Sender
 from gateway.protocols.stomp.settings import Settings
 from gateway.protocols.stomp.versions import V1_2, Version

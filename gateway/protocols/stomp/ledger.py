@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.core.session import Delivery
+from gateway.core.delivery import Delivery
 
 NOTHING: Sequence[Delivery] = ()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from gateway.core.commands import Bind, DeclareQueue, Publish
 from gateway.core.errors import Refused
 from gateway.core.message import Address, Message
-from gateway.core.session import Bind, DeclareQueue, Publish
 from gateway.protocols.stomp.client import Client, Step, Together
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import PRIVATE, ReplyTo, Source, Target

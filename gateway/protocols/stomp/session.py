@@ -9,9 +9,11 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final, TypeAlias
 
+from gateway.core.commands import NO_COMMANDS, Authenticate, ClaimClientId, Close, Command
+from gateway.core.delivery import Delivery
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import NO_COMMANDS, Authenticate, ClaimClientId, Close, Command, Delivery, SessionContext
+from gateway.core.session import SessionContext
 from gateway.protocols.stomp.acknowledging import Acknowledging
 from gateway.protocols.stomp.client import Client, Step, Together, error_of
 from gateway.protocols.stomp.codec import Frame, FrameLimits, FrameParser, encode_frame

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.core.arguments import SELECTOR
+from gateway.core.commands import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Rebind
+from gateway.core.delivery import Delivery
 from gateway.core.errors import Refused
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome
 from gateway.core.selector import SelectorError, compile_selector
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Delivery, Presence, Rebind
 from gateway.protocols.stomp.client import Client, Step
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.dialect import Source, Wishes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+from gateway.core.delivery import Delivery
 from gateway.core.message import DEFAULT_EXCHANGE, Address
-from gateway.core.session import Delivery
 from gateway.protocols.stomp.codec import NUL, Frame
 from gateway.protocols.stomp.dialect import NOBODY, Dialect, Owner, Source
 from gateway.protocols.stomp.errors import BadHeader

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from gateway.core.commands import Publish
+from gateway.core.delivery import Delivery
 from gateway.core.errors import Refused
 from gateway.core.message import Message
 from gateway.core.outcome import Outcome
-from gateway.core.session import Delivery, Publish
 from gateway.protocols.stomp.client import Client, Together
 from gateway.protocols.stomp.codec import Frame
 from gateway.protocols.stomp.errors import BadTransaction, MissingTransaction, quoted, shown

@@ -22,7 +22,7 @@ from gateway.core.errors import (
     TooLarge,
     Unavailable,
 )
-from gateway.core.stream import PositionLost
+from gateway.core.streams.port import PositionLost
 
 EXPIRED = "Value AQEB for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired."
 UNCHANGEABLE = "Value AQEB for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available "

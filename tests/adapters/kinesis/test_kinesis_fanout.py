@@ -12,7 +12,7 @@ from adapters.kinesis.settings import KIND
 from adapters.kinesis.streams import NEGATIVE_SECONDS
 from gateway.core.backend import Target
 from gateway.core.errors import AccessDenied, BackendError, Contended, Invalid, NotFound, Throttled, Unavailable
-from gateway.core.stream import FIRST, NEXT, Page, Position, Whence
+from gateway.core.streams.port import FIRST, NEXT, Page, Position, Whence
 from tests.rig.clock import on_clock
 from tests.rig.scripted_aws import ScriptedAws
 

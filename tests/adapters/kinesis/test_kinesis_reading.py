@@ -19,7 +19,7 @@ from adapters.kinesis.settings import KIND, OWN_OPTIONS
 from gateway.core.backend import QueueSpec, Target
 from gateway.core.errors import BackendError, Invalid, NotFound, Throttled
 from gateway.core.message import TOPIC_EXCHANGE, Address, Message, Origin, Properties
-from gateway.core.stream import FIRST, NEXT, Position, PositionLost, Shard, StreamBackend, Whence
+from gateway.core.streams.port import FIRST, NEXT, Position, PositionLost, Shard, StreamBackend, Whence
 from gateway.core.transform import Compression, Transform
 from tests.rig.scripted_aws import Answer, ScriptedAws
 

@@ -14,10 +14,7 @@ from pamqp.heartbeat import Heartbeat
 
 from gateway.core.auth import Identity
 from gateway.core.backend import Received
-from gateway.core.errors import MqliftError
-from gateway.core.message import Address, Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Aside,
     Authenticate,
     Authenticated,
@@ -28,14 +25,17 @@ from gateway.core.session import (
     Counted,
     DeclareQueue,
     DeleteQueue,
-    Delivery,
     Get,
     Got,
     Publish,
     PurgeQueue,
-    SessionContext,
     Settle,
 )
+from gateway.core.delivery import Delivery
+from gateway.core.errors import MqliftError
+from gateway.core.message import Address, Message
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.session import SessionContext
 from gateway.protocols.amqp091.session import open_session
 from gateway.protocols.amqp091.settings import Settings
 

@@ -10,8 +10,8 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic, Channel, Confirm, Connection, Queue
 from pamqp.header import ContentHeader
 
+from gateway.core.commands import Cancel, DeclareQueue, Get, Got, Publish
 from gateway.core.outcome import UNROUTED, Outcome
-from gateway.core.session import Cancel, DeclareQueue, Get, Got, Publish
 from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.fuzz.footprint import footprint
 from tests.sessions.amqp091.peer import Peer, connected, delivery, published, refused

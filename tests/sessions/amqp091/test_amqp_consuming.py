@@ -9,10 +9,7 @@ import pytest
 from pamqp import frame as pamqp_frame
 from pamqp.commands import Basic, Channel, Queue
 
-from gateway.core.errors import InUse, Locked
-from gateway.core.message import Properties
-from gateway.core.outcome import UNROUTED, Outcome
-from gateway.core.session import (
+from gateway.core.commands import (
     Cancel,
     ChangePrefetch,
     Consume,
@@ -24,6 +21,9 @@ from gateway.core.session import (
     Publish,
     Settle,
 )
+from gateway.core.errors import InUse, Locked
+from gateway.core.message import Properties
+from gateway.core.outcome import UNROUTED, Outcome
 from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.sessions.amqp091.peer import CAPABILITIES, Peer, connected, delivery, refused
 

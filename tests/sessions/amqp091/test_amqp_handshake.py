@@ -7,9 +7,9 @@ from pamqp.commands import Channel, Connection, Queue
 from pamqp.frame import marshal
 
 from gateway.core.auth import Identity
+from gateway.core.commands import Authenticate, Authenticated, Close, DeclareExchange, DeclareQueue, Presence, Publish
 from gateway.core.errors import NotAuthorized, Unavailable
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, Authenticated, Close, DeclareExchange, DeclareQueue, Presence, Publish
 from gateway.protocols.amqp091.session import MAX_PIPELINED
 from tests.sessions.amqp091.peer import CAPABILITIES, HEADER, Peer, connected, published, refused
 

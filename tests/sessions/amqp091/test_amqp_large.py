@@ -6,7 +6,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from gateway.core.session import Publish
+from gateway.core.commands import Publish
 from tests.sessions.amqp091.peer import connected, delivery
 
 

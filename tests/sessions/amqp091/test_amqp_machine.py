@@ -14,10 +14,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic, Channel, Confirm, Connection, Queue
 from pamqp.header import ContentHeader
 
-from gateway.core.errors import MqliftError
-from gateway.core.exchanges import ExchangeSpec, ExchangeType
-from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Aside,
     Bind,
     Cancel,
@@ -27,14 +24,17 @@ from gateway.core.session import (
     Counted,
     DeclareQueue,
     DeleteQueue,
-    Delivery,
     Get,
     Got,
     Presence,
     Publish,
-    Session,
     Settle,
 )
+from gateway.core.delivery import Delivery
+from gateway.core.errors import MqliftError
+from gateway.core.exchanges import ExchangeSpec, ExchangeType
+from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
+from gateway.core.session import Session
 from gateway.core.topology import Topology, UnknownQueue
 from tests.sessions.amqp091.peer import Peer, delivery, published, refused
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pamqp.commands import Basic, Channel, Confirm, Tx
 
+from gateway.core.commands import DeclareExchange, Publish, Settle
 from gateway.core.errors import NotAuthorized, TooLarge, Unavailable
 from gateway.core.message import Address
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.session import DeclareExchange, Publish, Settle
 from gateway.core.topology import InternalExchange, UnknownExchange
 from tests.sessions.amqp091.peer import Peer, connected, published, refused
 

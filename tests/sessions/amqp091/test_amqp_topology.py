@@ -8,6 +8,21 @@ from typing import Any
 import pytest
 from pamqp.commands import Basic, Channel, Exchange, Queue
 
+from gateway.core.commands import (
+    Bind,
+    BindExchange,
+    Consume,
+    Counted,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    Get,
+    Presence,
+    PurgeQueue,
+    Unbind,
+    UnbindExchange,
+)
 from gateway.core.errors import (
     AccessDenied,
     Inequivalent,
@@ -23,21 +38,6 @@ from gateway.core.errors import (
     Unavailable,
 )
 from gateway.core.exchanges import ExchangeType
-from gateway.core.session import (
-    Bind,
-    BindExchange,
-    Consume,
-    Counted,
-    DeclareExchange,
-    DeclareQueue,
-    DeleteExchange,
-    DeleteQueue,
-    Get,
-    Presence,
-    PurgeQueue,
-    Unbind,
-    UnbindExchange,
-)
 from gateway.core.topology import UnknownExchange, UnknownQueue
 from tests.sessions.amqp091.peer import connected, refused
 

@@ -8,9 +8,7 @@ from typing import TypeVar
 
 from gateway.core.auth import Identity
 from gateway.core.backend import Received
-from gateway.core.message import TOPIC_EXCHANGE, Address, Headers, Message, Properties
-from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Authenticate,
     Authenticated,
     Bind,
@@ -20,7 +18,6 @@ from gateway.core.session import (
     Consume,
     DeclareQueue,
     DeleteQueue,
-    Delivery,
     EndSession,
     KeepInflight,
     KeepSession,
@@ -28,11 +25,14 @@ from gateway.core.session import (
     OpenSession,
     Publish,
     SendRetained,
-    SessionContext,
     SessionRecord,
     Settle,
     Unbind,
 )
+from gateway.core.delivery import Delivery
+from gateway.core.message import TOPIC_EXCHANGE, Address, Headers, Message, Properties
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.session import SessionContext
 from gateway.protocols.mqtt.codec import Decoder, encode
 from gateway.protocols.mqtt.packets import Connack, Connect, Level, Packet, Suback, Subscribe, Subscription
 from gateway.protocols.mqtt.session import open_session

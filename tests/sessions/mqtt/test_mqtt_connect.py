@@ -7,10 +7,11 @@ import math
 import pytest
 
 from gateway.core.auth import Credentials
+from gateway.core.commands import Authenticate, Opened, OpenSession, Publish
 from gateway.core.errors import MqliftError, NotAuthorized, Refused
 from gateway.core.message import PERSISTENT, TRANSIENT, Address, Message, Origin
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, Opened, OpenSession, Publish, SessionContext
+from gateway.core.session import SessionContext
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import (
     Connack,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.commands import Settle
 from gateway.core.outcome import Outcome
-from gateway.core.session import Settle
 from gateway.protocols.mqtt.packets import Connect, Disconnect, Puback, Unsubscribe
 from gateway.protocols.mqtt.packets import Publish as PublishPacket
 from tests.sessions.mqtt.peer import Peer, delivery, message

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.core.commands import KeepInflight
+from gateway.core.delivery import Delivery
 from gateway.core.message import PUBLISH_QOS, Origin, Properties
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Delivery, KeepInflight
 from gateway.protocols.mqtt.delivering import COMPLETED
 from gateway.protocols.mqtt.packets import Connect, Level, Puback, Pubcomp, Pubrec, Pubrel
 from gateway.protocols.mqtt.packets import Publish as PublishPacket

@@ -14,9 +14,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from gateway.core.commands import Close, EndSession, KeepInflight, Publish, Settle
+from gateway.core.delivery import Delivery
 from gateway.core.message import PUBLISH_QOS
 from gateway.core.outcome import ACCEPTED, Outcome
-from gateway.core.session import Close, Delivery, EndSession, KeepInflight, Publish, Settle
 from gateway.protocols.mqtt.packets import (
     Connack,
     Connect,

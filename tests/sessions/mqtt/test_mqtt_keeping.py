@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.commands import Command, KeepInflight
 from gateway.core.errors import Unavailable
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Command, KeepInflight
 from gateway.protocols.mqtt.errors import PacketError
 from gateway.protocols.mqtt.keeping import (
     Inflight,

@@ -7,10 +7,7 @@ import math
 import pytest
 
 from gateway.core.backend import QueueSpec
-from gateway.core.errors import NotAuthorized, Refused, Unavailable
-from gateway.core.message import Address, Message, Origin, Properties
-from gateway.core.outcome import Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Bind,
     Consume,
     DeclareQueue,
@@ -22,6 +19,9 @@ from gateway.core.session import (
     SessionRecord,
     Unbind,
 )
+from gateway.core.errors import NotAuthorized, Refused, Unavailable
+from gateway.core.message import Address, Message, Origin, Properties
+from gateway.core.outcome import Outcome, Result
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import (
     Connack,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.delivery import Delivery
 from gateway.core.message import PUBLISH_QOS
-from gateway.core.session import Delivery
 from gateway.protocols.mqtt.codec import encode
 from gateway.protocols.mqtt.packets import Connect, Level, Puback
 from gateway.protocols.mqtt.packets import Publish as PublishPacket

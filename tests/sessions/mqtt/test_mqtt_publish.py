@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.commands import Close, Publish
 from gateway.core.errors import Throttled
 from gateway.core.message import PERSISTENT, TRANSIENT, Address, Message, Origin
 from gateway.core.outcome import UNROUTED, Outcome, Result
-from gateway.core.session import Close, Publish
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import Puback
 from gateway.protocols.mqtt.packets import Publish as PublishPacket

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from gateway.core.commands import Close, Publish
 from gateway.core.errors import MqliftError
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.session import Close, Publish
 from gateway.protocols.mqtt.codec import encode
 from gateway.protocols.mqtt.packets import Level, Puback
 from gateway.protocols.mqtt.packets import Publish as PublishPacket

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.commands import KeepInflight, Publish
 from gateway.core.errors import NotAuthorized, Throttled
 from gateway.core.message import PERSISTENT, PUBLISH_QOS, Address, Message, Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import KeepInflight, Publish
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import Connect, Level, Puback, Pubcomp, Pubrec, Pubrel
 from gateway.protocols.mqtt.packets import Publish as PublishPacket

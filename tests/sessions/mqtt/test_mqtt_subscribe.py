@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Bind, Consume, DeclareQueue, Publish, SendRetained, Unbind
 from gateway.core.errors import Refused
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Bind, Consume, DeclareQueue, Publish, SendRetained, Unbind
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import Pingreq, Pingresp, Suback, Subscribe, Subscription, Unsuback, Unsubscribe
 from gateway.protocols.mqtt.packets import Publish as PublishPacket

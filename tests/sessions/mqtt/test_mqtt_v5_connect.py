@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.commands import Authenticate, OpenSession, Publish
 from gateway.core.errors import NotAuthorized, Unavailable
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, OpenSession, Publish
 from gateway.protocols.mqtt.codec import encode
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import (

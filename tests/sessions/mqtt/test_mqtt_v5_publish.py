@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.commands import Publish, Retain
 from gateway.core.errors import BackendError, Invalid, MqliftError, NotAuthorized, Refused, Throttled, Unavailable
 from gateway.core.outcome import ACCEPTED, UNROUTED, Outcome, Result
-from gateway.core.session import Publish, Retain
 from gateway.protocols.mqtt.codec import encode
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import Connect, Disconnect, Level, Puback, Pubcomp, Pubrec, Pubrel

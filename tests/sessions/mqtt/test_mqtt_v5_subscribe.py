@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Bind, Cancel, Consume, DeclareQueue, SendRetained
 from gateway.core.errors import NotAuthorized, Refused, Unavailable
 from gateway.core.message import PUBLISH_QOS
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, SendRetained
 from gateway.protocols.mqtt.errors import PacketError, ReasonCode
 from gateway.protocols.mqtt.packets import (
     Connect,

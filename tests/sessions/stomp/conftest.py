@@ -7,9 +7,7 @@ from collections import deque
 import pytest
 
 from gateway.core.backend import Received
-from gateway.core.message import Address, Message
-from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import (
+from gateway.core.commands import (
     Authenticate,
     Bind,
     Cancel,
@@ -18,11 +16,13 @@ from gateway.core.session import (
     Consume,
     DeclareQueue,
     DeleteQueue,
-    Delivery,
     Rebind,
-    SessionContext,
     Settle,
 )
+from gateway.core.delivery import Delivery
+from gateway.core.message import Address, Message
+from gateway.core.outcome import ACCEPTED, Outcome, Result
+from gateway.core.session import SessionContext
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
 from gateway.protocols.stomp.session import open_session
 from gateway.protocols.stomp.settings import Settings

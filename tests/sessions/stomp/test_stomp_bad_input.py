@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.commands import Authenticate, Close
 from gateway.core.outcome import ACCEPTED
-from gateway.core.session import Authenticate, Close, SessionContext
+from gateway.core.session import SessionContext
 from gateway.protocols.stomp.codec import FrameLimits, FrameParser
 from gateway.protocols.stomp.errors import BadCommand, BadHeader, FrameTooLarge, MalformedFrame
 from gateway.protocols.stomp.session import open_session

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Bind, Cancel, Close, Consume, DeclareQueue, Settle
 from gateway.core.errors import NotFound, Refused
 from gateway.core.message import Address, Properties
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Bind, Cancel, Close, Consume, DeclareQueue, Settle
 from gateway.protocols.stomp.errors import BadDestination, BadHeader, BadSelector, BadTransaction, UnknownMessage
 
 MODES = ["client", "client-individual"]

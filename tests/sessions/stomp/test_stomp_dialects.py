@@ -8,11 +8,11 @@ import pytest
 
 from gateway.core.arguments import SELECTOR
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Publish, Rebind, Settle
 from gateway.core.errors import NotSupported, Refused, Unavailable
 from gateway.core.message import Address, Origin
 from gateway.core.outcome import Outcome, Result
 from gateway.core.selector import CONVERTING
-from gateway.core.session import Bind, Cancel, Consume, DeclareQueue, DeleteQueue, Presence, Publish, Rebind, Settle
 from gateway.core.shared import SUBSCRIPTION
 from gateway.protocols.stomp.dialect import PRIVATE
 from gateway.protocols.stomp.errors import BadSelector, BadTransaction, MissingHeader, SubscriptionCancelled

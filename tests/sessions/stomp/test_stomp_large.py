@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.session import Publish
+from gateway.core.commands import Publish
 from gateway.protocols.stomp.codec import UNANNOUNCED
 
 LARGEST = 1_000_000

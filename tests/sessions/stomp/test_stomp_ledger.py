@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.backend import Received
+from gateway.core.delivery import Delivery
 from gateway.core.message import Address, Message
-from gateway.core.session import Delivery
 from gateway.protocols.stomp.ledger import CumulativeLedger, IndividualLedger
 
 

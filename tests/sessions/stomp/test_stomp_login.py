@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from gateway.core.commands import Authenticate, ClaimClientId, Close, Publish
 from gateway.core.errors import InUse, NotAuthorized
 from gateway.core.outcome import Outcome, Result
-from gateway.core.session import Authenticate, ClaimClientId, Close, Publish
 from gateway.protocols.stomp.errors import BadCommand, BadHeader, FrameTooLarge, Silence, VersionMismatch
 from gateway.protocols.stomp.session import MAX_HELD_BEFORE_LOGIN
 

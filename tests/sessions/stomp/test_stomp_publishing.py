@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.backend import QueueSpec
+from gateway.core.commands import Close, DeclareQueue, Publish
 from gateway.core.errors import AccessDenied, Locked, NotFound, Refused, Throttled, TooLarge
 from gateway.core.message import NO_HEADERS, NO_PROPERTIES, PERSISTENT, Address, Origin
 from gateway.core.outcome import ACCEPTED, Outcome, Result
-from gateway.core.session import Close, DeclareQueue, Publish
 from gateway.protocols.stomp.errors import BadDestination, BadHeader, BadTransaction
 from gateway.protocols.stomp.sending import MAX_KNOWN_DESTINATIONS
 
@@ -278,7 +278,7 @@ class TestOtherEndings:
         assert line.session.shutdown() == ()
 
     def test_shutdown_during_login(self, open_line):
-        from gateway.core.session import Authenticate
+        from gateway.core.commands import Authenticate
 
         line = open_line()
         line.hold = Authenticate

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from gateway.core.commands import Close, DeclareQueue, Publish, Settle
 from gateway.core.errors import NotFound, Refused
 from gateway.core.outcome import Outcome
-from gateway.core.session import Close, DeclareQueue, Publish, Settle
 from gateway.protocols.stomp.errors import BadHeader, BadTransaction, UnknownMessage
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.commands import Authenticate, Cancel, Publish, Settle
 from gateway.core.outcome import Outcome
-from gateway.core.session import Authenticate, Cancel, Publish, Settle
 from gateway.protocols.stomp.errors import BadHeader, MalformedFrame, UnknownMessage
 
 
