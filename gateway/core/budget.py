@@ -38,8 +38,11 @@ class ByteBudget:
         self._serve()
 
     def _ask(self, share: Share, size: int) -> bool:
-        if not self._line and self._has(size - share.held):
+        if next(iter(self._line), share) is share and self._has(size - share.held):
+            waited = self._line.pop(share, None) is not None
             self._give(share, size)
+            if waited:  # for more than that: those behind it may have room now
+                self._serve()
             return True
         self._line[share] = size
         return False

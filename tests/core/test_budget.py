@@ -162,15 +162,12 @@ class Budgets(RuleBasedStateMachine):
     @rule(number=st.integers(0, 4), size=st.integers(1, 100))
     def ask(self, number: int, size: int) -> None:
         share = self.shares[number]
-        at_once = share.ask(size)
-        if at_once:
-            if share in self.order:
-                self.order.remove(share)
-            self.wanted.pop(share, None)
-            return
-        self.wanted[share] = size
-        if share not in self.order:
-            self.order.append(share)
+        place = self.order.index(share) if share in self.order else len(self.order)
+        self.order = [each for each in self.order if each is not share]  # who leaves the line lets others move up
+        self.wanted.pop(share, None)
+        if not share.ask(size):
+            self.wanted[share] = size
+            self.order.insert(place, share)
 
     @rule(number=st.integers(0, 4), size=st.integers(0, 100))
     def keep(self, number: int, size: int) -> None:
@@ -191,6 +188,12 @@ class Budgets(RuleBasedStateMachine):
         assert self.budget.used == sum(share.held for share in self.shares) <= 100
         assert self.budget.waiting == len(self.order)
 
+    @invariant()
+    def nobody_waits_for_what_is_there(self) -> None:
+        if self.order:
+            first = self.order[0]
+            assert self.budget.used + self.wanted[first] - first.held > 100
+
     def teardown(self) -> None:
         for number in range(len(self.shares)):
             self.keep(number, 0)
@@ -198,4 +201,4 @@ class Budgets(RuleBasedStateMachine):
 
 
 TestBudgets = Budgets.TestCase
-TestBudgets.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestBudgets.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
