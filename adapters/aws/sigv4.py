@@ -35,7 +35,6 @@ class Signer:
     __slots__ = (
         "_authority",
         "_canonical_start",
-        "_credential",
         "_date",
         "_day",
         "_head_start",
@@ -68,7 +67,7 @@ class Signer:
         ).encode()
         self._keys: Keys | None = None
         self._second = -1
-        self._day = self._date = self._scope = self._key = self._credential = b""
+        self._day = self._date = self._scope = self._key = b""
         self._signed_headers = self._token_header = self._authority = b""
 
     def head(self, keys: Keys, target: bytes, body: bytes, now: float) -> bytes:

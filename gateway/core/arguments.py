@@ -58,7 +58,6 @@ class QueuePolicy:
     overflow: Overflow = Overflow.DROP_HEAD
     max_priority: int | None = None
     single_active_consumer: bool = False
-    quorum: bool = False
     stream: bool = False
     delivery_limit: int | None = None
     """Deliveries that may fail before a message is dead-lettered; None for any number."""
@@ -99,7 +98,6 @@ def read_policy(spec: QueueSpec) -> QueuePolicy:
         raise InvalidArgument("x-max-priority", "a FIFO queue has one order")
     if kind == "quorum":
         _check_durable(spec, "quorum")
-        values["quorum"] = True
         values.setdefault("delivery_limit", QUORUM_DELIVERY_LIMIT)
     return QueuePolicy(**values)  # type: ignore[arg-type]  # each was read by its own reader
 

@@ -34,9 +34,9 @@ def spec(arguments: Mapping[str, object], **flags: bool) -> QueueSpec:
         ),
         ({"x-max-priority": 255}, QueuePolicy(max_priority=255)),
         ({"x-single-active-consumer": True}, QueuePolicy(single_active_consumer=True)),
-        ({"x-queue-type": "quorum"}, QueuePolicy(quorum=True, delivery_limit=20)),
-        ({"x-queue-type": "quorum", "x-delivery-limit": 3}, QueuePolicy(quorum=True, delivery_limit=3)),
-        ({"x-queue-type": "quorum", "x-delivery-limit": -1}, QueuePolicy(quorum=True, delivery_limit=None)),
+        ({"x-queue-type": "quorum"}, QueuePolicy(delivery_limit=20)),
+        ({"x-queue-type": "quorum", "x-delivery-limit": 3}, QueuePolicy(delivery_limit=3)),
+        ({"x-queue-type": "quorum", "x-delivery-limit": -1}, QueuePolicy(delivery_limit=None)),
     ],
 )
 def test_what_is_asked_for(arguments: Mapping[str, object], expected: QueuePolicy) -> None:
