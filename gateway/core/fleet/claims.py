@@ -19,7 +19,7 @@ def pack_claim(client_id: str, user: str) -> str:
 
 
 class ClaimFollower:
-    """See `membership.Follower`. Whose session is kept is lost by its record; of all others, the announcement has to do.
+    """See `membership.Follower`. Whose session is kept is lost by its record; of others, the announcement has to do.
 
     A gateway follows the others before it claims a client id itself, so what it reads here is later. Only where two
     gateways let the same client in at the same time do both of them close their connection.

@@ -36,7 +36,7 @@ Place = tuple[str, str]
 
 
 class TopologyFollower:
-    """See `membership.Follower`. What is being written here is left alone until it is: then the store is asked again."""
+    """See `membership.Follower`. What is being written here is left alone until it is: then it is read again."""
 
     kinds = (EXCHANGE, QUEUE, BINDING)
 
