@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Literal
 
 import pytest
@@ -36,8 +36,10 @@ async def backend(
 
 
 @pytest.fixture
-def kinesis(ministack: Ministack) -> Client:
-    return aws_client("kinesis", ministack.url)
+def kinesis(ministack: Ministack) -> Iterator[Client]:
+    client = aws_client("kinesis", ministack.url)
+    yield client
+    client.close()
 
 
 @pytest.fixture

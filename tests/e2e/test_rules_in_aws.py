@@ -68,13 +68,17 @@ def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def sns(ministack: Ministack) -> Client:
-    return aws_client("sns", ministack.url)
+def sns(ministack: Ministack) -> Iterator[Client]:
+    client = aws_client("sns", ministack.url)
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="module")
-def kinesis(ministack: Ministack) -> Client:
-    return aws_client("kinesis", ministack.url)
+def kinesis(ministack: Ministack) -> Iterator[Client]:
+    client = aws_client("kinesis", ministack.url)
+    yield client
+    client.close()
 
 
 def kpl_bodies(record: Record) -> list[str]:

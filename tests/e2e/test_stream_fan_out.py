@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,10 @@ BILLING = {"x-stream-name": "billing", "x-stream-offset": "first"}
 
 
 @pytest.fixture(scope="module")
-def kinesis(ministack: Ministack) -> Client:
-    return aws_client("kinesis", ministack.url)
+def kinesis(ministack: Ministack) -> Iterator[Client]:
+    client = aws_client("kinesis", ministack.url)
+    yield client
+    client.close()
 
 
 @pytest.fixture

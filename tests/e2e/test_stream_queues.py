@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,10 @@ ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis":
 
 
 @pytest.fixture(scope="module")
-def kinesis(ministack: Ministack) -> Client:
-    return aws_client("kinesis", ministack.url)
+def kinesis(ministack: Ministack) -> Iterator[Client]:
+    client = aws_client("kinesis", ministack.url)
+    yield client
+    client.close()
 
 
 def put(kinesis: Client, stream: str, records: list[tuple[str, str]]) -> None:

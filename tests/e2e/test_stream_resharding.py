@@ -21,8 +21,10 @@ ROUTES: list[object] = [
 
 
 @pytest.fixture
-def kinesis(kinesis_local: KinesisLocal) -> Client:
-    return aws_client("kinesis", kinesis_local.url)
+def kinesis(kinesis_local: KinesisLocal) -> Iterator[Client]:
+    client = aws_client("kinesis", kinesis_local.url)
+    yield client
+    client.close()
 
 
 class Stream:
