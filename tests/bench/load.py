@@ -26,6 +26,8 @@ from tests.bench.probe import Probe, send_request
 from tests.bench.stomp_load import Consumer, Seen, Sender
 
 SETUP_TIMEOUT = 60.0
+FIRST_LOOK = 0.01
+"""Seconds between two looks for the first message."""
 DRAIN_TIMEOUT = 60.0
 """Seconds for everything that was sent to be answered, after the load has stopped."""
 DRAIN_POLL = 0.05
@@ -147,7 +149,11 @@ def topics_of(options: Options, number: int) -> list[str]:
 
 
 async def measured(options: Options, messages: Callable[[], int]) -> Window:
-    """Wait for the warm-up and the duration, and count what happened in the latter."""
+    """Wait for the first message, the warm-up and the duration, and count what happened in the last."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SETUP_TIMEOUT
+    while not messages() and loop.time() < deadline:
+        await asyncio.sleep(FIRST_LOOK)
     await asyncio.sleep(options.warmup)
     start = Sample.take(messages(), options.watch, options.endpoint_pid)
     await asyncio.sleep(options.duration)

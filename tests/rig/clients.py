@@ -71,6 +71,9 @@ class MqttClient:
         """DISCONNECT and end the thread. Does nothing when that has been done."""
         self.client.disconnect()
         self.client.loop_stop()
+        # Client and callbacks refer to each other: without that, paho closes its own pair of sockets here and now.
+        self.client.on_connect = self.client.on_disconnect = None
+        self.client.on_publish = self.client.on_message = self.client.on_subscribe = None
 
     def drop(self) -> None:
         """Lose the connection without a DISCONNECT; paho then connects again by itself."""
