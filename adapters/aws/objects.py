@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, NotRequired, Protocol, TypedDict, TypeVar
+from typing import Final, TypeVar
 
 from adapters.aws.api import Changed, Observer, Version
 from adapters.aws.content import PART_BYTES, Content, Payload, parts_of
 from adapters.aws.observed import observed
 from adapters.aws.parts import AGAIN, FETCH_PATIENCE, all_parts
+from adapters.aws.s3client import CompletedPart, GetObjectAnswer, S3Client
 from adapters.aws.translated import translated
-from adapters.aws.uploads import CompletedPart, CreatedUpload, Upload
+from adapters.aws.uploads import Upload
 from gateway.core.budget import ByteBudget
 from gateway.core.errors import BackendError, Unavailable
 from gateway.core.retrying import retried
@@ -28,69 +29,6 @@ READ_BYTES: Final = 256 * 1024
 """Of an answer that are taken together."""
 
 T = TypeVar("T")
-
-
-class Body(Protocol):
-    async def read(self, amt: int) -> bytes: ...
-
-    def close(self) -> None: ...
-
-
-class HeadObjectAnswer(TypedDict):
-    ContentLength: int
-    ETag: str
-
-
-class GetObjectAnswer(TypedDict):
-    ContentLength: int
-    Body: Body
-
-
-class UploadPartAnswer(TypedDict):
-    ETag: str
-    ChecksumCRC32: NotRequired[str]
-
-
-class S3Client(Protocol):
-    """What is used of aiobotocore's client."""
-
-    async def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> object: ...  # noqa: N803 - botocore's names
-
-    async def head_object(self, *, Bucket: str, Key: str) -> HeadObjectAnswer: ...  # noqa: N803
-
-    async def get_object(self, *, Bucket: str, Key: str, Range: str, IfMatch: str) -> GetObjectAnswer: ...  # noqa: N803
-
-    async def delete_object(self, *, Bucket: str, Key: str) -> object: ...  # noqa: N803
-
-    async def create_multipart_upload(
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        ChecksumAlgorithm: str,  # noqa: N803
-    ) -> CreatedUpload: ...
-
-    async def upload_part(
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        UploadId: str,  # noqa: N803
-        PartNumber: int,  # noqa: N803
-        Body: bytes,  # noqa: N803
-        ChecksumAlgorithm: str,  # noqa: N803
-    ) -> UploadPartAnswer: ...
-
-    async def complete_multipart_upload(
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        UploadId: str,  # noqa: N803
-        MultipartUpload: dict[str, list[CompletedPart]],  # noqa: N803
-    ) -> object: ...
-
-    async def abort_multipart_upload(self, *, Bucket: str, Key: str, UploadId: str) -> object: ...  # noqa: N803
 
 
 CHECKSUM: Final = "CRC32"

@@ -11,8 +11,9 @@ import orjson
 from botocore import xform_name
 
 from adapters.aws.api import ObjectStore, Observer
-from adapters.aws.objects import S3Client, S3Objects
+from adapters.aws.objects import S3Objects
 from adapters.aws.observed import observed
+from adapters.aws.s3client import S3Client
 from adapters.aws.sdkevents import SdkEvents
 from adapters.aws.session import AwsSession, SdkServiceClient
 from adapters.aws.shapes import from_form, to_json, to_python

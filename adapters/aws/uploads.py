@@ -7,12 +7,13 @@ and charges for them, until somebody says that they are not wanted.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NotRequired, Protocol, TypedDict
+from typing import Final, Protocol
 
 import structlog
 
 from adapters.aws.content import Content
 from adapters.aws.parts import AGAIN, all_parts
+from adapters.aws.s3client import CompletedPart
 from gateway.core.errors import BackendError, NotFound
 from gateway.core.retrying import retried
 
@@ -20,16 +21,6 @@ ABORT_PATIENCE: Final = 5.0
 """Seconds for telling S3 that an upload is not wanted any more: somebody may wait for the gateway to stop."""
 
 _log = structlog.get_logger("mqlift.payloads")
-
-
-class CreatedUpload(TypedDict):
-    UploadId: str
-
-
-class CompletedPart(TypedDict):
-    PartNumber: int
-    ETag: str
-    ChecksumCRC32: NotRequired[str]
 
 
 class UploadRequests(Protocol):

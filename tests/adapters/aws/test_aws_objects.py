@@ -17,9 +17,16 @@ from structlog.testing import capture_logs
 from adapters.aws import content, objects
 from adapters.aws.api import Changed, Version
 from adapters.aws.content import Content
-from adapters.aws.objects import PARTS_AT_ONCE, GetObjectAnswer, HeadObjectAnswer, S3Client, S3Objects, UploadPartAnswer
+from adapters.aws.objects import PARTS_AT_ONCE, S3Objects
 from adapters.aws.parts import PARTS_OF_ONE
-from adapters.aws.uploads import CompletedPart, CreatedUpload
+from adapters.aws.s3client import (
+    CompletedPart,
+    CreatedUpload,
+    GetObjectAnswer,
+    HeadObjectAnswer,
+    S3Client,
+    UploadPartAnswer,
+)
 from gateway.core.errors import AccessDenied, BackendError, NotFound, Throttled, Unavailable
 from tests.rig.clock import on_clock
 
