@@ -21,6 +21,8 @@ from tests.rig.kinesis_local import PACKAGE as KINESIS_LOCAL
 from tests.rig.kinesis_local import KinesisLocal
 from tests.rig.npm import install_package
 from tests.rig.processes import Gateway, Ministack, gateway_config
+from tests.rig.streams import Client, aws_client
+from tests.rig.topics import SnsClient
 
 # How long an example takes says more of the machine, and what else it does, than of us.
 hypothesis.settings.register_profile(
@@ -94,6 +96,22 @@ def emulator(request: pytest.FixtureRequest) -> Emulator:
 def sqs(ministack: Ministack) -> Iterator[SqsClient]:
     """A boto3 SQS client of the emulator, past gateway and faults."""
     client = sqs_client(ministack.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def sns(ministack: Ministack) -> Iterator[SnsClient]:
+    """As `sqs`."""
+    client = aws_client("sns", ministack.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def kinesis(ministack: Ministack) -> Iterator[Client]:
+    """As `sqs`."""
+    client = aws_client("kinesis", ministack.url)
     yield client
     client.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
 import pytest
@@ -16,7 +16,7 @@ from gateway.core.backend import Target
 from gateway.core.errors import Contended, NotFound
 from gateway.core.streams.port import FIRST, NEXT, Page, Position, Whence
 from tests.rig.processes import AWS_ENVIRONMENT, Ministack
-from tests.rig.streams import Client, aws_client, stream_records
+from tests.rig.streams import Client, stream_records
 
 PATIENCE = 20.0
 SHARD = "0"
@@ -33,13 +33,6 @@ async def backend(
     client = await open_client(settings, services=("kinesis",))
     yield open_backend(client, prefix="", provision="auto")
     await client.aclose()
-
-
-@pytest.fixture
-def kinesis(ministack: Ministack) -> Iterator[Client]:
-    client = aws_client("kinesis", ministack.url)
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -67,20 +67,6 @@ def gateway(ministack: Ministack, tmp_path_factory: pytest.TempPathFactory) -> I
         yield running
 
 
-@pytest.fixture(scope="module")
-def sns(ministack: Ministack) -> Iterator[Client]:
-    client = aws_client("sns", ministack.url)
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def kinesis(ministack: Ministack) -> Iterator[Client]:
-    client = aws_client("kinesis", ministack.url)
-    yield client
-    client.close()
-
-
 def kpl_bodies(record: Record) -> list[str]:
     """The user records in a record, as AWS's own library for Lambda takes them out."""
     data = base64.b64encode(record["Data"])

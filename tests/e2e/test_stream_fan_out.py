@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from tests.conftest import finish
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient
 from tests.rig.fan_out import Ending, FanOutEndpoint
 from tests.rig.processes import Gateway, Ministack, gateway_config
-from tests.rig.streams import Client, aws_client
+from tests.rig.streams import Client
 from tests.rig.waiting import wait_for
 
 SHARDS = 3
@@ -22,13 +22,6 @@ ROUTES: list[object] = [
     {"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}", "enhanced_fan_out": ["billing", "audit"]}]}
 ]
 BILLING = {"x-stream-name": "billing", "x-stream-offset": "first"}
-
-
-@pytest.fixture(scope="module")
-def kinesis(ministack: Ministack) -> Iterator[Client]:
-    client = aws_client("kinesis", ministack.url)
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from adapters.kinesis.aggregation import aggregate
 from tests.conftest import finish
 from tests.rig.clients import MqttPublisher, MqttSubscriber, StompClient, StompDelivery
 from tests.rig.processes import Gateway, Ministack, gateway_config
-from tests.rig.streams import Client, aws_client
+from tests.rig.streams import Client
 from tests.rig.waiting import wait_for
 
 TRUCKS = 100
@@ -19,13 +19,6 @@ POSITIONS = 1_000
 SHARDS = 5
 
 ROUTES: list[object] = [{"match": {"queue": "stream-{name}"}, "to": [{"kinesis": "{name}"}]}]
-
-
-@pytest.fixture(scope="module")
-def kinesis(ministack: Ministack) -> Iterator[Client]:
-    client = aws_client("kinesis", ministack.url)
-    yield client
-    client.close()
 
 
 def put(kinesis: Client, stream: str, records: list[tuple[str, str]]) -> None:

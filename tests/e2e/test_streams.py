@@ -65,13 +65,6 @@ def gateway(
 
 
 @pytest.fixture(scope="module")
-def kinesis(ministack: Ministack) -> Iterator[Client]:
-    client = aws_client("kinesis", ministack.url)
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
 def s3(ministack: Ministack) -> Iterator[Client]:
     client = aws_client("s3", ministack.url)
     yield client

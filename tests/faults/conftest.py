@@ -11,8 +11,6 @@ import pytest
 from tests.conftest import finish, serving
 from tests.rig.fault_endpoint import FaultEndpoint
 from tests.rig.processes import Gateway, Ministack, gateway_config
-from tests.rig.streams import aws_client
-from tests.rig.topics import SnsClient
 
 NOTHING: Mapping[str, object] = {}
 
@@ -45,13 +43,6 @@ def quick_config(
         receiver=RECEIVER,
         routes=ROUTES,
     )
-
-
-@pytest.fixture(scope="module")
-def sns(ministack: Ministack) -> Iterator[SnsClient]:
-    client = aws_client("sns", ministack.url)
-    yield client
-    client.close()
 
 
 @pytest.fixture(scope="module")
